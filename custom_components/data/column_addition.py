@@ -1,0 +1,123 @@
+"""The tiny track's problems: column addition, few facts and much bookkeeping.
+
+A problem's split is decided by a hash of its two numbers (in either order), so the splits are
+disjoint by construction, whatever is drawn from them.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# shares of all number pairs, in hundredths
+SPLITS = {"distill": range(0, 60), "rl": range(60, 85), "eval": range(85, 100)}
+PROBLEM = re.compile(r"Compute (\d+) \+ (\d+)\.")
+
+
+def split_of(a: int, b: int) -> str:
+    """The one split that the unordered pair {a, b} belongs to."""
+    key = f"{min(a, b)}+{max(a, b)}".encode()
+    bucket = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 100
+    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
+
+def column_addition(
+    split: str, counts: dict[int, int], seed: int = 0
+) -> Iterator[dict[str, str | int]]:
+    """Distinct addition problems of one split, shuffled over difficulty.
+
+    Args:
+        split: distill, rl or eval.
+        counts: {digits of both numbers: how many problems}.
+        seed: chooses the problems.
+
+    Yields:
+        dicts with id, source, problem, answer, domain, difficulty ("3 digits").
+
+    Raises:
+        ValueError: when a split has no such name, or fewer problems than asked for.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: {', '.join(SPLITS)}")
+    rng = random.Random(f"{seed} {split}")
+    rows = []
+    for digits, count in counts.items():
+        digits = int(digits)
+        low, high = (0 if digits == 1 else 10 ** (digits - 1)), 10**digits - 1
+        if digits <= 2:  # few enough to list
+            pairs = [(a, b) for a in range(low, high + 1) for b in range(a, high + 1)]
+            pairs = [p if rng.random() < 0.5 else p[::-1] for p in pairs if split_of(*p) == split]
+            rng.shuffle(pairs)
+            if len(pairs) < count:
+                raise ValueError(
+                    f"only {len(pairs)} {digits}-digit problems in {split!r}, not {count}"
+                )
+            pairs = pairs[:count]
+        else:
+            seen: set[tuple[int, int]] = set()
+            while len(seen) < count:
+                a, b = rng.randint(low, high), rng.randint(low, high)
+                if split_of(a, b) == split and (b, a) not in seen:
+                    seen.add((a, b))
+            pairs = sorted(seen)
+        rows += [
+            {
+                "id": f"add-{a}-{b}",
+                "source": "column_addition",
+                "problem": f"Compute {a} + {b}.",
+                "answer": str(a + b),
+                "domain": "arithmetic",
+                "difficulty": f"{digits} digits" if digits > 1 else "1 digit",
+            }
+            for a, b in pairs
+        ]
+    rng.shuffle(rows)
+    yield from rows
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """How often the teacher goes wrong, as probabilities.
+
+    Attributes:
+        carry: per column with a carry: the carry is forgotten.
+        slip: per column: the written sum is one off.
+        skip: per answer: one column is left out.
+        cut: per answer: the response stops somewhere before its end.
+    """
+
+    carry: float = 0.0
+    slip: float = 0.0
+    skip: float = 0.0
+    cut: float = 0.0
+
+
+def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tuple[str, bool]:
+    """A worked solution as a model would write it, mistakes included.
+
+    Each line adds one column from the right: digit + digit + carry = sum.
+
+    Returns:
+        the response text, and whether it came to its end (False: cut off).
+    """
+    width = max(len(str(a)), len(str(b)))
+    columns = list(zip(str(a).zfill(width)[::-1], str(b).zfill(width)[::-1], strict=True))
+    skipped = rng.randrange(width) if width > 1 and rng.random() < rates.skip else None
+    lines, digits, carry = [], "", 0
+    for i, (x, y) in enumerate(columns):
+        if i == skipped:
+            continue
+        total = int(x) + int(y) + carry
+        if rng.random() < rates.slip:
+            total = max(0, total + rng.choice((-1, 1)))
+        lines.append(f"{x}+{y}+{carry}={total}")
+        digits = str(total % 10) + digits
+        carry = total // 10
+        if carry and rng.random() < rates.carry:
+            carry = 0
+    answer = (str(carry) if carry else "") + digits
+    text = "<think>" + "\n".join(lines) + "</think>\\boxed{" + (answer.lstrip("0") or "0") + "}"
+    if rng.random() < rates.cut:
+        return text[: rng.randrange(len("<think>"), len(text))], False
+    return text, True

