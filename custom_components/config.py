@@ -226,6 +226,7 @@ def recipe_main(schema: type):
                     print(f"error: {e}", file=sys.stderr, flush=True)
                 sys.exit(2)
 
+        run.schema = schema  # for those who read the config of a recipe without running it
         return run
 
     return decorate

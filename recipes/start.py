@@ -34,7 +34,7 @@ class StartConfig:
 @recipe_main(StartConfig)
 def main(cfg: Any) -> None:
     """Make the start model."""
-    run = RunFolder("start", cfg, inputs=[])
+    run = RunFolder("start", cfg, [])
     if run.already_complete:
         print(f"{run.path}: already complete")
         return

@@ -52,6 +52,7 @@ def random_tiny(folder: Path, seed: int = 0) -> None:
             "short_factor": list(rope.factors["short"]),
             "long_factor": list(rope.factors["long"]),
             "original_max_position_embeddings": rope.original_max_seq_len,
+            "factor": model.max_seq_len / rope.original_max_seq_len,
         },
         bos_token_id=None,
         eos_token_id=stop,

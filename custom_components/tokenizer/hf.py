@@ -80,15 +80,21 @@ class ChatTokenizer:
             stop |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
         return sorted(stop)
 
-    def messages(self, problem: str) -> list[dict[str, str]]:
-        """The turns before the response: the system prompt, if any, and the problem."""
-        content = f"{problem}\n{self.instruction}" if self.instruction else problem
-        system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        return [*system, {"role": "user", "content": content}]
+    def complete_prompt(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+        """The turns as the model sees them: system prompt first, instruction after the problem.
+
+        A system turn of the conversation's own takes the place of `system_prompt`.
+        """
+        *earlier, last = messages
+        if self.instruction:
+            last = {**last, "content": f"{last['content']}\n{self.instruction}"}
+        if self.system_prompt and (messages[0]["role"] != "system"):
+            earlier = [{"role": "system", "content": self.system_prompt}, *earlier]
+        return [*earlier, last]
 
     def encode_prompt(self, problem: str) -> list[int]:
         """Token ids up to and including the start of the assistant's turn."""
-        return self.encode_messages(self.messages(problem))
+        return self.encode_messages(self.complete_prompt([{"role": "user", "content": problem}]))
 
     def encode_messages(self, messages: list[dict[str, str]]) -> list[int]:
         """Token ids of `messages` and the start of an assistant turn.
@@ -117,20 +123,24 @@ class ChatTokenizer:
         """Token ids of plain text; spelled-out special tokens stay ordinary text."""
         return self.hf(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def encode_example(self, problem: str, response: str, finished: bool = True):
-        """Prompt and response as one sequence.
+    def encode_example(self, messages: list[dict[str, str]], finished: bool = True):
+        """A conversation that ends in the assistant's turn, as one sequence.
 
         Args:
-            problem: the user's text.
-            response: the assistant's text.
+            messages: turns with role and content, the last the assistant's.
             finished: append the end-of-turn token, so that stopping is learned.
 
         Returns:
             (token ids, length of the prompt): tokens from that length on are the response.
+
+        Raises:
+            ValueError: when the last turn is not the assistant's, or there is none before it.
         """
-        prompt = self.encode_prompt(problem)
-        answer = self.encode_text(response) + ([self.end_of_turn_id] if finished else [])
-        return prompt + answer, len(prompt)
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise ValueError("a training example must end in an assistant turn after a user turn")
+        prompt = self.encode_messages(self.complete_prompt(messages[:-1]))
+        answer = self.encode_text(messages[-1]["content"])
+        return prompt + answer + ([self.end_of_turn_id] if finished else []), len(prompt)
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, special tokens left out."""

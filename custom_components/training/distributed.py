@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 
 from custom_components.config import UserError
+from custom_components.processes import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def setup_world(device: str) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, target)
         return
+    die_with_parent()  # a killed launcher must not leave ranks that write on
     # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl
     dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
     try:

@@ -1,11 +1,13 @@
 """The run folder of every recipe: manifest.json, metrics.jsonl, and what they prove."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -115,19 +117,24 @@ class RunFolder:
     Args:
         recipe: name of the recipe.
         cfg: its config (a dataclass with `output_dir`, `resume` and `seed`).
-        inputs: files and folders the run reads; local ones are hashed, other names kept.
-        rank: rank of this process.
+        inputs: local files and folders the run reads; their contents are hashed. Empty names
+            are left out. (A data set on the hub is named by the config alone.)
+        world: this process among all (`custom_components.training.distributed.World`); None
+            for recipes of a single process.
 
     Raises:
         UserError: when the folder holds a different run, or an input is missing.
     """
 
-    def __init__(self, recipe: str, cfg: Any, inputs: list[str | Path], rank: int = 0) -> None:
-        self.recipe, self.path, self.rank = recipe, Path(cfg.output_dir), rank
+    def __init__(
+        self, recipe: str, cfg: Any, inputs: list[str | Path], world: Any = None
+    ) -> None:
+        self.recipe, self.path, self.world = recipe, Path(cfg.output_dir), world
+        self.rank = world.rank if world else 0
         self.config = dataclasses.asdict(cfg)
         if cfg.resume not in ("auto", "never"):
             raise UserError(f"resume must be auto or never, not {cfg.resume!r}")
-        self.inputs = {str(p): sha256_of(p) for p in inputs}
+        self.inputs = {str(p): sha256_of(p) for p in inputs if str(p)}
         manifest = read_manifest(self.path)
         self.already_complete = False
         if cfg.resume == "auto" and manifest is not None:
@@ -139,8 +146,12 @@ class RunFolder:
                     "or another output_dir"
                 )
             self.already_complete = is_complete(self.path, manifest)
+            if self.already_complete and self.rank == 0:
+                print(f"{self.path}: already complete, nothing to do", flush=True)
+        self._lock()
+        self._barrier()  # every rank has read the folder before rank 0 changes it
         self._start_time = time.time()
-        if rank == 0 and not self.already_complete:
+        if self.rank == 0 and not self.already_complete:
             if cfg.resume == "never" and self.path.exists():
                 if manifest is None and any(self.path.iterdir()):
                     raise UserError(
@@ -166,6 +177,24 @@ class RunFolder:
             }
             self._earlier_seconds = earlier
             self._write()
+        self._barrier()
+
+    def _lock(self) -> None:
+        """Hold the folder until this process ends, however it ends."""
+        if self.rank != 0 or self.already_complete:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_file = open(self.path.parent / f".{self.path.name}.lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise UserError(
+                f"another process is running in {self.path}; wait for it or choose another output_dir"
+            ) from e
+
+    def _barrier(self) -> None:
+        if self.world:
+            self.world.barrier()
 
     def _write(self) -> None:
         seconds = self._earlier_seconds + time.time() - self._start_time
@@ -176,6 +205,20 @@ class RunFolder:
         """Keep the time spent so far, so that a killed run does not lose it."""
         if self.rank == 0:
             self._write()
+
+    def once(self, name: str, prepare: Callable[[], Any]) -> None:
+        """Make `<path>/<name>` on rank 0 unless it is there; the other ranks wait.
+
+        Args:
+            name: of a file or folder that `prepare` writes atomically.
+            prepare: makes it; what it returns goes into the manifest under `prepared`.
+        """
+        if self.rank == 0 and not (self.path / name).exists():
+            result = prepare()
+            self._manifest.setdefault("prepared", {})[name] = result
+            self._write()
+            print(f"{name}: {result}", flush=True)
+        self._barrier()
 
     def finish(self, outputs: list[str | Path], counts: dict[str, Any] | None = None) -> None:
         """Mark the run complete: the last thing written.

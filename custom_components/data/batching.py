@@ -1,0 +1,120 @@
+"""From rows to micro-batches: the same global batch for any split over ranks and time."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from custom_components.config import UserError
+from custom_components.data.packing import IGNORE
+from custom_components.models.decoder import Documents
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows laid end to end, without padding.
+
+    Attributes:
+        tokens: [1, T] int64.
+        targets: [1, T] int64: the next token of the same document, or -100.
+        positions: [1, T] int64, restarting with each document.
+        documents: their lengths.
+    """
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor
+    documents: Documents
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        tensors = (t.to(device) for t in (self.tokens, self.targets, self.positions))
+        return MicroBatch(*tensors, self.documents)
+
+
+def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatch:
+    """Lay rows (`input_ids`, `labels`, `lengths`) end to end.
+
+    Labels are shifted here, within each document: the last token of one never learns the first
+    of the next.
+
+    Args:
+        rows: examples or packs.
+        document_mask: False treats each row as a single document (an ablation: attention and
+            positions run across the documents of a pack).
+    """
+    tokens, targets, lengths = [], [], []
+    for row in rows:
+        tokens += row["input_ids"]
+        start = 0
+        for length in row["lengths"]:
+            targets += [*row["labels"][start + 1 : start + length], IGNORE]
+            start += length
+        lengths += row["lengths"] if document_mask else [start]
+    documents = Documents(tuple(lengths))
+    return MicroBatch(
+        torch.tensor([tokens]), torch.tensor([targets]), documents.positions(), documents
+    )
+
+
+def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[list[int]]]:
+    """Divide a batch into micro-batches of about equal token counts, as many for every rank.
+
+    Args:
+        lengths: tokens of each row.
+        max_tokens: limit of a micro-batch; a single longer row stands alone.
+        ranks: number of ranks.
+
+    Returns:
+        [rank][micro-batch] -> indices into `lengths`.
+
+    Raises:
+        UserError: when there are fewer rows than ranks.
+    """
+    if len(lengths) < ranks:
+        raise UserError(
+            f"a batch of {len(lengths)} rows cannot be divided over {ranks} ranks; raise batch_size"
+        )
+    limit = max(max_tokens, *lengths) if lengths else max_tokens
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    per_rank = max(1, -(-sum(lengths) // (limit * ranks)))
+    while True:
+        bins: list[list[int]] = [[] for _ in range(min(per_rank * ranks, len(lengths)))]
+        # each rank needs as many micro-batches as the others: they meet in every forward
+        bins = bins[: len(bins) // ranks * ranks]
+        totals = [0] * len(bins)
+        for i in order:
+            smallest = min(range(len(bins)), key=lambda b: (totals[b], b))
+            bins[smallest].append(i)
+            totals[smallest] += lengths[i]
+        if max(totals) <= limit or len(bins) + ranks > len(lengths):
+            break
+        per_rank += 1
+    return [[sorted(b) for b in bins[rank::ranks]] for rank in range(ranks)]
+
+
+def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """Row indices of batch after batch, for ever: each epoch a fresh order of all rows.
+
+    Position is a number: skipping the first k batches continues exactly where k ended. The
+    last batch of an epoch is filled from the next epoch, so every batch has its full size.
+
+    Args:
+        rows: number of rows.
+        batch_size: rows in a batch.
+        seed: of the orders.
+
+    Yields:
+        (epoch of the batch's first row, indices).
+    """
+    epoch, queue = -1, []
+    while True:
+        first = epoch if queue else epoch + 1
+        while len(queue) < batch_size:
+            epoch += 1
+            order = list(range(rows))
+            random.Random(f"{seed} {epoch}").shuffle(order)
+            queue += order
+        yield first, queue[:batch_size]
+        queue = queue[batch_size:]

@@ -1,0 +1,84 @@
+"""Problems to sample responses for: functions that yield dicts with id, source, problem, answer
+and, where known, domain and difficulty. A bad row is yielded as a `Reject`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from custom_components.data.rows import Reject, load_table, resolve
+
+Problems = Iterator[dict[str, Any] | Reject]
+
+
+def table(
+    path: str,
+    problem: str = "problem",
+    answer: str = "answer",
+    domain: str | None = None,
+    difficulty: str | None = None,
+    source: str = "problems",
+    split: str = "train",
+    limit: int | None = None,
+    offset: int = 0,
+) -> Problems:
+    """A JSONL or Parquet file, or a data set on the hub.
+
+    Args:
+        path: file, or hub id.
+        problem, answer, domain, difficulty: names of its columns; the last two optional.
+        source: name of the source in the rows.
+        split: of a data set on the hub.
+        limit: read so many rows.
+        offset: leave out so many rows first.
+    """
+    for i, (where, row) in enumerate(load_table(path, split)):
+        if i < offset:
+            continue
+        if limit is not None and i >= offset + limit:
+            return
+        if row is None:
+            yield Reject(where, "not a JSON object")
+            continue
+        missing = [c for c in (problem, answer) if not str(row.get(c) or "").strip()]
+        if missing:
+            yield Reject(where, f"column {missing[0]!r} is missing or empty")
+            continue
+        yield {
+            "id": str(row.get("id", f"{source}-{i}")),
+            "source": source,
+            "problem": str(row[problem]).strip(),
+            "answer": str(row[answer]).strip(),
+            "domain": str(row[domain]) if domain and row.get(domain) else None,
+            "difficulty": str(row[difficulty]) if difficulty and row.get(difficulty) else None,
+        }
+
+
+def gsm8k(
+    path: str = "openai/gsm8k", split: str = "train", limit: int | None = None, offset: int = 0
+) -> Problems:
+    """GSM8K's questions with their final numbers.
+
+    Args:
+        path: the data set on the hub, or its JSONL.
+        split: train or test.
+        limit: read so many rows.
+        offset: leave out so many rows first.
+    """
+    rows = load_table(resolve(path, f"gsm8k/{split}.jsonl"), split, "main")
+    for i, (where, row) in enumerate(rows):
+        if i < offset:
+            continue
+        if limit is not None and i >= offset + limit:
+            return
+        _, mark, answer = str((row or {}).get("answer", "")).rpartition("####")
+        if row is None or not mark or not row.get("question"):
+            yield Reject(where, "not a GSM8K row (question, answer ending in '#### number')")
+            continue
+        yield {
+            "id": f"gsm8k-{split}-{i}",
+            "source": "gsm8k",
+            "problem": row["question"].strip(),
+            "answer": answer.strip().replace(",", ""),
+            "domain": "arithmetic",
+            "difficulty": f"{row['answer'].count('<<')} steps",
+        }

@@ -1,0 +1,265 @@
+"""Rollout rows: their schema, where they are stored, and the sources that already carry traces.
+
+A row is what a teacher (or a person) wrote for one problem. Sources are functions that yield
+rows; a bad row becomes a `Reject`, named and counted, never dropped in silence.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from custom_components.config import UserError
+from custom_components.io import atomic_path
+
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "source": pa.string(),
+        "problem": pa.string(),
+        "answer": pa.string(),
+        "response": pa.string(),
+        "finish_reason": pa.string(),
+        "num_tokens": pa.int64(),
+        "model": pa.string(),
+        "sampling": pa.string(),
+        "domain": pa.string(),
+        "difficulty": pa.string(),
+    }
+)
+REQUIRED = ("id", "source", "problem", "answer", "response")
+FINISH_REASONS = ("stop", "length")
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row that cannot be used: where it stands, and why."""
+
+    where: str
+    reason: str
+
+
+Rows = Iterator[dict[str, Any] | Reject]
+
+
+def rollout_row(**values: Any) -> dict[str, Any]:
+    """A row with every column of `SCHEMA`; missing optional ones become their neutral value."""
+    row = dict.fromkeys(SCHEMA.names) | {"finish_reason": "stop", "model": "", "sampling": "{}"}
+    return row | values
+
+
+def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHEMA) -> None:
+    """Write rows as Parquet (zstd), atomically."""
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema), temporary, compression="zstd")
+
+
+def read_rows(path: str | Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, a few at a time.
+
+    Raises:
+        UserError: when the file cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as e:
+        raise UserError(f"{path} cannot be read as Parquet ({str(e).splitlines()[0]})") from e
+
+
+def resolve(path: str, local: str = "") -> str:
+    """A data set's location: `$REASONTUNE_DATA/<local>` where that exists, else `path` as given.
+
+    Args:
+        path: a file, or the id of a data set on the hub.
+        local: where a folder of local copies keeps the same data.
+    """
+    folder = os.environ.get("REASONTUNE_DATA")
+    if folder and local and (Path(folder) / local).is_file() and not Path(path).is_file():
+        return str(Path(folder) / local)
+    return path
+
+
+def load_table(
+    path: str, split: str = "train", name: str | None = None
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Rows of a JSONL or Parquet file, or of a data set on the hub.
+
+    Args:
+        path: file ending in .jsonl, .json or .parquet; anything else is a hub id.
+        split, name: of a data set on the hub.
+
+    Yields:
+        (where the row stands, the row; None when a JSONL line is not an object).
+
+    Raises:
+        UserError: when there is nothing at `path`, it is empty, or the hub cannot be reached.
+    """
+    suffix = Path(path).suffix
+    if suffix not in (".jsonl", ".json", ".parquet"):
+        yield from _load_hub(path, split, name)
+        return
+    if not Path(path).is_file():
+        raise UserError(f"data file {path} does not exist")
+    count = 0
+    if suffix == ".parquet":
+        for count, row in enumerate(read_rows(path), 1):
+            yield f"{path}, row {count}", row
+    else:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                count += 1
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                yield f"{path}, line {number}", row if isinstance(row, dict) else None
+    if count == 0:
+        raise UserError(f"data file {path} is empty")
+
+
+def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        table = load_dataset(path, name, split=split)
+    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as e:
+        raise UserError(
+            f"data set {path} could not be loaded from the hub ({str(e).splitlines()[0]}); give a "
+            "local .jsonl or .parquet file, or set REASONTUNE_DATA to a folder of local copies"
+        ) from e
+    for i, row in enumerate(table):
+        yield f"{path} [{split}], row {i}", row
+
+
+def _adapt(
+    path: str, convert: Callable[[dict[str, Any], int], dict[str, Any]], split="train", name=None
+) -> Rows:
+    for i, (where, row) in enumerate(load_table(path, split, name)):
+        if row is None:
+            yield Reject(where, "not a JSON object")
+            continue
+        try:
+            adapted = convert(row, i)
+        except KeyError as e:
+            yield Reject(where, f"column {e.args[0]!r} is missing")
+            continue
+        except ValueError as e:
+            yield Reject(where, str(e))
+            continue
+        yield checked(adapted, where)
+
+
+def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
+    """The row itself, or why it is not a rollout row."""
+    for column in REQUIRED:
+        if not isinstance(row.get(column), str) or not row[column].strip():
+            return Reject(where, f"column {column!r} is missing or empty")
+    if row.get("finish_reason") not in FINISH_REASONS:
+        return Reject(where, f"finish_reason {row.get('finish_reason')!r} is not stop or length")
+    return row
+
+
+def rollouts(path: str) -> Rows:
+    """Rows written by recipes/rollout.py.
+
+    Args:
+        path: its run folder, or a JSONL or Parquet file of such rows.
+    """
+    files = [Path(path)]
+    if Path(path).is_dir():
+        files = sorted((Path(path) / "rollouts").glob("*.parquet"))
+        if not files:
+            raise UserError(f"{path} holds no rollouts/*.parquet; run recipes/rollout.py first")
+    for file in files:
+        yield from _adapt(str(file), lambda row, i: rollout_row(**row))
+
+
+def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
+    """GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
+
+    Args:
+        path: the data set on the hub, or a JSONL file with question and answer.
+        split: on the hub.
+    """
+
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
+        solution, mark, answer = row["answer"].rpartition("####")
+        if not mark:
+            raise ValueError("answer has no '####' line")
+        # <<48/2=24>> are annotations for a calculator, not part of the solution
+        steps = re.sub(r"<<[^>]*>>", "", solution).strip()
+        final = answer.strip().replace(",", "")
+        response = f"<think>\n{steps}\n</think>\n\nThe answer is \\boxed{{{final}}}."
+        return rollout_row(
+            id=f"gsm8k-{split}-{i}", source="gsm8k", problem=row["question"].strip(),
+            answer=final, response=response, model="human",
+        )  # fmt: skip
+
+    yield from _adapt(resolve(path, f"gsm8k/{split}.jsonl"), convert, split, "main")
+
+
+def short_cot(path: str) -> Rows:
+    """Traces whose prompt already opens <think> and whose answer stands in <answer> tags.
+
+    Args:
+        path: JSONL with prompt ("...User: problem\\nAssistant: <think>"), response and
+            ground_truth. The response is rewritten to `<think>...</think>` and a boxed answer.
+    """
+
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
+        found = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
+        if not found:
+            raise ValueError("prompt does not end in 'Assistant: <think>'")
+        response = row["response"]
+        if not isinstance(response, str) or not isinstance(row["ground_truth"], str):
+            raise ValueError("response and ground_truth must be text")
+        parts = re.fullmatch(r"(.*?)</think>\s*<answer>(.*?)</answer>.*", response, re.DOTALL)
+        text, finish = "<think>" + response, "length"
+        if parts:
+            reasoning, answer = (p.strip() for p in parts.groups())
+            boxed = answer if re.fullmatch(r"\\boxed\{.*\}", answer) else f"\\boxed{{{answer}}}"
+            text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {boxed}."
+            finish = "stop"
+        return rollout_row(
+            id=f"short_cot-{i}", source="short_cot", problem=found.group(1).strip(),
+            answer=row["ground_truth"], response=text, finish_reason=finish, model="unknown",
+        )  # fmt: skip
+
+    yield from _adapt(resolve(path, path), convert)
+
+
+def jsonl(
+    path: str,
+    problem: str = "problem",
+    answer: str = "answer",
+    response: str = "response",
+    source: str = "jsonl",
+) -> Rows:
+    """Any JSONL or Parquet file with traces, by a column map.
+
+    Args:
+        path: file, or hub id.
+        problem, answer, response: names of its columns.
+        source: name of the source in the rows.
+    """
+
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
+        return rollout_row(
+            id=str(row.get("id", f"{source}-{i}")), source=source, problem=row[problem],
+            answer=str(row[answer]), response=row[response],
+            finish_reason=row.get("finish_reason", "stop"), model=str(row.get("model", "")),
+            domain=row.get("domain"), difficulty=row.get("difficulty"),
+        )  # fmt: skip
+
+    yield from _adapt(resolve(path, path), convert)

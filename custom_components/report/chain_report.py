@@ -1,0 +1,107 @@
+"""report.json and report.html of a chain, from what its stages have left so far."""
+
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from custom_components.io import read_jsonl, write_json, write_text
+from custom_components.report.table import percent, signed
+from custom_components.training.run_folder import read_manifest
+from eval.statistics import paired_difference
+
+TEMPLATE = Path(__file__).parent / "report.html.jinja"
+COPIED = ("accuracy", "ci", "n_problems", "n_samples", "truncated", "no_answer", "undecided",
+          "by_difficulty")  # fmt: skip
+
+
+def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_pairs=()) -> dict:
+    """Collect the evaluated stages.
+
+    Args:
+        run_dir: the chain's folder.
+        task: lm-eval task whose results are compared.
+        stages: {name, label, evaluate} in order; those without results are left out.
+        extra_pairs: (a, b) names to compare besides neighbours.
+
+    Returns:
+        the chain result of docs/ARCHITECTURE.md.
+    """
+    rows, scores = [], {}
+    for stage in stages:
+        folder = run_dir / "eval" / stage["name"]
+        file = folder / f"{stage['name']}.json"
+        if not stage["evaluate"] or not file.is_file():
+            continue
+        result = json.loads(file.read_text())[task]
+        rows.append({"name": stage["name"], "label": stage["label"]}
+                    | {key: result[key] for key in COPIED})  # fmt: skip
+        samples = read_jsonl(folder / f"{stage['name']}.samples.jsonl")
+        scores[stage["name"]] = {r["id"]: r["accuracy"] for _, r in samples if r["task"] == task}
+    names = [row["name"] for row in rows]
+    wanted = [*zip(names, names[1:], strict=False), *extra_pairs]
+    pairs = []
+    for a, b in dict.fromkeys(wanted):
+        if a in scores and b in scores and scores[a].keys() == scores[b].keys():
+            ids = list(scores[a])
+            difference = paired_difference([scores[a][i] for i in ids], [scores[b][i] for i in ids])
+            pairs.append({"a": a, "b": b} | difference)
+    return {
+        "task": task,
+        "stages": rows,
+        "paired": pairs,
+        "wall_seconds": {
+            name: manifest["wall_seconds"]
+            for stage in stages
+            for name, folder in ((stage["name"], run_dir / stage["name"]),
+                                 (f"eval/{stage['name']}", run_dir / "eval" / stage["name"]))
+            if (manifest := read_manifest(folder))
+        },
+    }  # fmt: skip
+
+
+def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, Any]]) -> Path:
+    """Write report.json and report.html. Returns the page's path."""
+    write_json(run_dir / "report.json", report)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": percent}
+    environment.globals |= {"signed": signed}
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        report=report,
+        title=run_dir.name,
+        plots=[p for s in stages if (p := loss_plot(run_dir / s["name"], s["label"]))],
+        yields=(read_manifest(run_dir / "curate") or {}).get("counts", {}),
+        manifests={s["name"]: m for s in stages if (m := read_manifest(run_dir / s["name"]))},
+    )
+    write_text(run_dir / "report.html", page)
+    return run_dir / "report.html"
+
+
+def loss_plot(folder: Path, label: str) -> str | None:
+    """The run's loss over its steps as SVG text; None where there are no metrics."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    points = [(row["step"], row["loss"]) for _, row in read_jsonl(path) if "loss" in row]
+    if not points:
+        return None
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    steps, losses = zip(*points, strict=True)
+    figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
+    axes.plot(steps, losses, color="#9db4d0", linewidth=0.8)
+    width = max(1, len(losses) // 20)
+    smooth = [statistics.fmean(losses[max(0, i - width) : i + 1]) for i in range(len(losses))]
+    axes.plot(steps, smooth, color="#1f5fa8", linewidth=1.6)
+    axes.set(title=label, xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True)
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]

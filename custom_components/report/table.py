@@ -1,0 +1,53 @@
+"""Results as tables in the terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def percent(value: float, ci: list[float] | None = None) -> str:
+    """`12.3 [10.1, 14.8]`, in percent."""
+    text = f"{100 * value:.1f}"
+    return f"{text} [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]" if ci else text
+
+
+def signed(value: float, ci: list[float]) -> str:
+    """`+5.0 [+1.2, +8.7]`, in percentage points."""
+    return f"{100 * value:+.1f} [{100 * ci[0]:+.1f}, {100 * ci[1]:+.1f}]"
+
+
+def print_results(name: str, results: dict[str, Any]) -> None:
+    """One model's results, a line per task and difficulty."""
+    table = Table(title=name)
+    for column in ("task", "problems", "accuracy %", "truncated %", "no answer %", "undecided %"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task, result in results.items():
+        rates = [percent(result[k]) for k in ("truncated", "no_answer", "undecided")]
+        table.add_row(
+            task, str(result["n_problems"]), percent(result["accuracy"], result["ci"]), *rates
+        )
+        for label, part in result["by_difficulty"].items():
+            table.add_row(
+                f"  {label}", str(part["n_problems"]), percent(part["accuracy"], part["ci"])
+            )
+    Console(width=110).print(table)
+
+
+def print_ablation(report: dict[str, Any]) -> None:
+    """The chain's table: a line per stage, then the paired differences."""
+    labels = list(report["stages"][-1]["by_difficulty"]) if report["stages"] else []
+    table = Table(title=f"{report['task']}, {report['stages'][-1]['n_problems']} held-out problems")
+    for column in ("stage", "accuracy % [95 % CI]", *labels, "truncated %", "no answer %"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in report["stages"]:
+        parts = [percent(stage["by_difficulty"][label]["accuracy"]) for label in labels]
+        rates = [percent(stage[k]) for k in ("truncated", "no_answer")]
+        table.add_row(stage["label"], percent(stage["accuracy"], stage["ci"]), *parts, *rates)
+    console = Console(width=120)
+    console.print(table)
+    for pair in report["paired"]:
+        verdict = "" if pair["ci"][0] > 0 or pair["ci"][1] < 0 else "   no significant difference"
+        console.print(
+            f"{pair['b']} - {pair['a']}: {signed(pair['difference'], pair['ci'])} points{verdict}"
+        )

@@ -1,0 +1,227 @@
+"""What every training recipe shares, to be called from its loop: set-up, a step, state, export."""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchtune.modules import TransformerSelfAttentionLayer
+from torchtune.training import get_cosine_schedule_with_warmup, set_activation_checkpointing
+from tqdm import tqdm
+
+from custom_components.config import Component, UserError, instantiate, option, required
+from custom_components.data.batching import batch_order
+from custom_components.models.hf import rope_factor_of
+from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.training.checkpoint import StepCheckpoints
+from custom_components.training.distributed import (
+    World,
+    full_state_dict,
+    load_full_state_dict,
+    shard,
+)
+from custom_components.training.run_folder import Metrics, RunFolder
+
+
+@dataclass
+class TrainingConfig:
+    """Keys that all training recipes share."""
+
+    output_dir: str = required("run folder")
+    model: Component = required("builder of the decoder")
+    checkpointer: Component = required("reads the weights to start from")
+    tokenizer: Component = required("chat tokenizer")
+    optimizer: Component = required("torch optimizer")
+    run_dir: str = option("runs", "folder of the chain, for interpolation")
+    seed: int = option(0, "seed of the data order")
+    resume: str = option("auto", "auto: continue from the latest checkpoint; never: start over")
+    device: str = option("auto", "auto, cpu or cuda")
+    dtype: str = option("bf16", "bf16: compute in bfloat16, weights stay float32; or fp32")
+    save_dtype: str = option("bf16", "dtype of the weights in model/: bf16 or fp32")
+    activation_checkpointing: bool = option(False, "recompute layers in backward to save memory")
+    max_seq_len: int = required("longest sequence, tokens")
+    batch_size: int = required("rows of a global batch, over all ranks")
+    max_tokens_per_micro_batch: int = option(16_384, "tokens of one forward pass on one rank")
+    epochs: float = option(1.0, "passes over the data; ignored when max_steps is set")
+    max_steps: int | None = option(None, "optimizer steps")
+    warmup_ratio: float = option(0.1, "share of the steps with rising learning rate")
+    clip_grad_norm: float = option(1.0, "largest norm of the gradient")
+    head_chunk_size: int = option(1024, "scored tokens per chunk of the output head")
+    checkpoint_every: int = option(100, "steps between checkpoints")
+    keep_checkpoints: int = option(2, "latest checkpoints to keep")
+    metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def total_steps(cfg: TrainingConfig, rows: int) -> int:
+    """Optimizer steps of a run over `rows` rows."""
+    steps = cfg.max_steps if cfg.max_steps is not None else round(cfg.epochs * rows / cfg.batch_size)
+    if steps < 1:
+        raise UserError(
+            f"{rows} rows, batch_size={cfg.batch_size} and epochs={cfg.epochs} make no step; "
+            "set max_steps, more epochs or a smaller batch_size"
+        )
+    return steps
+
+
+class Trainer:
+    """Model, optimizer, schedule and checkpoints of one run.
+
+    Args:
+        cfg: the recipe's config.
+        run: its run folder.
+        world: this process among all.
+        tokenizer: its stop ids go into the exported generation config.
+        steps: optimizer steps of the whole run.
+
+    Raises:
+        UserError: when model, weights and tokenizer do not fit each other.
+    """
+
+    def __init__(
+        self, cfg: TrainingConfig, run: RunFolder, world: World, tokenizer: ChatTokenizer, steps: int
+    ) -> None:
+        for key in ("dtype", "save_dtype"):
+            if getattr(cfg, key) not in DTYPES:
+                raise UserError(f"{key} must be bf16 or fp32, not {getattr(cfg, key)!r}")
+        self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
+        self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
+        self.model = instantiate(cfg.model, "model")
+        self.checkpointer.check_model(self.model)
+        check_fit(self.model, tokenizer, cfg.max_seq_len)
+        if cfg.activation_checkpointing:
+            set_activation_checkpointing(
+                self.model, auto_wrap_policy={TransformerSelfAttentionLayer}
+            )
+        weights = self.checkpointer.load_checkpoint()["model"]
+        self.model.to(world.device).train()
+        shard(self.model, world)
+        load_full_state_dict(self.model, weights, world)
+        self.optimizer = instantiate(cfg.optimizer, "optimizer", self.model.parameters())
+        self.schedule = get_cosine_schedule_with_warmup(
+            self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
+        )
+        self.checkpoints = StepCheckpoints(run.path / "checkpoints", world, cfg.keep_checkpoints)
+        self.step, self.extra = self.checkpoints.load_latest(
+            self.model, self.optimizer, self.schedule
+        )
+        if self.step and world.rank == 0:
+            print(f"continuing from step {self.step} of {steps}", flush=True)
+        logger = cfg.metric_logger and instantiate(cfg.metric_logger, "metric_logger")
+        self.metrics = Metrics(run.path, self.step, logger, world.rank)
+        self.steps = steps
+
+    def forward_logprobs(self, batch: Any, **kwargs: Any) -> torch.Tensor:
+        """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`)."""
+        device = self.world.device
+        batch = batch.to(device)
+        half = self.cfg.dtype == "bf16"
+        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
+            return self.model(
+                batch.tokens,
+                mask=batch.documents,
+                input_pos=batch.positions,
+                targets=batch.targets,
+                chunk_size=self.cfg.head_chunk_size,
+                **kwargs,
+            )
+
+    def backward(self, losses: Iterable[torch.Tensor]) -> float:
+        """Accumulate gradients of this rank's micro-batch losses.
+
+        Args:
+            losses: one scalar per micro-batch, already divided by the global denominator, so
+                that their sum over micro-batches and ranks is the batch's loss.
+
+        Returns:
+            the batch's loss, summed over all ranks.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        local = 0.0
+        for loss in losses:
+            # FSDP averages gradients over ranks; the losses are shares of a sum
+            (loss * self.world.size).backward()
+            local += float(loss.detach())
+        return self.world.sum(local)
+
+    def batches(self, rows: int) -> Iterator[tuple[int, list[int]]]:
+        """(epoch, row indices) of each global batch still to do, with a progress bar."""
+        order = batch_order(rows, self.cfg.batch_size, self.cfg.seed)
+        with tqdm(
+            total=self.steps, initial=self.step, unit="step", desc=self.run.recipe,
+            disable=self.world.rank != 0,
+        ) as self._bar:  # fmt: skip
+            self._last_step_at = time.perf_counter()
+            yield from islice(order, self.step, self.steps)
+
+    def finish_step(self, loss: float, tokens: int, **metrics: float) -> None:
+        """Clip, update the weights, log, and write a checkpoint when one is due.
+
+        Args:
+            loss: of the global batch.
+            tokens: in the global batch, for the rate.
+            metrics: what else to log.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        lr = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        now = time.perf_counter()
+        self.metrics.log(
+            self.step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens,
+            tokens_per_second=round(tokens / (now - self._last_step_at), 1), **metrics,
+        )  # fmt: skip
+        self._last_step_at = now
+        self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
+        self._bar.update()
+        if self.step % self.cfg.checkpoint_every == 0 and self.step < self.steps:
+            self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule)
+            self.run.touch()
+
+    def export(self, card: str) -> Path:
+        """Write `model/`, an ordinary Hugging Face folder. Returns its path."""
+        output = self.run.path / "model"
+        weights = full_state_dict(self.model, self.world)
+        if self.world.rank == 0:
+            self.checkpointer.save_model(
+                weights,
+                output,
+                DTYPES[self.cfg.save_dtype],
+                rope_factor_of(self.model),
+                self.tokenizer.stop_ids,
+                card,
+            )
+        self.world.barrier()
+        return output
+
+
+def check_fit(model: torch.nn.Module, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
+    """Check that tokenizer and lengths fit the model.
+
+    Raises:
+        UserError: when ids exceed the embedding, sequences the context, or the LongRoPE branch
+            depends on the length.
+    """
+    rows = model.tok_embeddings.num_embeddings
+    if len(tokenizer.hf) > rows:
+        raise UserError(
+            f"the tokenizer in {tokenizer.path} has {len(tokenizer.hf)} tokens, the model's "
+            f"embedding only {rows} rows; give the tokenizer that belongs to the model"
+        )
+    if max_seq_len > model.max_seq_len:
+        raise UserError(
+            f"max_seq_len={max_seq_len} exceeds the model's context of {model.max_seq_len}"
+        )
+    if rope_factor_of(model) == "by_length":
+        raise UserError(
+            "model.rope_factor=by_length makes the loss depend on how a batch is cut; train with "
+            "short or long"
+        )

@@ -1,0 +1,176 @@
+"""`verify`: one pair, one verdict. The policy of the verifier, read top to bottom."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from custom_components.verifier import extract as extraction
+from custom_components.verifier.answer import parse
+from custom_components.verifier.equal import equal, exercise
+from custom_components.verifier.latex import clean, compact
+from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooComplex, Unreadable
+from custom_components.verifier.nodes import Node, Num, Word
+from custom_components.verifier.types import Item, Verdict
+from custom_components.verifier.values import Unevaluated
+from custom_components.verifier.words import choice_letter
+
+_LETTERS = "ABCDEFGHIJ"
+
+
+def verify(
+    gold: str,
+    response: str,
+    *,
+    reasoning_open: bool = False,
+    truncated: bool = False,
+    allow_fallback: bool = False,
+    choices: str | None = None,
+    extract: bool = True,
+    problem: str | None = None,
+) -> Verdict:
+    """Whether a response answers as the gold does. Never raises.
+
+    Args:
+        gold: the reference answer, LaTeX or text; one in a box or behind `####` is taken out.
+        response: the model's text.
+        reasoning_open: the prompt already opened `<think>`.
+        truncated: generation stopped at a length limit (it explains a missing answer).
+        allow_fallback: without a box, accept `####`, `<answer>`, "the answer is".
+        choices: the letters of a multiple-choice question, "ABCD".
+        extract: False when `response` is the answer itself.
+        problem: the question; an answer copied from it is then no answer.
+
+    In process, an input that no cap catches may take long: use VerifierPool for what a model wrote.
+    """
+    try:
+        return decide(
+            Item(
+                gold, response, reasoning_open, truncated, allow_fallback, choices, extract, problem
+            )
+        )
+    except Exception:
+        return Verdict("undecided", "internal_error")
+
+
+def decide(item: Item) -> Verdict:
+    """As `verify`, but raises MemoryError, and TypeError where a field has the wrong type."""
+    gold = read_gold(item.gold, item.choices)
+    if isinstance(gold, str):
+        return Verdict("undecided", gold)
+    found = _answers(item)
+    if isinstance(found, Verdict):
+        return found
+    prediction = ", ".join(found)
+    if item.choices:
+        return _decide_choice(gold, found, item.choices)
+    try:
+        return _decide_answers(gold, found, prediction, item.problem)
+    except Unevaluated:
+        return Verdict("incorrect", "unevaluated", prediction)
+    except (Unreadable, TooComplex) as error:
+        kind = "too_complex" if isinstance(error, TooComplex) else "unreadable"
+        if getattr(error, "side", "answer") == "gold":
+            return Verdict("undecided", f"gold_{kind}", prediction)
+        return Verdict("incorrect", f"answer_{kind}", prediction)
+    except RecursionError:
+        return Verdict("incorrect", "answer_too_complex", prediction)
+
+
+def check_gold(gold: str, choices: str | None = None) -> str:
+    """ "ok", or the reason why a gold cannot be compared with anything."""
+    node = read_gold(gold, choices)
+    if isinstance(node, str):
+        return node
+    try:
+        exercise(node)
+    except Unreadable:
+        return "gold_unreadable"
+    except (TooComplex, RecursionError):
+        return "gold_too_complex"
+    return "ok"
+
+
+@lru_cache(maxsize=4096)
+def read_gold(gold: str, choices: str | None = None) -> Node | str:
+    """The gold's tree, or the reason why there is none."""
+    text = gold.strip()
+    if "\\boxed" in text or "\\fbox" in text or "####" in text:
+        text = ", ".join(extraction.final_answer(text[-MAX_RESPONSE:], fallback=True).answers)
+    if not text.strip():
+        return "gold_empty"
+    try:
+        if not choices:
+            return parse(text)
+        letter = choice_letter(clean(text), choices)
+        return Word(letter, letter) if letter else "gold_unreadable"
+    except Unreadable:
+        return "gold_unreadable"
+    except (TooComplex, RecursionError):
+        return "gold_too_complex"
+
+
+def _answers(item: Item) -> tuple[str, ...] | Verdict:
+    """The texts of the final answer, or the verdict on a response that has none."""
+    if len(item.response) > MAX_RESPONSE:
+        return Verdict("incorrect", "response_too_long")
+    if item.extract:
+        found = extraction.final_answer(
+            item.response,
+            reasoning_open=item.reasoning_open,
+            truncated=item.truncated,
+            fallback=item.allow_fallback,
+        )
+    else:
+        found = extraction.bare_answer(item.response)
+    shown = ", ".join(found.answers)[:MAX_ANSWER] if found.answers else None
+    if found.problem:
+        return Verdict("incorrect", found.problem, shown)
+    if any(len(answer) > MAX_ANSWER for answer in found.answers):
+        return Verdict("incorrect", "answer_too_long", shown)
+    return found.answers
+
+
+def _decide_answers(
+    gold: Node, answers: tuple[str, ...], prediction: str, problem: str | None
+) -> Verdict:
+    nodes = [parse(answer) for answer in answers]
+    if len(nodes) > 1:  # all boxes say the same, or together they are the gold
+        if all(_same(gold, node) for node in nodes) or _same(gold, parse(prediction)):
+            return Verdict("correct", "equal", prediction)
+        return Verdict("incorrect", "several_answers", prediction)
+    node = nodes[0]
+    if gold.key == node.key:
+        return Verdict("correct", "same_text", prediction)
+    if isinstance(gold, Word) and len(gold.words) == 1:
+        letter = choice_letter(clean(prediction), _LETTERS)
+        if letter and letter == choice_letter(gold.key, _LETTERS):
+            return Verdict("correct", "same_choice", prediction)
+    if problem and _copied(node, problem):
+        return Verdict("incorrect", "copied_from_problem", prediction)
+    if not _same(gold, node):
+        return Verdict("incorrect", "not_equal", prediction)
+    numbers = isinstance(gold, Num) and isinstance(node, Num)
+    return Verdict("correct", "same_number" if numbers else "equal", prediction)
+
+
+def _same(gold: Node, node: Node) -> bool:
+    return gold.key == node.key or equal(gold, node)
+
+
+def _copied(node: Node, problem: str) -> bool:
+    """Whether an expression stands in the problem as it is."""
+    if isinstance(node, (Num, Word)) or len(node.key) < 3:
+        return False
+    return node.key in compact(clean(problem[:MAX_RESPONSE]))
+
+
+def _decide_choice(gold: Node, answers: tuple[str, ...], choices: str) -> Verdict:
+    prediction = ", ".join(answers)
+    letters = {choice_letter(clean(answer), choices) for answer in answers}
+    if len(letters) > 1:
+        return Verdict("incorrect", "several_answers", prediction)
+    if letters == {None}:
+        return Verdict("incorrect", "no_choice", prediction)
+    if letters == {gold.key}:
+        return Verdict("correct", "same_choice", prediction)
+    return Verdict("incorrect", "not_equal", prediction)

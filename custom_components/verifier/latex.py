@@ -1,0 +1,240 @@
+"""From the LaTeX (or plain text) of an answer to one canonical spelling. Pure string functions.
+
+Nothing here knows mathematics beyond its notation: `clean` drops what only changes the look
+(spacing, `\\left`, `\\dfrac`, `$`, `\\text`), and unifies what has two spellings. In its result
+"°" is the degree sign, "%" percent, "¤" a currency sign, and `\\text{...}` is plain words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "﹣": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "÷": r"\div ", "∕": "/", "⁄": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
+    "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ",
+    "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "⟨": r"\langle ",
+    "⟩": r"\rangle ", "ℝ": r"\mathbb{R}", "…": r"\ldots ", "′": "'", "’": "'", "∠": r"\angle ",
+    "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
+    "ω": r"\omega ", "φ": r"\phi ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+    "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "⅛": r"\frac{1}{8}",
+    "€": "¤", "£": "¤", "¥": "¤", "₹": "¤", "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
+    "∖": r"\setminus ", "。": ".", "、": ",",
+}  # fmt: skip
+_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
+_SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_RAISED = re.compile(f"[{''.join(_SUPERSCRIPT)}]+")
+_LOWERED = re.compile(f"[{''.join(_SUBSCRIPT)}]+")
+
+_NOT_LETTER = r"(?![a-zA-Z])"
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|sc|normal)?|mbox|hbox|math(?:rm|bf|it|sf|tt|cal|scr)|"
+    r"boldsymbol|bm|emph|underline|ensuremath|boxed|fbox|operatorname\s*\*?)\s*\{([^{}]*)\}"
+)
+_UNIT_VECTOR = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec)\s*\{\s*(?:\\hat\s*\{?)?\s*\\?([ijk])(?:math)?"
+    r"\s*\}?\s*\}"
+)
+_RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"(?<!\\)\\[()\[\]]|(?<!\\)\$+", " "),  # math fences
+        (r"\\\$|\\(?:pounds|euro|yen|rupee|dollar)" + _NOT_LETTER, "¤"),
+        (r"\\m?(?:left|right|middle|[bB]ig+[lrm]?)" + _NOT_LETTER + r"\s*\.?", ""),
+        (r"(?<!\\)\\!\s*|\\negthinspace" + _NOT_LETTER + r"\s*", ""),
+        (r"(?<!\\)\\[,;:>]|(?<!\\)\\(?=\s)|~", " "),
+        (r"\\(?:q?quad|enspace|thinspace|displaystyle|textstyle|scriptstyle|(?:no)?limits|rm|bf"
+         r"|it|cal|sf|centering|noindent|par|strut)" + _NOT_LETTER, " "),
+        (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\(?:label|tag|phantom)\s*\{[^{}]*\}"
+         r"|\\phantom\s*[-+]?", " "),
+        (r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", ","),
+        (r"\\[dtc]frac" + _NOT_LETTER, r"\\frac"),
+        (r"\\[dt]binom" + _NOT_LETTER, r"\\binom"),
+        (r"\\(?:leqslant|leqq|leq)" + _NOT_LETTER + r"|<=", r"\\le "),
+        (r"\\(?:geqslant|geqq|geq)" + _NOT_LETTER + r"|>=", r"\\ge "),
+        (r"\\(?:neq|not\s*=)" + _NOT_LETTER + r"|!=|\\not\s*=", r"\\ne "),
+        (r"\\lt" + _NOT_LETTER, "<"),
+        (r"\\gt" + _NOT_LETTER, ">"),
+        (r"\\lbrace" + _NOT_LETTER, r"\\{"),
+        (r"\\rbrace" + _NOT_LETTER, r"\\}"),
+        (r"\\lbrack" + _NOT_LETTER, "["),
+        (r"\\rbrack" + _NOT_LETTER, "]"),
+        (r"\\(?:lparen|rparen)" + _NOT_LETTER, ""),
+        (r"\\(?:[lr]?vert|mid)" + _NOT_LETTER, "|"),
+        (r"\\varnothing" + _NOT_LETTER, r"\\emptyset "),
+        (r"\\(?:[cl]?dots[a-z]?)" + _NOT_LETTER + r"|\.\.\.+", r"\\ldots "),
+        (r"\\(?:simeq|thickapprox|doteq|cong)" + _NOT_LETTER + r"|~=", r"\\approx "),
+        (r"\\ast" + _NOT_LETTER + r"|\*", r"\\cdot "),
+        (r"\\mathbb\s*\{?\s*R\s*\}?|\\(?:R|reals|Reals)" + _NOT_LETTER, r"\\mathbb{R}"),
+        (r"\\backslash" + _NOT_LETTER, r"\\setminus "),
+        (r"\\degrees?" + _NOT_LETTER + r"|\^\s*\{?\s*(?:\\circ|°|o)\s*\}?(?![a-zA-Z(])", "°"),
+        (r"\\prime" + _NOT_LETTER, "'"),
+        (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
+        (r"\\%|(?<![a-zA-Z])(?:percent(?:age)?|pct)(?![a-zA-Z])", "%"),
+        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|pi|theta|alpha"
+         r"|beta|gamma|lambda|infty)(?![a-zA-Z])", r"\\\1 "),
+        (r"(?<![a-zA-Z\\])(?:infinity|inf)(?![a-zA-Z])|\\inf(?:in|i)?ty(?![a-zA-Z])", r"\\infty "),
+        (r"[\s]+", " "),
+    ]
+]  # fmt: skip
+
+
+def fold_unicode(text: str) -> str:
+    """Mathematical characters to LaTeX or ASCII; letters of other scripts stay what they are.
+
+    A Cyrillic "а" or an Arabic-Indic digit is not the Latin letter or ASCII digit it resembles.
+    """
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda m: "^{" + "".join(_SUPERSCRIPT[c] for c in m[0]) + "}", text)
+    text = _LOWERED.sub(lambda m: "_{" + "".join(_SUBSCRIPT[c] for c in m[0]) + "}", text)
+    folded = []
+    for char in text:
+        code = ord(char)
+        if char in _UNICODE:
+            folded.append(_UNICODE[char])
+        elif 0xFF01 <= code <= 0xFF5E or 0x1D400 <= code <= 0x1D7FF:  # full width, math letters
+            folded.append(unicodedata.normalize("NFKC", char))
+        else:
+            folded.append(" " if char.isspace() else char)
+    return "".join(folded)
+
+
+def clean(text: str) -> str:
+    """The canonical spelling of an answer.
+
+    >>> clean("\\\\left( 3, \\\\dfrac{\\\\pi}2 \\\\right)")
+    '( 3, \\\\frac{\\\\pi}{2} )'
+    """
+    text = "".join(c if c >= " " else " " for c in fold_unicode(text)).strip()
+    if text.startswith("**") and text.endswith("**"):
+        text = text[2:-2]
+    text = text.replace("**", "^")
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[a-zA-Z{}%$])", r"\\", text)  # over-escaped commands
+    text = _UNIT_VECTOR.sub(r"\\vec{\1}", text)
+    for _ in range(4):  # \textbf{(\text{A})} and the like
+        text, count = _TEXT.subn(lambda m: f" {m[1]} ", text)
+        if not count:
+            break
+    for pattern, replacement in _RULES:
+        text = pattern.sub(replacement, text)
+    return brace_arguments(text).strip()
+
+
+def compact(text: str) -> str:
+    """A cleaned text without spaces and without braces around one character: for `==` only."""
+    text = re.sub(r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(?<=\d) (?=\d)", r"\1\\,", text).replace(" ", "")
+    return re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
+
+
+def brace_arguments(text: str) -> str:
+    """Braces where LaTeX lets them be left out, and `^(..)`, `sqrt(..)` as plain text writes them.
+
+    `\\frac12` becomes `\\frac{1}{2}`. `\\sqrt13` and `x^10` are read as a person means them,
+    `\\sqrt{13}` and `x^{10}`, not as TeX sets them.
+    """
+    text = re.sub(r"\^\s*([-+]?\d+)", r"^{\1}", text)
+    text = _brace_after(text, "\\frac", 2)
+    text = _brace_after(text, "\\sqrt", 1)
+    return _brace_after(text, "^", 1, only_round=True)
+
+
+def _brace_after(text: str, command: str, arguments: int, only_round: bool = False) -> str:
+    """Puts braces around the arguments of every `command` that lacks them."""
+    if command not in text:
+        return text
+    out: list[str] = []
+    i = 0
+    while (start := text.find(command, i)) >= 0:
+        end = start + len(command)
+        out.append(text[i:end])
+        i = end
+        if command != "^" and text[end : end + 1].isalpha():
+            continue  # \fraction, \sqrtx: another command
+        for _ in range(arguments):
+            j = i + (len(text) - i - len(text[i:].lstrip()))
+            if text[j : j + 1] == "[" and command == "\\sqrt":  # the index of the root
+                close = text.find("]", j)
+                out.append(text[j : close + 1])
+                j = i = close + 1 if close >= 0 else j
+            char = text[j : j + 1]
+            if not char or char == "}":
+                break
+            if char == "{":
+                close = closing(text, j)
+                if close < 0:
+                    break
+                inner = _brace_after(text[j + 1 : close], command, arguments, only_round)
+                out.append("{" + inner + "}")
+                i = close + 1
+            elif char == "(" and command != "\\frac":
+                close = closing(text, j, "(", ")")
+                if close < 0:
+                    break
+                inner = _brace_after(text[j + 1 : close], command, arguments, only_round)
+                out.append("{" + inner + "}")
+                i = close + 1
+            elif only_round:
+                break
+            else:
+                pattern = r"\d+|\\[a-zA-Z]+|." if command == "\\sqrt" else r"\\[a-zA-Z]+|."
+                token = re.match(pattern, text[j:], re.S)[0]
+                out.append("{" + token + "}")
+                i = j + len(token)
+    out.append(text[i:])
+    return "".join(out)
+
+
+_BRACKET = {"{}": re.compile(r"\\.|[{}]", re.S), "()": re.compile(r"\\.|[()]", re.S)}
+
+
+def closing(text: str, start: int, opener: str = "{", closer: str = "}") -> int:
+    """Index of the bracket that closes the one at `start`; -1 when there is none.
+
+    Escaped brackets (`\\{`) do not count.
+    """
+    depth = 0
+    for match in _BRACKET[opener + closer].finditer(text, start):
+        if match[0] == opener:
+            depth += 1
+        elif match[0] == closer:
+            depth -= 1
+            if depth == 0:
+                return match.start()
+    return -1
+
+
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|.", re.S)
+_OPENERS = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil", "\\begin"}
+_CLOSERS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end"}
+
+
+def split_top(text: str, separators: frozenset[str] | set[str]) -> list[str]:
+    """The parts of a cleaned text between separators that stand outside all brackets.
+
+    Round and square brackets close each other, for `[0, 1)`.
+    """
+    return split_with(text, separators)[0]
+
+
+def split_with(text: str, separators: frozenset[str] | set[str]) -> tuple[list[str], list[str]]:
+    """As `split_top`, and the separators found."""
+    parts: list[str] = []
+    found: list[str] = []
+    depth = 0
+    current: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token in _OPENERS:
+            depth += 1
+        elif token in _CLOSERS:
+            depth -= 1
+        if depth == 0 and token in separators:
+            parts.append("".join(current).strip())
+            found.append(token)
+            current = []
+        else:
+            current.append(token)
+    parts.append("".join(current).strip())
+    return parts, found

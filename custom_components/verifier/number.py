@@ -1,0 +1,143 @@
+"""Plain numbers: reading them exactly, and when two of them are the same.
+
+A number is read to a Fraction, never to a float, so equality is exact. A tolerance applies only
+where the gold is written as a decimal (`matches`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+_SIGN = r"(?P<sign>[-+]?)\s*"
+_DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?: \d{3})+|\d+)"
+_PLAIN = re.compile(rf"{_SIGN}(?P<int>{_DIGITS})?(?:\.(?P<frac>\d*))?", re.ASCII)
+_REPEATING = re.compile(
+    rf"{_SIGN}(?P<int>\d*)\.(?P<frac>\d*)\\overline\s*\{{(?P<rep>\d+)\}}", re.ASCII
+)
+_TEX_FRACTION = re.compile(
+    rf"{_SIGN}(?P<whole>{_DIGITS})?\s*"
+    r"\\frac\{(?P<num>[^{}]+)\}\{(?P<den>[^{}]+)\}",
+    re.ASCII,
+)
+_SLASH_FRACTION = re.compile(
+    rf"{_SIGN}(?:(?P<whole>{_DIGITS})(?:\s+|\s*\+\s*))?(?P<num>[\d.,]+)\s*/\s*(?P<den>[\d.,]+)",
+    re.ASCII,
+)
+_SCIENTIFIC = re.compile(
+    rf"{_SIGN}(?P<mantissa>[\d.,]+)\s*(?:(?:\\times|\\cdot|x|×)\s*10\^\{{(?P<e1>[-+]?\d+)\}}"
+    r"|[eE](?P<e2>[-+]?\d+))",
+    re.ASCII,
+)
+_MAX_EXPONENT = 400
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact value and how it was written.
+
+    `places` is the number of digits after the decimal point (None: not a decimal), `digits` the
+    number of significant digits written.
+    """
+
+    value: Fraction
+    places: int | None = None
+    digits: int = 0
+
+
+def read(text: str) -> Number | None:
+    """The number a cleaned text is, None when it is anything else.
+
+    >>> read("1\\\\frac{1}{2}").value
+    Fraction(3, 2)
+    """
+    text = text.strip()
+    if len(text) > 1100 or not any("0" <= c <= "9" for c in text):
+        return None
+    return _plain(text) or _fraction(text) or _scientific(text) or _repeating(text)
+
+
+def _plain(text: str) -> Number | None:
+    match = _PLAIN.fullmatch(text)
+    if not match or not (match["int"] or match["frac"]):
+        return None
+    integer = re.sub("[ ,]", "", match["int"] or "0")
+    places = match["frac"]
+    value = Fraction(int(integer + (places or "")), 10 ** len(places or ""))
+    digits = len((integer + (places or "")).lstrip("0"))
+    value = -value if match["sign"] == "-" else value
+    return Number(value, len(places) if places else None, digits)
+
+
+def _fraction(text: str) -> Number | None:
+    match = _TEX_FRACTION.fullmatch(text) or _SLASH_FRACTION.fullmatch(text)
+    if not match:
+        return None
+    top, bottom = _plain(match["num"].strip()), _plain(match["den"].strip())
+    if top is None or bottom is None or bottom.value == 0:
+        return None
+    value = top.value / bottom.value
+    if match["whole"]:
+        if value < 0 or value >= 1 or top.places is not None or bottom.places is not None:
+            return None  # a product, or nonsense: not a mixed number
+        value += int(re.sub("[ ,]", "", match["whole"]))
+    return Number(-value if match["sign"] == "-" else value)
+
+
+def _scientific(text: str) -> Number | None:
+    match = _SCIENTIFIC.fullmatch(text)
+    mantissa = _plain(match["mantissa"]) if match else None
+    exponent = int(match["e1"] or match["e2"]) if match else 0
+    if mantissa is None or abs(exponent) > _MAX_EXPONENT:
+        return None
+    value = mantissa.value * Fraction(10) ** exponent
+    places = None if mantissa.places is None else max(0, mantissa.places - exponent)
+    return Number(-value if match["sign"] == "-" else value, places, mantissa.digits)
+
+
+def _repeating(text: str) -> Number | None:
+    match = _REPEATING.fullmatch(text)
+    if not match:
+        return None
+    head, tail = match["frac"], match["rep"]
+    value = Fraction(int((match["int"] or "0") + head), 10 ** len(head))
+    value += Fraction(int(tail), (10 ** len(tail) - 1) * 10 ** len(head))
+    return Number(-value if match["sign"] == "-" else value)
+
+
+def negate(number: Number | None) -> Number | None:
+    """The number with the opposite sign."""
+    return number and replace(number, value=-number.value)
+
+
+def read_decimal_comma(text: str) -> Number | None:
+    """`2,74` or `0,111` as a decimal number; None for what could be a thousands separator."""
+    match = re.fullmatch(r"([-+]?\d+),(\d+)", text, re.ASCII)
+    if not match or len(match[2]) == 3 and match[1].lstrip("+-") != "0":
+        return None
+    return read(f"{match[1]}.{match[2]}")
+
+
+def matches(gold: Number, answer: Number) -> bool:
+    """Whether an answer's number is the gold's.
+
+    Exactly equal; or, where the gold is a decimal of at least three significant digits, the
+    answer is given more precisely and rounds to it (a fraction may also have been cut off after
+    the gold's last digit); or the answer is a decimal of at least twelve significant digits that
+    is the gold's expansion, which is how a program prints an exact value.
+    """
+    if gold.value == answer.value:
+        return True
+    return close(gold, answer.value, answer.places, answer.digits)
+
+
+def close(gold: Number, value: Fraction, places: int | None, digits: int) -> bool:
+    """`matches` for an inexact answer; `places` None means a closed form, exact by itself."""
+    error = abs(gold.value - value)
+    if gold.places and gold.digits >= 3:
+        unit = Fraction(1, 10**gold.places)
+        if places is None:
+            return error < unit and abs(value) >= abs(gold.value) or error <= unit / 2
+        return places > gold.places and error <= unit / 2
+    return bool(places) and digits >= 12 and error <= Fraction(1, 10**places)

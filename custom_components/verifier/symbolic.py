@@ -1,0 +1,272 @@
+"""The computer algebra: equality of expressions given as cleaned LaTeX.
+
+Only math-verify's LaTeX parser (latex2sympy2_extended) reads the text; nothing is evaluated as
+code. Equality is decided by evaluation to 40 digits, at random points where there are free
+symbols (Schwartz-Zippel): faster than `simplify`, and it does not take 1/2004! for 1/2006!.
+math-verify's own comparison is asked where evaluation has no answer.
+
+sympy is imported by the first call, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from custom_components.verifier.cost import check_cost, hidden_digits
+from custom_components.verifier.limits import MAX_DEPTH, MAX_TEX, TooComplex, Unreadable
+
+_DIGITS = 40  # of every evaluation
+_GUARD = 15  # of them not trusted
+_COMMANDS = frozenset(
+    "frac sqrt pi cdot times div pm mp le ge ne infty cup cap in setminus emptyset binom sum prod "
+    "int lim to log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh alpha "
+    "beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+    "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi "
+    "Psi Omega overline bar vec hat tilde lfloor rfloor lceil rceil angle circ triangle ldots "
+    "mathbb gcd lcm max min begin end langle rangle arccot arcsec arccsc ell hbar mod pmod bmod "
+    "det overrightarrow partial dots coth widehat widetilde dot ddot neg star".split()
+)
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+# What the parser evaluates while it reads: binomials, the gamma function, determinants.
+_EVALUATED = re.compile(r"\\binom\s*\{[^{}]*\d{5}|\\[gG]amma[\s{(]*\d{5}")
+_WARM_UP = (r"\frac{1}{2}x^{2}+3\sqrt{2}", r"(a+b)(a-2b)\pi", r"\sin{x}-\log{3}", r"2^{10}-5y")
+
+
+def load() -> None:
+    """Imports the computer algebra and fills the parser's tables, so that later calls are fast."""
+    for tex in _WARM_UP:
+        parse(tex)
+
+
+@lru_cache(maxsize=4096)
+def parse(tex: str) -> Any:
+    """The sympy object of a cleaned LaTeX expression. Raises Unreadable or TooComplex."""
+    _check(tex)
+    import sympy
+    from latex2sympy2_extended import latex2sympy2
+
+    source = tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%")
+    try:
+        parsed = latex2sympy2.latex2sympy(
+            source,
+            is_real=True,
+            convert_degrees=True,
+            normalization_config=None,
+            conversion_config=latex2sympy2.ConversionConfig(lowercase_symbols=False),
+        )
+    except MemoryError:
+        raise
+    except RecursionError as error:
+        raise TooComplex("nesting") from error
+    except Exception as error:  # whatever a parser raises on text that is no LaTeX
+        raise Unreadable(str(error).split("\n")[0][:80]) from error
+    if isinstance(parsed, sympy.MatrixBase):
+        parsed = parsed.as_immutable()
+    if not isinstance(parsed, sympy.Basic):
+        raise Unreadable("not an expression")
+    return _exact(parsed)
+
+
+def _check(tex: str) -> None:
+    if len(tex) > MAX_TEX:
+        raise TooComplex("length")
+    depth = deepest = 0
+    for char in tex:
+        depth += (char in "{([") - (char in "})]")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise TooComplex("nesting")
+    for command in _COMMAND.findall(tex):
+        if command not in _COMMANDS:
+            raise Unreadable(f"\\{command}")
+    if _EVALUATED.search(tex) or tex.count("&") > 40 or "vmatrix" in tex and tex.count("&") > 9:
+        raise TooComplex("arguments")
+
+
+def _exact(expression: Any) -> Any:
+    """Decimals as the rationals they denote, i as the imaginary unit, e as Euler's number."""
+    import sympy
+
+    constants = {"i": sympy.I, "e": sympy.E}
+    replaced = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
+    replaced |= {
+        symbol: constants[symbol.name]
+        for symbol in expression.free_symbols
+        if symbol.name in constants
+    }
+    return expression.xreplace(replaced) if replaced else expression
+
+
+def equal(gold: str, answer: str) -> bool:
+    """Whether two expressions are the same function of the same symbols.
+
+    Raises Unreadable or TooComplex with `.side` "gold" or "answer" when one cannot be read.
+    """
+    import sympy
+
+    g, a = _read(gold, "gold"), _read(answer, "answer")
+    if g == a:
+        return True
+    if isinstance(g, sympy.Expr) and isinstance(a, sympy.Expr):
+        same = _equal_at_points(g, a)
+        if same is not None:
+            return same
+    return _math_verify(g, a)
+
+
+def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
+    """Whether a constant expression has exactly this value. Raises as `equal`, with this side."""
+    import sympy
+
+    expression = _read(tex, side)
+    goal = sympy.Rational(value.numerator, value.denominator)
+    if expression == goal:
+        return True
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return False
+    return _equal_at_points(goal, expression) is True
+
+
+def approximate(tex: str, side: str) -> Fraction | None:
+    """The value of a constant real expression to 40 digits, None if it is not one."""
+    import sympy
+
+    expression = _read(tex, side)
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return None
+    number = _evaluate(expression, {})
+    if number is None:
+        return None
+    real, imaginary = number.as_real_imag()
+    return Fraction(str(real)) if imaginary == 0 and abs(real) < 10**30 else None
+
+
+def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool) -> bool:
+    """Whether two equations (left, right) are multiples of each other.
+
+    `directed`: positive multiples only, for inequalities with the same sign.
+    """
+    g, a = _difference(gold, "gold"), _difference(answer, "answer")
+    if g.free_symbols != a.free_symbols or not g.free_symbols:
+        return False
+    ratios = []
+    for point in _points(g, a):
+        gold_value, answer_value = _evaluate(g, point), _evaluate(a, point)
+        if gold_value is None or not gold_value or not answer_value:
+            continue
+        ratios.append(gold_value / answer_value)
+    if len(ratios) < 2 or not all(_same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
+        return False
+    real, imaginary = ratios[0].as_real_imag()
+    return not directed or bool(imaginary == 0 and real > 0)
+
+
+def exercise(tex: str) -> None:
+    """Reads and evaluates an expression as `equal` would. Raises Unreadable or TooComplex."""
+    import sympy
+
+    expression = _read(tex, "gold")
+    if isinstance(expression, sympy.Expr):
+        for point in _points(expression, expression):
+            _evaluate(expression, point)
+
+
+def _read(tex: str, side: str) -> Any:
+    try:
+        expression = parse(tex)
+        check_cost(expression)
+    except (Unreadable, TooComplex) as error:
+        error.side = side
+        raise
+    return expression
+
+
+def _difference(sides: tuple[str, str], side: str) -> Any:
+    left, right = (_read(tex, side) for tex in sides)
+    try:
+        return left - right
+    except TypeError as error:  # a set, a relation
+        unreadable = Unreadable("no difference")
+        unreadable.side = side
+        raise unreadable from error
+
+
+def _points(g: Any, a: Any) -> list[dict[Any, Any]]:
+    """Values for the free symbols: three points with positive coordinates, two with mixed signs.
+
+    The same points in every run; one empty point when there are no symbols.
+    """
+    import sympy
+
+    symbols = sorted(g.free_symbols | a.free_symbols, key=lambda symbol: symbol.name)
+    if not symbols:
+        return [{}]
+    rng = random.Random(20)
+    points = []
+    for index in range(5):
+        values = [sympy.Rational(rng.randint(101, 4999), 1009) for _ in symbols]
+        if index >= 3:
+            values = [-value if rng.random() < 0.6 else value for value in values]
+        points.append(dict(zip(symbols, values, strict=True)))
+    return points
+
+
+def _equal_at_points(g: Any, a: Any) -> bool | None:
+    """Whether two expressions agree at all points; None when they cannot be evaluated."""
+    points = _points(g, a)
+    digits = _DIGITS + (max(hidden_digits(g), hidden_digits(a)) if points == [{}] else 0)
+    exact_zero = not g.is_Add and not a.is_Add  # a product is zero only if it evaluates to zero
+    agreed = 0
+    for index, point in enumerate(points):
+        gold, answer = _evaluate(g, point, digits), _evaluate(a, point, digits)
+        if gold is None or answer is None:
+            continue  # outside the domain
+        if not _same(gold, answer, digits, exact_zero):
+            if index >= 3 and agreed and not (gold.is_real and answer.is_real):
+                continue  # another branch of a root or a logarithm
+            return False
+        agreed += 1
+    return True if agreed >= min(2, len(points)) else None
+
+
+def _evaluate(expression: Any, point: dict[Any, Any], digits: int = _DIGITS) -> Any:
+    """The finite complex number that an expression is at a point, else None."""
+    import sympy
+
+    if expression.has(sympy.Integral, sympy.Derivative, sympy.Limit, sympy.Sum, sympy.Product):
+        return None
+    try:
+        number = sympy.N(expression.xreplace(point), digits)
+    except MemoryError:
+        raise
+    except Exception:  # sympy: no value here, in many words
+        return None
+    if not number.is_number or number.has(sympy.nan, sympy.zoo, sympy.oo):
+        return None
+    parts = number.as_real_imag()
+    return number if all(part.is_Float or part.is_Rational for part in parts) else None
+
+
+def _same(a: Any, b: Any, digits: int, exact_zero: bool = False) -> bool:
+    """Whether two numbers of so many digits agree in all but the last few."""
+    import sympy
+
+    scale = max(abs(a), abs(b))
+    if not scale:
+        return True
+    if not (a and b):  # zero against what may be the rest of a cancellation
+        return not exact_zero and bool(scale < sympy.Float(f"1e-{_DIGITS - 5}", 10))
+    return bool(abs(a - b) <= scale * sympy.Float(f"1e-{digits - _GUARD}", 10))
+
+
+def _math_verify(gold: Any, answer: Any) -> bool:
+    """math-verify's comparison, without its signal alarms."""
+    from math_verify import verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that alarms are off
+    return bool(verify(gold, answer, timeout_seconds=None))

@@ -1,0 +1,60 @@
+"""Answers in words: folding, numerals, choice letters."""
+
+from __future__ import annotations
+
+import re
+
+_NUMERALS = {
+    word: str(value)
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen twenty".split()
+    )
+}
+_NO_SOLUTION = re.compile(
+    r"\\emptyset|\\\{\\\}|(?:the)?emptyset|(?:there(?:is|are))?no(?:such)?(?:real)?solutions?"
+    r"(?:exists?)?|(?:there(?:is|are))?nosuch(?:number|value|integer)s?"
+)
+_UNDEFINED = re.compile(r"(?:itis)?undefined|(?:it)?doesnotexist|dne|notdefined")
+
+
+def fold_words(text: str) -> str:
+    """Lower case, without articles and punctuation, numerals up to twenty in digits.
+
+    A single letter keeps its case: `n` and `N` are different names.
+    """
+    letter = re.fullmatch(r"\(?([A-Za-z])\)?\.?", text.strip())
+    if letter:
+        return letter[1]
+    words = re.findall(r"[a-z0-9]+", text.lower().replace("'", ""))
+    kept = [_NUMERALS.get(word, word) for word in words if word not in ("the", "a", "an")]
+    return " ".join(kept or words)
+
+
+def no_solution(key: str) -> bool:
+    """Whether a compact text says that there is none."""
+    return _NO_SOLUTION.fullmatch(key) is not None
+
+
+def undefined(key: str) -> bool:
+    """Whether a compact text says that the value does not exist."""
+    return _UNDEFINED.fullmatch(key) is not None
+
+
+_INTRODUCTION = re.compile(
+    r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?\s*)+", re.I
+)
+_CHOICE = re.compile(r"\(?([A-Za-z])\)?|\(([A-Za-z])\)\s*\S.*|([A-Z])\s*[.):]\s*\S.*", re.S)
+
+
+def choice_letter(cleaned: str, choices: str) -> str | None:
+    """The one letter of `choices` that a cleaned answer names, in upper case; None otherwise.
+
+    "C", "(c)", "C. x = 42", "(D) Alina", "option C" name one; "B or C" names none.
+    """
+    folded = _INTRODUCTION.sub("", cleaned.strip(" .:;*")).strip(" .:;*")
+    match = _CHOICE.fullmatch(folded)
+    if not match:
+        return None
+    letter = next(group for group in match.groups() if group).upper()
+    return letter if letter in choices.upper() else None

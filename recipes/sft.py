@@ -1,0 +1,58 @@
+"""Stage 2: fine-tune on the compact, high-quality subset, not packed.
+
+    tune run recipes/sft.py --config configs/tiny/sft.yaml
+    tune run --nproc_per_node 2 recipes/sft.py --config configs/tiny/sft.yaml
+
+Each example stands alone at positions from 0, and its end-of-turn token is trained: here the
+model learns where to stop. A batch is a number of examples; they are laid end to end in
+micro-batches without padding, and attention never leaves an example.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from custom_components.config import instantiate, recipe_main, required
+from custom_components.data.packing import open_table, prepare_examples
+from custom_components.report.card import model_card
+from custom_components.training.distributed import setup_world
+from custom_components.training.run_folder import RunFolder
+from custom_components.training.supervised import global_batch, next_token_losses
+from custom_components.training.trainer import Trainer, TrainingConfig, total_steps
+
+
+@dataclass
+class SFTConfig(TrainingConfig):
+    """Config of recipes/sft.py. A row of a batch is an example."""
+
+    data: str = required("Parquet file of the sft split")
+
+
+@recipe_main(SFTConfig)
+def main(cfg: Any) -> None:
+    """Un-packed next-token training on the responses."""
+    with setup_world(cfg.device) as world:
+        inputs = [cfg.data, cfg.checkpointer.get("checkpoint_dir", ""), cfg.tokenizer.get("path", "")]
+        run = RunFolder("sft", cfg, inputs, world)
+        if run.already_complete:
+            return
+        tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        examples = run.path / "examples"
+        run.once(
+            "examples", lambda: prepare_examples(cfg.data, tokenizer, cfg.max_seq_len, examples)
+        )
+        rows = open_table(examples)
+        trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
+
+        for epoch, indices in trainer.batches(len(rows)):
+            micro_batches, scored, tokens = global_batch(trainer, rows, indices)
+            loss = trainer.backward(next_token_losses(trainer, micro_batches, scored))
+            trainer.finish_step(loss, tokens, scored_tokens=scored, epoch=epoch)
+
+        start = str(trainer.checkpointer.folder)
+        card = model_card("sft", start, trainer.step, dataclasses.asdict(cfg))
+        run.finish([trainer.export(card)], {"steps": trainer.step})
+
+
+if __name__ == "__main__":
+    main()
