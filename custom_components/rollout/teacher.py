@@ -61,9 +61,7 @@ class AdditionTeacher:
             results.append(completions)
         return results
 
-    def load_weights(
-        self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
-    ) -> None:
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """A program has no weights."""
         raise UserError("the addition teacher takes no weights; train with engine torch or vllm")
 

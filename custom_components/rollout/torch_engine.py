@@ -110,9 +110,7 @@ class TorchEngine:
         self.model = build_from_folder(model, rope_factor).to(self.device, DTYPES[dtype]).eval()
         self.version = 0
 
-    def load_weights(
-        self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
-    ) -> None:
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""
         self.model.load_state_dict(self.checkpointer.to_tune(dict(named_tensors)), strict=True)
         self.version = version

@@ -3,12 +3,24 @@
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
 from custom_components.config import UserError
 from custom_components.rollout.engine import Completion, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
+
+
+def _repack_tied_head(worker: Any) -> None:
+    """Rebuild the output head's packed copy of the embedding after a reload.
+
+    On a CPU vLLM packs the head's weight once, and `reload_weights` does not visit a head that
+    is tied to the embedding: it would go on answering with the old weights.
+    """
+    head = getattr(worker.model_runner.get_model(), "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
 
 
 class VLLMEngine:
@@ -55,7 +67,9 @@ class VLLMEngine:
         from vllm import LLM
 
         self.name, self.tokenizer, self.progress = str(model), tokenizer, progress
-        options = {"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}
+        options = (
+            {"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}
+        )
         try:
             self.llm = LLM(
                 str(model),
@@ -74,11 +88,10 @@ class VLLMEngine:
             ) from e
         self.version = 0
 
-    def load_weights(
-        self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int
-    ) -> None:
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
+        self.llm.collective_rpc(_repack_tied_head)
         self.llm.reset_prefix_cache()  # its keys and values are the old weights'
         self.version = version
 

@@ -42,22 +42,16 @@ class ChatTokenizer:
         self.path = folder
         self.hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if not self.hf.chat_template:
-            raise UserError(
-                f"{folder} has no chat template; add chat_template.jinja to the folder"
-            )
+            raise UserError(f"{folder} has no chat template; add chat_template.jinja to the folder")
         self.system_prompt, self.instruction = system_prompt, instruction
-        self.special_ids = {
-            i for i, token in self.hf.added_tokens_decoder.items() if token.special
-        }
+        self.special_ids = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
         self.end_of_turn_id = self._find_end_of_turn()
         self.stop_ids = self._find_stop_ids()
         pad = self.hf.pad_token_id
         self.pad_id = pad if pad is not None else self.hf.eos_token_id
 
     def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
-        return self.hf.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generate
-        )
+        return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
 
     def _find_end_of_turn(self) -> int:
         mark = _SENTINEL.format(0)

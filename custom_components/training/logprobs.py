@@ -45,7 +45,9 @@ def token_logprobs(
     logprobs, entropies = [], []
     for h, t in zip(hidden.split(chunk_size), flat_targets.split(chunk_size), strict=True):
         args = (h, weight, t, temperature, entropy)
-        lp, ent = checkpoint(_chunk, *args, use_reentrant=False) if h.requires_grad else _chunk(*args)
+        lp, ent = (
+            checkpoint(_chunk, *args, use_reentrant=False) if h.requires_grad else _chunk(*args)
+        )
         logprobs.append(lp)
         entropies.append(ent)
 

@@ -94,9 +94,13 @@ def what_changed(
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(node, dict) and node:
-        return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key}.").items()}
+        return {
+            k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key}.").items()
+        }
     if isinstance(node, list) and node:
-        return {k: v for i, child in enumerate(node) for k, v in _flat(child, f"{prefix}{i}.").items()}
+        return {
+            k: v for i, child in enumerate(node) for k, v in _flat(child, f"{prefix}{i}.").items()
+        }
     return {prefix.rstrip("."): json.loads(json.dumps(node, default=str))}
 
 
@@ -126,9 +130,7 @@ class RunFolder:
         UserError: when the folder holds a different run, or an input is missing.
     """
 
-    def __init__(
-        self, recipe: str, cfg: Any, inputs: list[str | Path], world: Any = None
-    ) -> None:
+    def __init__(self, recipe: str, cfg: Any, inputs: list[str | Path], world: Any = None) -> None:
         self.recipe, self.path, self.world = recipe, Path(cfg.output_dir), world
         self.rank = world.rank if world else 0
         self.config = dataclasses.asdict(cfg)

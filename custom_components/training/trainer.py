@@ -61,7 +61,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
     """Optimizer steps of a run over `rows` rows."""
-    steps = cfg.max_steps if cfg.max_steps is not None else round(cfg.epochs * rows / cfg.batch_size)
+    steps = (
+        cfg.max_steps if cfg.max_steps is not None else round(cfg.epochs * rows / cfg.batch_size)
+    )
     if steps < 1:
         raise UserError(
             f"{rows} rows, batch_size={cfg.batch_size} and epochs={cfg.epochs} make no step; "
@@ -85,7 +87,12 @@ class Trainer:
     """
 
     def __init__(
-        self, cfg: TrainingConfig, run: RunFolder, world: World, tokenizer: ChatTokenizer, steps: int
+        self,
+        cfg: TrainingConfig,
+        run: RunFolder,
+        world: World,
+        tokenizer: ChatTokenizer,
+        steps: int,
     ) -> None:
         for key in ("dtype", "save_dtype"):
             if getattr(cfg, key) not in DTYPES:

@@ -62,7 +62,7 @@ def parse_list(text: str) -> Seq:
 
 
 _LEADING = re.compile(
-    r"^(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?|approximately|about|exactly|\\approx"
+    r"^(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?|[:：]|approximately|about|exactly|\\approx"
     r"|\\therefore|\\implies|\\Rightarrow|\\rightarrow|=)\s*",
     re.I,
 )
@@ -101,16 +101,22 @@ def _known_words(key: str) -> Node | None:
 
 # --- numbers -----------------------------------------------------------------------------------
 
-_BASED = re.compile(r"\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*)\s*\)?\s*_\{?\s*(\d{1,2})\s*\}?", re.ASCII)
+_BASED = re.compile(r"(-?)\s*\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*)\s*\)?\s*_\{?\s*(\d{1,2})\s*\}?", re.ASCII)
+_MODULUS = re.compile(
+    r"(.*?)(?:\\pmod|\\mod|\\bmod|\(\s*\\?mod(?![a-z]))\s*\{?\s*(\d+)\s*\}?\s*\)?", re.S
+)
 _RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+", re.ASCII)
 _TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(?:([ap])\s*\.?\s*m\s*\.?)?", re.ASCII | re.I)
 
 
 def _number(text: str, key: str) -> Node | None:
     match = _BASED.fullmatch(text)
-    if match and 2 <= int(match[2]) <= 36:
-        return Based(key, match[1].lstrip("0") or "0", int(match[2]))
+    if match and 2 <= int(match[3]) <= 36:
+        return Based(key, match[1] + (match[2].lstrip("0") or "0"), int(match[3]))
     body, unit, percent = split_unit(text)
+    modulus = _MODULUS.fullmatch(text)
+    if modulus:
+        body, unit = modulus[1].strip(), f"mod {modulus[2]}"
     if body.startswith("(") and "," not in body and closing(body, 0, "(", ")") == len(body) - 1:
         body = body[1:-1]
     value = number.read(body)
@@ -160,9 +166,25 @@ def _system(text: str) -> Node | None:
 def _list(text: str, key: str) -> Node | None:
     """Values separated by commas, semicolons, "and", "or" outside all brackets."""
     parts = [part for part in _split_list(_AND_OR.sub(" ; ", text)) if _trim(part)]
+    parts = _without_integers(parts)
     if len(parts) < 2:
         return parse_cleaned(parts[0]) if parts and parts[0] != text else None
     return Seq(key, "", _items(parts))
+
+
+_INTEGER = re.compile(
+    r"(?:where|for|with|any)?\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?"
+    r"|is an integer|an integer)"
+)
+
+
+def _without_integers(parts: list[str]) -> list[str]:
+    r"""`\pi + n\pi, n \in \mathbb{Z}` without its last part, and the integer named k."""
+    match = _INTEGER.fullmatch(parts[-1].strip()) if len(parts) > 1 else None
+    if not match:
+        return parts
+    letter = re.compile(rf"(?<![\\a-zA-Z]){match[1]}(?![a-zA-Z])")
+    return [letter.sub("k", part) for part in parts[:-1]]
 
 
 def _items(parts: list[str]) -> tuple[Node, ...]:
@@ -182,6 +204,11 @@ def _items(parts: list[str]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
+_SET_BUILDER = re.compile(
+    r"[a-zA-Z]\s*(?:\\in\s*\\mathbb\{[A-Z]\}\s*)?[|:]\s*(.*(?:<|>|\\le|\\ge|\\ne|=).*)", re.S
+)
+
+
 def _bracketed(text: str, key: str) -> Node | None:
     """A tuple, an interval, a set; a bracket around one value is dropped."""
     opener = next((b for b in _BRACKETS if text.startswith(b)), None)
@@ -189,6 +216,9 @@ def _bracketed(text: str, key: str) -> Node | None:
     if opener is None or closer is None or not _encloses(text):
         return None
     inner = text[len(opener) : -len(closer)].strip()
+    condition = _SET_BUILDER.fullmatch(inner) if opener == "\\{" else None
+    if condition:
+        return parse_cleaned(condition[1])
     joined = _AND_OR.sub(" , ", inner)
     parts = _split_list(joined)
     if len(parts) < 2:
@@ -296,7 +326,7 @@ def _expression(text: str, key: str) -> Node:
     elif text.endswith("°") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         body, unit = text[:-1].strip(), "°"
     match = _TEX_WITH_UNIT.fullmatch(body)
-    if match and "\\" in match[1] and not re.search(r"[A-Za-z]{2,}\s*$", match[1]):
+    if match and "\\" in match[1] and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}$", match[1]):
         body, unit = match[1].strip(), match[2]
     if body.startswith("¤"):
         body, unit = body[1:].strip(), "¤"

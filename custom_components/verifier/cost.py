@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from custom_components.verifier.limits import MAX_ARGUMENT, MAX_EXPONENT, TooComplex
+from custom_components.verifier.limits import MAX_ARGUMENT, MAX_EXPONENT, MAX_PHASE, TooComplex
 
 _INFINITY = float("inf")
 
@@ -24,6 +24,9 @@ def check_cost(expression: Any) -> None:
         elif isinstance(node, (sympy.factorial, sympy.binomial, sympy.gamma)):
             if any(magnitude(arg) > MAX_ARGUMENT for arg in node.args):
                 raise TooComplex("factorial")
+        elif isinstance(node, _periodic(sympy)):
+            if magnitude(node.args[0]) > MAX_PHASE:
+                raise TooComplex("phase")
 
 
 def hidden_digits(expression: Any) -> int:
@@ -77,6 +80,12 @@ def _power(node: Any) -> float:
         return max(base, 1.0) ** exponent
     except OverflowError:
         return _INFINITY
+
+
+def _periodic(sympy: Any) -> tuple[Any, ...]:
+    """Functions that need all digits of their argument."""
+    trigonometric = sympy.functions.elementary.trigonometric.TrigonometricFunction
+    return (trigonometric, sympy.floor, sympy.ceiling, sympy.Mod)
 
 
 def _growing(sympy: Any) -> tuple[Any, ...]:

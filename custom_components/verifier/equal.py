@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from custom_components.verifier import number, relations, symbolic
 from custom_components.verifier.answer import parse_cleaned, parse_list
+from custom_components.verifier.limits import TooComplex, Unreadable
 from custom_components.verifier.nodes import Expr, Matrix, Node, Num, Relation, Seq, Union
 from custom_components.verifier.values import equal_values, is_sentence
 
@@ -47,7 +48,9 @@ def _equal_sequences(gold: Node, answer: Node) -> bool:
     if gold.is_tuple or answer.is_tuple:
         return _equal_tuples(gold, answer)
     if "{}" in (gold.brackets, answer.brackets):
-        return _equal_in_some_order(_distinct(gold.items), _distinct(answer.items))
+        return _equal_in_some_order(
+            _distinct(gold.items, "gold"), _distinct(answer.items, "answer")
+        )
     return _equal_in_some_order(gold.items, answer.items)
 
 
@@ -85,10 +88,9 @@ def _equal_tuples(gold: Seq, answer: Seq) -> bool:
     """In order. The brackets of two values must agree: they may be an interval."""
     if len(gold.items) != len(answer.items):
         return False
-    if len(gold.items) == 2:
-        brackets = {seq.brackets if seq.is_tuple else "()" for seq in (gold, answer)}
-        if len(brackets) > 1:
-            return False
+    brackets = {seq.brackets if seq.is_tuple else "()" for seq in (gold, answer)}
+    if len(brackets) > 1 and (len(gold.items) == 2 or brackets != {"()", "[]"}):
+        return False
     return all(equal(g, a) for g, a in zip(gold.items, answer.items, strict=True))
 
 
@@ -104,11 +106,15 @@ def _equal_in_some_order(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bo
     return True
 
 
-def _distinct(items: tuple[Node, ...]) -> tuple[Node, ...]:
+def _distinct(items: tuple[Node, ...], side: str) -> tuple[Node, ...]:
     kept: list[Node] = []
-    for item in items:
-        if not any(equal(item, other) for other in kept):
-            kept.append(item)
+    try:
+        for item in items:
+            if not any(equal(item, other) for other in kept):
+                kept.append(item)
+    except (Unreadable, TooComplex) as error:
+        error.side = side
+        raise
     return tuple(kept)
 
 

@@ -136,21 +136,19 @@ def _joined(gap: str) -> bool:
     return all(w in _JOINING or w in _FILLING for w in words) and any(w in _JOINING for w in words)
 
 
-_HASHES = re.compile(r"####[ \t]*([^\n]+)")
-_ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.S)
-_ANSWER_IS = re.compile(
-    r"(?:final\s+answer|answer|result)\b\s*(?:\*\*)?\s*(?:is|:|=|should\s+be)\s*:?\s*(?:\*\*)?"
-    r"([^\n]+)",
-    re.I,
+_MARKERS = (
+    re.compile(r"####"),
+    re.compile(r"<answer>"),
+    re.compile(r"\b(?:answer|result)\s*(?:\*\*)?\s*(?:is|:|=|should\s+be)\s*:?\s*(?:\*\*)?", re.I),
 )
+_SENTENCE_END = re.compile(r"\n|</answer>|\*\*|[.。](?=\s+[A-Z]|\s*$)|[.。]\s*(?=\n)")
 
 
 def _stated(text: str) -> list[str] | None:
     """The answer of a response without a box: `####`, `<answer>`, "the answer is"."""
-    for pattern in (_HASHES, _ANSWER_TAG, _ANSWER_IS):
-        found = pattern.findall(text)
-        if found:
-            stated = found[-1].strip()
-            stated = re.split(r"(?<=[^\d])\.\s|\.\s*$|\.\s+(?=[A-Z])|\*\*\s*$", stated)[0]
-            return [stated.strip().rstrip(".")]
+    for marker in _MARKERS:
+        ends = [match.end() for match in marker.finditer(text)]
+        if ends:
+            stated = text[ends[-1] : ends[-1] + 2 * MAX_ANSWER].lstrip()
+            return [_SENTENCE_END.split(stated, maxsplit=1)[0].strip()]
     return None

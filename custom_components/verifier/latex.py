@@ -43,9 +43,12 @@ _RULES = [
         (r"\\\$|\\(?:pounds|euro|yen|rupee|dollar)" + _NOT_LETTER, "¤"),
         (r"\\m?(?:left|right|middle|[bB]ig+[lrm]?)" + _NOT_LETTER + r"\s*\.?", ""),
         (r"(?<!\\)\\!\s*|\\negthinspace" + _NOT_LETTER + r"\s*", ""),
+        (r"~=", r"\\approx "),
         (r"(?<!\\)\\[,;:>]|(?<!\\)\\(?=\s)|~", " "),
+        (r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}", ""),
         (r"\\(?:q?quad|enspace|thinspace|displaystyle|textstyle|scriptstyle|(?:no)?limits|rm|bf"
-         r"|it|cal|sf|centering|noindent|par|strut)" + _NOT_LETTER, " "),
+         r"|it|cal|sf|centering|noindent|par|strut|tiny|small|normalsize|large|Large|LARGE|huge"
+         r"|Huge)" + _NOT_LETTER, " "),
         (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\(?:label|tag|phantom)\s*\{[^{}]*\}"
          r"|\\phantom\s*[-+]?", " "),
         (r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", ","),
@@ -64,11 +67,14 @@ _RULES = [
         (r"\\(?:[lr]?vert|mid)" + _NOT_LETTER, "|"),
         (r"\\varnothing" + _NOT_LETTER, r"\\emptyset "),
         (r"\\(?:[cl]?dots[a-z]?)" + _NOT_LETTER + r"|\.\.\.+", r"\\ldots "),
-        (r"\\(?:simeq|thickapprox|doteq|cong)" + _NOT_LETTER + r"|~=", r"\\approx "),
+        (r"\\(?:simeq|thickapprox|doteq|cong)" + _NOT_LETTER, r"\\approx "),
         (r"\\ast" + _NOT_LETTER + r"|\*", r"\\cdot "),
         (r"\\mathbb\s*\{?\s*R\s*\}?|\\(?:R|reals|Reals)" + _NOT_LETTER, r"\\mathbb{R}"),
         (r"\\backslash" + _NOT_LETTER, r"\\setminus "),
         (r"\\degrees?" + _NOT_LETTER + r"|\^\s*\{?\s*(?:\\circ|°|o)\s*\}?(?![a-zA-Z(])", "°"),
+        (r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?(?![a-zA-Z}])", " "),  # 3rd, 3^{th}
+        (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
+        (r"\\imath" + _NOT_LETTER, "i"),
         (r"\\prime" + _NOT_LETTER, "'"),
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
         (r"\\%|(?<![a-zA-Z])(?:percent(?:age)?|pct)(?![a-zA-Z])", "%"),

@@ -15,6 +15,7 @@ MAX_ITEMS = 128  # values in a list, entries of a matrix
 MAX_DIGITS = 1_000  # digits of one number
 MAX_TEX = 600  # characters handed to the LaTeX parser
 MAX_ARGUMENT = 10_000  # argument of a factorial or binomial that is evaluated
+MAX_PHASE = 1e100  # argument of a sine or a floor that is evaluated
 MAX_EXPONENT = 1_000_000  # exponent of a power that is evaluated
 
 

@@ -165,7 +165,7 @@ def _same_chain(gold: Relation, answer: Relation) -> bool:
 
 def _variable(relation: Relation) -> str | None:
     sides = relation.sides[1:2] if len(relation.sides) == 3 else relation.sides
-    return next((compact(side) for side in sides if is_name(side)), None)
+    return next((compact(side).strip("|") for side in sides if is_name(side.strip("| "))), None)
 
 
 # --- inequalities as sets ----------------------------------------------------------------------
@@ -186,6 +186,8 @@ def as_set(relation: Relation) -> Seq | Union | None:
         return Union(f"ne{compact(sides[1])}", (below, above))
     if not set(signs) <= set(_FLIPPED):
         return None
+    if len(signs) == 1 and _ABSOLUTE.fullmatch(sides[0]):
+        return _band(signs[0], sides[1])
     if len(signs) == 1 and is_name(sides[0]):
         return _ray(signs[0], sides[1])
     if len(signs) == 1 and is_name(sides[1]):
@@ -196,6 +198,19 @@ def as_set(relation: Relation) -> Seq | Union | None:
         if set(signs) <= {">", "\\ge"}:
             return _interval(sides[2], signs[1] == "\\ge", sides[0], signs[0] == "\\ge")
     return None
+
+
+_ABSOLUTE = re.compile(r"\|\s*[a-z]\s*\|")
+
+
+def _band(sign: str, bound: str) -> Seq | Union:
+    """|x| < 2 is (-2, 2), |x| > 2 is what lies outside."""
+    closed = sign in ("\\le", "\\ge")
+    if sign in ("<", "\\le"):
+        return _interval(f"-({bound})", closed, bound, closed)
+    below = _interval("-\\infty", False, f"-({bound})", closed)
+    above = _interval(bound, closed, _INFINITY, False)
+    return Union(f"outside{compact(bound)}", (below, above))
 
 
 def _interval(low: str, closed_low: bool, high: str, closed_high: bool) -> Seq:

@@ -50,7 +50,7 @@ def parse(tex: str) -> Any:
     import sympy
     from latex2sympy2_extended import latex2sympy2
 
-    source = tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%")
+    source = tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%").replace("¤", "")
     try:
         parsed = latex2sympy2.latex2sympy(
             source,
@@ -120,16 +120,14 @@ def equal(gold: str, answer: str) -> bool:
 
 
 def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
-    """Whether a constant expression has exactly this value. Raises as `equal`, with this side."""
+    """Whether an expression has exactly this value. Raises as `equal`, with this side."""
     import sympy
 
     expression = _read(tex, side)
     goal = sympy.Rational(value.numerator, value.denominator)
     if expression == goal:
         return True
-    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
-        return False
-    return _equal_at_points(goal, expression) is True
+    return isinstance(expression, sympy.Expr) and _equal_at_points(goal, expression) is True
 
 
 def approximate(tex: str, side: str) -> Fraction | None:
@@ -172,8 +170,9 @@ def exercise(tex: str) -> None:
 
     expression = _read(tex, "gold")
     if isinstance(expression, sympy.Expr):
-        for point in _points(expression, expression):
-            _evaluate(expression, point)
+        points = _points(expression, expression)
+        if not any([_evaluate(expression, point) is not None for point in points]):
+            _math_verify(expression, expression + 1)
 
 
 def _read(tex: str, side: str) -> Any:
@@ -241,7 +240,7 @@ def _evaluate(expression: Any, point: dict[Any, Any], digits: int = _DIGITS) -> 
     if expression.has(sympy.Integral, sympy.Derivative, sympy.Limit, sympy.Sum, sympy.Product):
         return None
     try:
-        number = sympy.N(expression.xreplace(point), digits)
+        number = expression.evalf(digits, subs=point)
     except MemoryError:
         raise
     except Exception:  # sympy: no value here, in many words

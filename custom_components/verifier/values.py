@@ -155,6 +155,12 @@ def _equal_expressions(gold: Node, answer: Node) -> bool:
         raise Unevaluated  # without computing it: that may take for ever
     if units.conversion(gold.unit, answer.unit) is None:
         return False
+    if (
+        "°" in (gold.unit, answer.unit)
+        and gold.unit != answer.unit
+        and "\\pi" in (answer_tex if gold.unit else gold_tex)
+    ):
+        return symbolic.equal(_radians(gold), _radians(answer))
     if isinstance(gold, Num):
         same = _equal_number_expression(gold, answer)
         if same and is_computation(answer_tex):
@@ -165,8 +171,18 @@ def _equal_expressions(gold: Node, answer: Node) -> bool:
     return symbolic.equal(gold_tex, answer_tex)
 
 
+def _radians(node: Node) -> str:
+    return rf"({_tex(node)})\cdot \frac{{\pi}}{{180}}" if node.unit == "°" else _tex(node)
+
+
 def _tex(node: Node) -> str:
-    return node.key if isinstance(node, Num) else node.tex
+    if isinstance(node, Expr):
+        return node.tex
+    value = node.number.value
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
 
 
 def _equal_number_expression(gold: Num, answer: Expr) -> bool:

@@ -1,0 +1,58 @@
+"""Shared fixtures: the real `tune run`, and one small chain that the recipe tests look at."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("REASONTUNE_DATA", ROOT.parent / "shared" / "data"))
+TUNE = str(Path(sys.executable).with_name("tune"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; tests that need it are skipped where it is absent."""
+    if not (DATA / "gsm8k" / "train.jsonl").is_file():
+        pytest.skip("no folder of real data (REASONTUNE_DATA)")
+    return DATA
+
+
+def tune(*args: str, launch: tuple[str, ...] = (), check: bool = True, **kwargs):
+    """Run `tune run [launch] args` from the checkout's root."""
+    done = subprocess.run(
+        [TUNE, "run", *launch, *args], cwd=ROOT, capture_output=True, text=True, timeout=570,
+        **kwargs,
+    )  # fmt: skip
+    if check and done.returncode:
+        raise AssertionError(
+            f"status {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
+    return done
+
+
+def recipe(name: str, *overrides: str, track: str = "tiny", **kwargs):
+    """Run one recipe with a track's config."""
+    config = f"configs/{track}/{name}.yaml"
+    return tune(f"recipes/{name}.py", "--config", config, *overrides, **kwargs)
+
+
+# the tiny chain, cut down to seconds
+SMALL = {
+    "start": [],
+    "rollout": ["problems.counts={1: 10, 2: 60, 3: 60}", "problems_per_shard=50"],
+    "curate": ["splits.sft_problems=40"],
+    "midtrain": ["max_steps=4", "batch_size=4", "checkpoint_every=2"],
+    "sft": ["max_steps=4", "batch_size=8", "checkpoint_every=2"],
+}
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """A run folder with start, rollout, curate, midtrain and sft done through `tune run`."""
+    run_dir = tmp_path_factory.mktemp("small")
+    for name, overrides in SMALL.items():
+        recipe(name, f"run_dir={run_dir}", *overrides)
+    return run_dir

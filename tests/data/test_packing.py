@@ -1,0 +1,128 @@
+import random
+
+import pytest
+import torch
+
+from custom_components.config import UserError
+from custom_components.data.batching import batch_order, collate, split_batch
+from custom_components.data.packing import best_fit
+from custom_components.models.phi4_mini import phi4_mini_tiny
+
+
+def test_best_fit_worked_example():
+    # 7 opens a bin (3 left), 6 another (4 left), 4 fits the fuller that holds it: the second
+    assert best_fit([4, 7, 6, 3], 10) == [[1, 3], [2, 0]]
+    assert best_fit([5, 5, 5], 10) == [[0, 1], [2]]
+    assert best_fit([], 10) == []
+
+
+def test_best_fit_holds_everything_once_within_capacity():
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 100) for _ in range(500)]
+    bins = best_fit(lengths, 100)
+    assert sorted(i for b in bins for i in b) == list(range(500))
+    assert all(sum(lengths[i] for i in b) <= 100 for b in bins)
+    assert sum(lengths) / (100 * len(bins)) > 0.98
+
+
+def small_model():
+    torch.manual_seed(0)
+    model = phi4_mini_tiny()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def rows(*lengths, seed=0):
+    """One row per length tuple: a pack of documents whose first token is not scored."""
+    g = torch.Generator().manual_seed(seed)
+    result = []
+    for row in lengths:
+        ids = torch.randint(0, 80, (sum(row),), generator=g).tolist()
+        labels, start = list(ids), 0
+        for n in row:
+            labels[start] = -100
+            start += n
+        result.append({"input_ids": ids, "labels": labels, "lengths": list(row)})
+    return result
+
+
+def test_no_label_crosses_a_document():
+    pack = {"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5], "lengths": [2, 3]}
+    batch = collate([pack])
+    # position 1 ends the first document: it must not learn 3
+    assert batch.targets.tolist() == [[2, -100, 4, 5, -100]]
+    assert batch.positions.tolist() == [[0, 1, 0, 1, 2]]
+    assert collate([pack], document_mask=False).positions.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def loss_and_gradients(model, batches):
+    model.zero_grad()
+    scored = sum(int((b.targets != -100).sum()) for b in batches)
+    total = 0.0
+    for b in batches:
+        logprobs = model(b.tokens, mask=b.documents, input_pos=b.positions, targets=b.targets)
+        loss = -logprobs.sum() / scored
+        loss.backward()
+        total += loss.item()
+    return total, [p.grad.clone() for p in model.parameters()]
+
+
+def test_packed_equals_separate():
+    model = small_model()
+    [pack] = rows((7, 20, 3, 30))
+    separate, start = [], 0
+    for n in pack["lengths"]:
+        part = slice(start, start + n)
+        separate.append({"input_ids": pack["input_ids"][part], "labels": pack["labels"][part],
+                         "lengths": [n]})  # fmt: skip
+        start += n
+    packed_loss, packed = loss_and_gradients(model, [collate([pack])])
+    apart_loss, apart = loss_and_gradients(model, [collate([r]) for r in separate])
+    assert packed_loss == pytest.approx(apart_loss, abs=1e-5)
+    for a, b in zip(packed, apart, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+    crossing_loss, _ = loss_and_gradients(model, [collate([pack], document_mask=False)])
+    assert abs(crossing_loss - packed_loss) > 1e-4  # what the mask is for
+
+
+def test_any_split_into_micro_batches_gives_the_same_gradient():
+    model = small_model()
+    batch = rows(*[(n,) for n in (5, 31, 12, 40, 8, 22, 17, 9)])
+    _, whole = loss_and_gradients(model, [collate(batch)])
+    lengths = [len(r["input_ids"]) for r in batch]
+    for limit in (1, 50, 80):
+        [parts] = split_batch(lengths, limit, 1)
+        assert len(parts) > 1
+        _, cut = loss_and_gradients(model, [collate([batch[i] for i in p]) for p in parts])
+        for a, b in zip(cut, whole, strict=True):
+            assert (a - b).norm() <= 1e-6 * b.norm() + 1e-12
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("limit", [40, 100, 10_000])
+def test_split_batch_is_complete_and_even(ranks, limit):
+    rng = random.Random(1)
+    lengths = [rng.randint(1, 60) for _ in range(50)]
+    parts = split_batch(lengths, limit, ranks)
+    assert len({len(p) for p in parts}) == 1  # as many forwards on every rank
+    assert sorted(i for p in parts for micro in p for i in micro) == list(range(50))
+    assert all(micro for p in parts for micro in p)
+    assert all(sum(lengths[i] for i in m) <= max(limit, 60) for p in parts for m in p)
+
+
+def test_fewer_rows_than_ranks_is_refused():
+    with pytest.raises(UserError, match="cannot be divided over 2 ranks"):
+        split_batch([5], 100, 2)
+
+
+def test_batch_order_visits_every_row_once_an_epoch():
+    order = batch_order(10, 4, seed=3)
+    drawn = [next(order) for _ in range(5)]
+    seen = [i for _, batch in drawn for i in batch]
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10] != seen[10:20]  # each epoch has its own order
+    assert [epoch for epoch, _ in drawn] == [0, 0, 0, 1, 1]
+    again = batch_order(10, 4, seed=3)
+    assert [next(again) for _ in range(5)] == drawn

@@ -1,0 +1,86 @@
+from dataclasses import dataclass
+
+import pytest
+
+from custom_components.config import (
+    Component,
+    UserError,
+    instantiate,
+    load,
+    option,
+    required,
+)
+
+
+@dataclass
+class Inner:
+    depth: int = option(1, "an inner value")
+
+
+@dataclass
+class Example:
+    learning_rate: float = option(0.1, "a number")
+    inner: Inner = option(Inner, "a group")
+    optimizer: Component | None = option(None, "a component")
+    names: list[str] = option(list, "a list")
+    data: str = required("a required value")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: x\noptimizer: {_component_: torch.optim.AdamW, lr: 0.1}\n")
+    return path
+
+
+def test_yaml_and_overrides_are_merged(config):
+    cfg = load(Example, config, ["inner.depth=3", "optimizer.lr=0.5", "data=a=b", "names=[u,v]"])
+    assert cfg.inner.depth == 3
+    assert cfg.optimizer == {"_component_": "torch.optim.AdamW", "lr": 0.5}
+    assert cfg.data == "a=b"  # a second = belongs to the value
+    assert cfg.names == ["u", "v"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learning_rat=1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        (["inner.dept=1"], "unknown key 'inner.dept'; did you mean 'depth'?"),
+        (["learning_rate=abc"], "key 'learning_rate'"),
+        (["optimizer.lrr=1"], "optimizer: torch.optim.AdamW takes no argument 'lrr'; did you mean 'lr'?"),
+        (["optimizer._component_=torch.optim.Adamw"], "did you mean 'AdamW'?"),
+        (["optimizer._component_=nowhere.X"], "no module 'nowhere'"),
+        (["optimizer._component_=X"], "not a dotted path"),
+        (["data=${nothing}"], "key 'data'"),
+        (["learning_rate"], "not of the form key=value"),
+        (["--lr=1"], "not of the form key=value"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_in_one_line(config, overrides, message):
+    with pytest.raises(UserError) as e:
+        load(Example, config, overrides)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_missing_required_value_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_text("learning_rate: 1")
+    with pytest.raises(UserError, match="required key 'data'|Missing mandatory value: data"):
+        load(Example, tmp_path / "c.yaml")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load(Example, tmp_path / "no.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load(Example, tmp_path / "bad.yaml")
+
+
+def test_instantiate_names_a_missing_argument():
+    with pytest.raises(
+        UserError, match="optimizer: torch.optim.AdamW: missing a required argument"
+    ):
+        instantiate({"_component_": "torch.optim.AdamW"}, "optimizer")
+    with pytest.raises(UserError, match="must name what to build"):
+        instantiate({}, "optimizer")
