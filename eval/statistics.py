@@ -40,7 +40,8 @@ def accuracy_interval(scores: Sequence[float], samples: int = 1) -> tuple[float,
         Z95 / (1 + z2 / effective)
         * math.sqrt(mean * (1 - mean) / effective + z2 / (4 * effective**2))
     )  # fmt: skip
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # at 0 and 1 the bound is exact; computed, it misses by rounding
+    return 0.0 if mean == 0 else centre - half, 1.0 if mean == 1 else centre + half
 
 
 def paired_difference(

@@ -1,6 +1,7 @@
 """Tokenised examples and packs in memory-mapped Arrow, made once and shared by all ranks."""
 
 import bisect
+import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,22 +81,29 @@ def tokenize(
         yield ids, labels
 
 
-def best_fit(lengths: Iterable[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing bin packing.
+def best_fit(lengths: Iterable[int], capacity: int, seed: int = 0) -> list[list[int]]:
+    """Best-fit bin packing: each item goes to the fullest bin that still holds it.
+
+    Items above an eighth of the capacity come first, longest first, as packs them tightly; the
+    rest follow in random order. Were they sorted too, each pack would hold documents of one length,
+    and so of one kind, and batches would be less varied than the data.
 
     Args:
         lengths: sizes, each between 1 and `capacity`.
         capacity: of a bin.
+        seed: of the order of the short items.
 
     Returns:
-        bins as lists of indices into `lengths`: each item went, longest first, to the fullest
-        bin that still held it.
+        bins as lists of indices into `lengths`.
     """
     lengths = list(lengths)
+    large = [i for i in range(len(lengths)) if lengths[i] * 8 > capacity]
+    small = [i for i in range(len(lengths)) if lengths[i] * 8 <= capacity]
+    random.Random(seed).shuffle(small)
     bins: list[list[int]] = []
     spaces: list[int] = []  # distinct free spaces of open bins, ascending
     by_space: dict[int, list[int]] = {}
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for i in [*sorted(large, key=lambda i: -lengths[i]), *small]:
         at = bisect.bisect_left(spaces, lengths[i])
         if at == len(spaces):
             target, space = len(bins), capacity

@@ -212,12 +212,17 @@ class HFCheckpointer:
                     f"model and checkpoint differ: {name} is {ours.get(name)} in the built model "
                     f"and {theirs.get(name)} in {self.folder}"
                 )
-        rope, other = model.layers[0].attn.pos_embeddings, described.layers[0].attn.pos_embeddings
-        for name in ("factors", "scale", "base", "rotary_dim"):
-            if getattr(rope, name, None) != getattr(other, name, None):
+        # only the branch in use: an export writes the trained branch under both names
+        rope, other = (m.layers[0].attn.pos_embeddings for m in (model, described))
+        branch = getattr(rope, "rope_factor", None)
+        for name in ("scale", "base", "rotary_dim", "factors"):
+            ours, theirs = getattr(rope, name, None), getattr(other, name, None)
+            if name == "factors" and branch in ("short", "long"):
+                ours, theirs = ours[branch], theirs[branch]
+            if ours != theirs:
                 raise UserError(
-                    f"model and checkpoint differ in the rotary embedding's {name}: "
-                    f"{getattr(rope, name, None)} built, {getattr(other, name, None)} in {self.folder}"
+                    f"model and checkpoint differ in the rotary embedding's {name}: {ours} built, "
+                    f"{theirs} in {self.folder}"
                 )
 
     def save_model(

@@ -25,12 +25,9 @@ def random_tiny(folder: Path, seed: int = 0) -> None:
     tokenizer = save_character_tokenizer(folder)
     model = phi4_mini_tiny()
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.dim() > 1:
-            std = 0.02
-            if name.endswith(("output_proj.weight", "w2.weight")):
-                std /= (2 * len(model.layers)) ** 0.5  # GPT-2: residual branches start small
-            torch.nn.init.normal_(parameter, std=std, generator=generator)
+            torch.nn.init.normal_(parameter, std=0.02, generator=generator)
     rope = model.layers[0].attn.pos_embeddings
     stop = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
     config = Phi3Config(

@@ -115,6 +115,13 @@ def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool
     )
 
 
+def holds_work(output_dir: Path) -> bool:
+    """Whether a folder holds more than what a run writes before it has made anything."""
+    early = ("manifest.json", "metrics.jsonl", "rejects.jsonl", "packs", "examples")
+    files = (p.relative_to(output_dir) for p in output_dir.rglob("*") if p.is_file())
+    return any(f.parts[0] not in early and not f.parts[0].startswith(".tmp-") for f in files)
+
+
 class RunFolder:
     """The folder of one run. On ranks other than 0 it writes nothing.
 
@@ -141,7 +148,9 @@ class RunFolder:
         self.already_complete = False
         if cfg.resume == "auto" and manifest is not None:
             changed = what_changed(manifest, recipe, self.config, self.inputs)
-            if changed:
+            if changed and not holds_work(self.path):
+                manifest = None  # it stopped before it made anything: nothing to protect
+            elif changed:
                 raise UserError(
                     f"{self.path} holds another run (differs in: {', '.join(changed[:5])}"
                     f"{', ...' if len(changed) > 5 else ''}); set resume=never to replace it, "
@@ -154,8 +163,8 @@ class RunFolder:
         self._barrier()  # every rank has read the folder before rank 0 changes it
         self._start_time = time.time()
         if self.rank == 0 and not self.already_complete:
-            if cfg.resume == "never" and self.path.exists():
-                if manifest is None and any(self.path.iterdir()):
+            if self.path.exists() and (cfg.resume == "never" or manifest is None):
+                if read_manifest(self.path) is None and holds_work(self.path):
                     raise UserError(
                         f"{self.path} exists and is not a run folder (no manifest.json); "
                         "choose another output_dir"

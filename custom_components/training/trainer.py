@@ -100,8 +100,8 @@ class Trainer:
         self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
         self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
         self.model = instantiate(cfg.model, "model")
-        self.checkpointer.check_model(self.model)
         check_fit(self.model, tokenizer, cfg.max_seq_len)
+        self.checkpointer.check_model(self.model)
         if cfg.activation_checkpointing:
             set_activation_checkpointing(
                 self.model, auto_wrap_policy={TransformerSelfAttentionLayer}

@@ -89,11 +89,13 @@ _REALS = re.compile(
 
 
 def _known_words(key: str) -> Node | None:
-    """The words for the real line, for no solution and for undefined."""
+    """The words for the real line, for no solution and for undefined; an ellipsis."""
     folded = key.lower() if "\\" not in key else key
     if _REALS.fullmatch(folded):
         ends = (Expr("-\\infty", "-\\infty"), Expr("\\infty", "\\infty"))
         return Seq(key, "()", ends)
+    if key == "\\ldots":
+        return Word(key, "...")
     if no_solution(folded):
         return Word(key, "no solution")
     return Word(key, "undefined") if undefined(folded) else None
@@ -101,7 +103,9 @@ def _known_words(key: str) -> Node | None:
 
 # --- numbers -----------------------------------------------------------------------------------
 
-_BASED = re.compile(r"(-?)\s*\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*)\s*\)?\s*_\{?\s*(\d{1,2})\s*\}?", re.ASCII)
+_BASED = re.compile(
+    r"(-?)\s*\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*)\s*\)?\s*_\{?\s*(\d{1,2})\s*\}?", re.ASCII
+)
 _MODULUS = re.compile(
     r"(.*?)(?:\\pmod|\\mod|\\bmod|\(\s*\\?mod(?![a-z]))\s*\{?\s*(\d+)\s*\}?\s*\)?", re.S
 )

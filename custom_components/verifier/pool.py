@@ -15,24 +15,28 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
-from custom_components.verifier.process import WorkerLost, WorkerProcess, WorkerTimeout
+from custom_components.verifier.limits import MAX_RESPONSE
+from custom_components.verifier.process import Starter, WorkerLost, WorkerProcess, WorkerTimeout
 from custom_components.verifier.types import Item, Verdict
 
 _CHUNK = 8  # most tasks handed to a worker at once: hides the pipe's latency
 _GOLD_CACHE = 4096
+_RECYCLE = 50_000  # tasks after which a worker is replaced
 
 
 class _Task:
-    """An item on its way: `attempts` counts workers lost under it."""
+    """An item on its way: `attempts` counts workers lost under it, `starved` ran out of memory."""
 
-    __slots__ = ("attempts", "future", "item")
+    __slots__ = ("attempts", "future", "item", "starved")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.future: Future[Verdict] = Future()
         self.attempts = 0
+        self.starved = False
 
 
 class _Engine:
@@ -46,6 +50,9 @@ class _Engine:
         self.changed = threading.Condition()
         self.closed = False
         self.gold_states: dict[tuple[str, str | None], str] = {}
+        self.starting = threading.Lock()
+        self.starter: Starter | None = None
+        self.driving = workers
         self.processes: list[WorkerProcess | None] = [None] * workers
         self.threads = [
             threading.Thread(target=self._drive, args=(slot,), daemon=True, name=f"verifier-{slot}")
@@ -98,14 +105,31 @@ class _Engine:
             task.future.cancel()
 
     def _process(self, slot: int) -> WorkerProcess:
+        """The slot's worker, a new one if need be. Raises RuntimeError if none can be started."""
         process = self.processes[slot]
         if process is None:
-            process = WorkerProcess(*self.limits)
+            try:
+                process = WorkerProcess(self._live_starter(), self.limits[0])
+            except WorkerLost:  # the starter was killed: one more
+                self._end_starter()
+                process = WorkerProcess(self._live_starter(), self.limits[0])
             with self.changed:
                 self.processes[slot] = process
                 if self.closed:  # closed while the worker started
                     process.interrupt()
         return process
+
+    def _live_starter(self) -> Starter:
+        with self.starting:
+            if self.starter is None:
+                self.starter = Starter(*self.limits)
+            return self.starter
+
+    def _end_starter(self) -> None:
+        with self.starting:
+            starter, self.starter = self.starter, None
+        if starter is not None:
+            starter.close()
 
     def _discard(self, slot: int) -> None:
         with self.changed:
@@ -123,6 +147,11 @@ class _Engine:
                 for task in running:
                     _settle(task, error)
         self._discard(slot)
+        with self.changed:
+            self.driving -= 1
+            last = self.driving == 0
+        if last:
+            self._end_starter()
 
     def _run(self, slot: int, running: deque[_Task]) -> None:
         """Runs tasks in one worker; what is left when that worker dies goes back to the queue."""
@@ -137,54 +166,55 @@ class _Engine:
                     self._exhausted(slot, running, "memory")
                     return
                 _settle(running.popleft(), Verdict(*result["verdict"]))
+            if process.done > _RECYCLE:  # sympy's caches have grown
+                self._discard(slot)
         except WorkerTimeout:
             self._exhausted(slot, running, "timeout")
         except WorkerLost:
             self._discard(slot)
-            if self.closed:
-                for task in running:
-                    task.future.cancel()
-                return
-            running[0].attempts += 1
-            if running[0].attempts > 1:
-                _settle(running.popleft(), Verdict("undecided", "worker_lost"))
+            if not self.closed:
+                running[0].attempts += 1
+                if running[0].attempts > 1:
+                    _settle(running.popleft(), Verdict("undecided", "worker_lost"))
             self._give_back(running)
 
-    def _exhausted(self, slot: int, running: deque[_Task], what: str) -> None:
+    def _exhausted(self, slot: int, running: deque[_Task], limit: str) -> None:
         """The first task hit a limit: the response's fault unless its gold alone does so too."""
+        used = self.processes[slot].done
         self._discard(slot)
         task = running.popleft()
         self._give_back(running)
         running.clear()
-        running.append(task)  # so that an error below reaches its future
+        running.append(task)  # an error below reaches its future
+        if limit == "memory" and used and not task.starved:
+            task.starved = True  # earlier tasks may have filled the memory: again, in a new worker
+            self._run(slot, running)
+            return
         state = self._gold_state(slot, task.item)
-        if state == "ok":
-            _settle(task, Verdict("incorrect", what))
-        else:
-            _settle(task, Verdict("undecided", state))
-        running.clear()
+        verdict = Verdict("incorrect", limit) if state == "ok" else Verdict("undecided", state)
+        _settle(running.popleft(), verdict)
 
     def _gold_state(self, slot: int, item: Item) -> str:
         """What the gold does on its own: "ok" or the reason for being undecided."""
         key = (item.gold, item.choices)
-        if key not in self.gold_states:
-            try:
-                process = self._process(slot)
-                process.send([{"check_gold": item.gold, "choices": item.choices}])
-                result = process.receive()
-                state = "gold_memory" if "memory" in result else result["gold"]
-            except WorkerTimeout:
-                state = "gold_timeout"
-            except WorkerLost:
-                state = "worker_lost"
-            if state in ("gold_memory", "gold_timeout", "worker_lost"):
-                self._discard(slot)
-            if state == "worker_lost":
-                return state
+        if key in self.gold_states:
+            return self.gold_states[key]
+        try:
+            process = self._process(slot)
+            process.send([{"check_gold": item.gold, "choices": item.choices}])
+            result = process.receive()
+            state = "gold_memory" if "memory" in result else result["gold"]
+        except WorkerTimeout:
+            state = "gold_timeout"
+        except WorkerLost:
+            state = "worker_lost"
+        if state in ("gold_memory", "gold_timeout", "worker_lost"):
+            self._discard(slot)
+        if state != "worker_lost":
             if len(self.gold_states) >= _GOLD_CACHE:
                 self.gold_states.clear()
             self.gold_states[key] = state
-        return self.gold_states[key]
+        return state
 
 
 def _settle(task: _Task, outcome: Verdict | Exception) -> None:
@@ -259,7 +289,12 @@ class VerifierPool:
 
     def submit(self, item: Item | Mapping[str, Any]) -> Future[Verdict]:
         """Queues one item; the Future's result is its Verdict."""
-        return self._running().submit(Item.of(item))
+        item = Item.of(item)
+        if len(item.response) > MAX_RESPONSE or len(item.gold) > MAX_RESPONSE:
+            item = replace(
+                item, response=item.response[: MAX_RESPONSE + 1], gold=item.gold[: MAX_RESPONSE + 1]
+            )
+        return self._running().submit(item)
 
     def close(self) -> None:
         """Ends the workers; items not yet decided are cancelled. May be called twice."""
@@ -303,6 +338,8 @@ class VerifierPool:
             for process in engine.processes:
                 if process is not None:
                     process.abandon()
+            if engine.starter is not None:
+                engine.starter.abandon()
 
 
 _POOLS: weakref.WeakSet[VerifierPool] = weakref.WeakSet()

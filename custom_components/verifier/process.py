@@ -1,18 +1,21 @@
-"""The parent's end of one worker process: start, send, receive with a deadline, kill."""
+"""The pool's end of its worker processes: start, send, receive with a deadline, kill."""
 
 from __future__ import annotations
 
 import json
 import os
-import selectors
+import select
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
+WORKER = ("-m", "custom_components.verifier.worker")  # the interpreter's arguments
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -24,61 +27,112 @@ class WorkerTimeout(Exception):
     """The worker did not answer in time."""
 
 
-def _cpu_seconds(pid: int) -> float:
-    """CPU time used by a process so far (proc(5)); 0.0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            stat = file.read().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(stat[11]) + int(stat[12])) / _CLOCK_TICKS
+class Starter:
+    """The process that loads the computer algebra once and forks the workers (worker.py).
 
-
-class WorkerProcess:
-    """One `custom_components.verifier.worker`, spoken to over pipes by one thread at a time."""
+    All methods may be called from any thread. It never imports the caller's `__main__`.
+    """
 
     def __init__(self, time_limit: float, memory_limit: int, start_limit: float) -> None:
-        """Starts the process and waits until it is ready; RuntimeError if it cannot start."""
-        self.time_limit = time_limit
+        """Starts it and waits until it has loaded; RuntimeError with its words if it cannot."""
+        self._lock = threading.Lock()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = dict(os.environ)
         paths = [str(_ROOT), *filter(None, [env.get("PYTHONPATH")])]
         # A fixed hash seed: sympy's term order, and with it every verdict, is the same in all runs.
         env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
-        safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-        command = [sys.executable, *safe_path, "-m", "custom_components.verifier.worker"]
-        command += ["--parent", str(os.getpid()), "--memory", str(memory_limit)]
-        command += ["--hard-limit", str(5 * time_limit + 5)]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=env,
-            bufsize=0,
-        )
-        self._buffer = bytearray()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._process.stdout, selectors.EVENT_READ)
-        try:
-            self._cpu = self._receive_line(time.monotonic() + start_limit)["ready"]
-        except (WorkerLost, WorkerTimeout) as error:
-            self._errors.seek(0)
-            detail = self._errors.read()[-2000:].decode(errors="replace").strip()
-            self.kill()
-            raise RuntimeError(f"the verifier's worker did not start: {detail}") from error
+        command = [sys.executable, "-P", *WORKER]
+        command += ["--parent", str(os.getpid()), "--socket", str(theirs.fileno())]
+        command += ["--memory", str(memory_limit), "--hard-limit", str(5 * time_limit + 5)]
+        with tempfile.TemporaryFile() as errors, theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env=env,
+                pass_fds=[theirs.fileno()],
+            )
+            theirs.close()
+            try:
+                self._receive(start_limit)
+            except OSError as error:
+                self.close()
+                errors.seek(0)
+                words = errors.read()[-2000:].decode(errors="replace").strip()
+                raise RuntimeError(f"the verifier's worker did not start: {words}") from error
+        self.start_limit = start_limit
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def fork(self, tasks: int, results: int) -> int:
+        """The process id of a new worker with these pipes; OSError when the starter is gone."""
+        with self._lock:
+            socket.send_fds(self._control, [b'{"do": "fork"}'], [tasks, results])
+            return self._receive(self.start_limit)["pid"]
+
+    def kill(self, pid: int) -> None:
+        """Kills a worker and reaps it; a worker whose starter is gone ends by itself."""
+        with self._lock:
+            try:
+                self._control.send(json.dumps({"do": "kill", "pid": pid}).encode())
+                self._receive(self.start_limit)
+            except OSError:
+                self._process.kill()
+
+    def close(self) -> None:
+        """Ends the starter and all its workers."""
+        self._control.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: the starter is the parent's."""
+        self._control.close()
+        self._process.returncode = 0  # not our child: nothing to wait for
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        self._control.settimeout(seconds)
+        message = self._control.recv(4096)
+        if not message:
+            raise ConnectionResetError("the starter is gone")
+        return json.loads(message)
+
+
+class WorkerProcess:
+    """One worker, spoken to over pipes by one thread at a time."""
+
+    def __init__(self, starter: Starter, time_limit: float) -> None:
+        """Forks a worker; WorkerLost when its starter is gone."""
+        self.time_limit = time_limit
+        self.done = 0  # results received
+        self._starter = starter
+        self._buffer = bytearray()
+        tasks, self._tasks = os.pipe()
+        self._results, results = os.pipe()
+        try:
+            self.pid = starter.fork(tasks, results)
+        except OSError as error:
+            self._close_pipes()
+            raise WorkerLost(str(error)) from error
+        finally:
+            os.close(tasks)
+            os.close(results)
+        self._poll = select.poll()
+        self._poll.register(self._results, select.POLLIN)
+        try:
+            self._cpu = self._receive_line(time.monotonic() + starter.start_limit)["ready"]
+        except (WorkerLost, WorkerTimeout) as error:
+            self.kill()
+            raise WorkerLost("the worker did not start") from error
 
     def send(self, tasks: list[dict[str, Any]]) -> None:
         """Hands over tasks; `receive` then returns their results in order. Raises WorkerLost."""
-        data = (json.dumps(tasks) + "\n").encode("ascii")
+        view = memoryview((json.dumps(tasks) + "\n").encode("ascii"))
         try:
-            view = memoryview(data)
             while view:
-                view = view[self._process.stdin.write(view) :]
+                view = view[os.write(self._tasks, view) :]
         except OSError as error:
             raise WorkerLost(str(error)) from error
 
@@ -86,8 +140,8 @@ class WorkerProcess:
         """The next result. Raises WorkerTimeout past the time limit, WorkerLost if it ended.
 
         The limit is wall time, extended while the machine is too busy to have given the worker
-        that much CPU time: a loaded machine must not turn right answers into wrong ones. Never
-        beyond four times the limit.
+        half of it as CPU time: a loaded machine must not turn right answers into wrong ones.
+        Never beyond four times the limit.
         """
         start = time.monotonic()
         wait = self.time_limit
@@ -96,34 +150,33 @@ class WorkerProcess:
                 result = self._receive_line(time.monotonic() + wait)
                 break
             except WorkerTimeout:
-                missing = self.time_limit - (_cpu_seconds(self.pid) - self._cpu)
-                left = start + 4 * self.time_limit - time.monotonic()
-                wait = min(missing, left)
-                if missing < 0.2 * self.time_limit or wait <= 0:
+                used = _cpu_seconds(self.pid)
+                if used is None:  # gone, its pipe held open by a fork of this process
+                    raise WorkerLost("the worker is gone") from None
+                missing = self.time_limit - (used - self._cpu)
+                wait = min(missing, start + 4 * self.time_limit - time.monotonic())
+                if missing < 0.5 * self.time_limit or wait <= 0:
                     raise
         self._cpu = result["cpu"]
+        self.done += 1
         return result
 
-    def kill(self) -> None:
-        """Ends the process and reaps it; no error when it is already gone."""
-        self._selector.close()
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._errors.close()
-
     def interrupt(self) -> None:
-        """Ends the process from another thread; the driving thread sees WorkerLost and reaps."""
-        self._process.kill()
+        """Ends the process from another thread; the driving thread sees WorkerLost."""
+        self._starter.kill(self.pid)
+
+    def kill(self) -> None:
+        """Ends the process; no error when it is already gone."""
+        self._starter.kill(self.pid)
+        self._close_pipes()
 
     def abandon(self) -> None:
-        """Closes this process's copies of the pipes: after a fork the worker is the parent's."""
-        self._process.returncode = 0  # not our child: nothing to wait for
-        self._selector.close()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._errors.close()
+        """In a forked child: the worker is the parent's."""
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        os.close(self._tasks)
+        os.close(self._results)
 
     def _receive_line(self, deadline: float) -> dict[str, Any]:
         while True:
@@ -133,14 +186,21 @@ class WorkerProcess:
                 del self._buffer[: end + 1]
                 return json.loads(line)
             left = deadline - time.monotonic()
-            if left <= 0 or not self._selector.select(left):
-                if deadline - time.monotonic() <= 0:
-                    raise WorkerTimeout
+            if left <= 0:
+                raise WorkerTimeout
+            if not self._poll.poll(1000 * left):
                 continue
-            try:
-                data = os.read(self._process.stdout.fileno(), 1 << 16)
-            except OSError as error:
-                raise WorkerLost(str(error)) from error
+            data = os.read(self._results, 1 << 16)
             if not data:
                 raise WorkerLost("the worker closed its pipe")
             self._buffer += data
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """CPU time used by a process so far (proc(5)); None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            stat = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(stat[11]) + int(stat[12])) / _CLOCK_TICKS

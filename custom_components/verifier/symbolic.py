@@ -17,11 +17,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from custom_components.verifier import numeric
 from custom_components.verifier.cost import check_cost, hidden_digits
 from custom_components.verifier.limits import MAX_DEPTH, MAX_TEX, TooComplex, Unreadable
 
 _DIGITS = 40  # of every evaluation
-_GUARD = 15  # of them not trusted
 _COMMANDS = frozenset(
     "frac sqrt pi cdot times div pm mp le ge ne infty cup cap in setminus emptyset binom sum prod "
     "int lim to log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh alpha "
@@ -50,7 +50,9 @@ def parse(tex: str) -> Any:
     import sympy
     from latex2sympy2_extended import latex2sympy2
 
-    source = tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%").replace("¤", "")
+    source = (
+        tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%").replace("¤", "")
+    )
     try:
         parsed = latex2sympy2.latex2sympy(
             source,
@@ -131,17 +133,16 @@ def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
 
 
 def approximate(tex: str, side: str) -> Fraction | None:
-    """The value of a constant real expression to 40 digits, None if it is not one."""
+    """The value of a constant real expression to 25 digits, None if it is not one."""
     import sympy
 
     expression = _read(tex, side)
     if not isinstance(expression, sympy.Expr) or expression.free_symbols:
         return None
-    number = _evaluate(expression, {})
-    if number is None:
+    number = numeric.evaluate(expression, {}, _DIGITS)
+    if number is None or not numeric.is_real(number) or abs(number) > 1e30:
         return None
-    real, imaginary = number.as_real_imag()
-    return Fraction(str(real)) if imaginary == 0 and abs(real) < 10**30 else None
+    return numeric.to_fraction(number.real)
 
 
 def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool) -> bool:
@@ -154,14 +155,15 @@ def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool)
         return False
     ratios = []
     for point in _points(g, a):
-        gold_value, answer_value = _evaluate(g, point), _evaluate(a, point)
-        if gold_value is None or not gold_value or not answer_value:
-            continue
-        ratios.append(gold_value / answer_value)
-    if len(ratios) < 2 or not all(_same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
+        gold_value = numeric.evaluate(g, point, _DIGITS)
+        answer_value = numeric.evaluate(a, point, _DIGITS)
+        if gold_value and answer_value:
+            ratios.append(gold_value / answer_value)
+    if len(ratios) < 2:
         return False
-    real, imaginary = ratios[0].as_real_imag()
-    return not directed or bool(imaginary == 0 and real > 0)
+    if not all(numeric.same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
+        return False
+    return not directed or numeric.is_real(ratios[0]) and ratios[0].real > 0
 
 
 def exercise(tex: str) -> None:
@@ -171,8 +173,9 @@ def exercise(tex: str) -> None:
     expression = _read(tex, "gold")
     if isinstance(expression, sympy.Expr):
         points = _points(expression, expression)
-        if not any([_evaluate(expression, point) is not None for point in points]):
-            _math_verify(expression, expression + 1)
+        values = [numeric.evaluate(expression, point, _DIGITS) for point in points]
+        if all(value is None for value in values):
+            _math_verify(expression, 2 * expression)
 
 
 def _read(tex: str, side: str) -> Any:
@@ -195,20 +198,18 @@ def _difference(sides: tuple[str, str], side: str) -> Any:
         raise unreadable from error
 
 
-def _points(g: Any, a: Any) -> list[dict[Any, Any]]:
+def _points(g: Any, a: Any) -> list[dict[Any, Fraction]]:
     """Values for the free symbols: three points with positive coordinates, two with mixed signs.
 
     The same points in every run; one empty point when there are no symbols.
     """
-    import sympy
-
     symbols = sorted(g.free_symbols | a.free_symbols, key=lambda symbol: symbol.name)
     if not symbols:
         return [{}]
     rng = random.Random(20)
     points = []
     for index in range(5):
-        values = [sympy.Rational(rng.randint(101, 4999), 1009) for _ in symbols]
+        values = [Fraction(rng.randint(101, 4999), 1009) for _ in symbols]
         if index >= 3:
             values = [-value if rng.random() < 0.6 else value for value in values]
         points.append(dict(zip(symbols, values, strict=True)))
@@ -219,48 +220,19 @@ def _equal_at_points(g: Any, a: Any) -> bool | None:
     """Whether two expressions agree at all points; None when they cannot be evaluated."""
     points = _points(g, a)
     digits = _DIGITS + (max(hidden_digits(g), hidden_digits(a)) if points == [{}] else 0)
-    exact_zero = not g.is_Add and not a.is_Add  # a product is zero only if it evaluates to zero
     agreed = 0
     for index, point in enumerate(points):
-        gold, answer = _evaluate(g, point, digits), _evaluate(a, point, digits)
+        gold = numeric.evaluate(g, point, digits)
+        answer = numeric.evaluate(a, point, digits)
         if gold is None or answer is None:
             continue  # outside the domain
-        if not _same(gold, answer, digits, exact_zero):
-            if index >= 3 and agreed and not (gold.is_real and answer.is_real):
+        if not numeric.same(gold, answer, digits):
+            real = numeric.is_real(gold) and numeric.is_real(answer)
+            if index >= 3 and agreed and not real:
                 continue  # another branch of a root or a logarithm
             return False
         agreed += 1
     return True if agreed >= min(2, len(points)) else None
-
-
-def _evaluate(expression: Any, point: dict[Any, Any], digits: int = _DIGITS) -> Any:
-    """The finite complex number that an expression is at a point, else None."""
-    import sympy
-
-    if expression.has(sympy.Integral, sympy.Derivative, sympy.Limit, sympy.Sum, sympy.Product):
-        return None
-    try:
-        number = expression.evalf(digits, subs=point)
-    except MemoryError:
-        raise
-    except Exception:  # sympy: no value here, in many words
-        return None
-    if not number.is_number or number.has(sympy.nan, sympy.zoo, sympy.oo):
-        return None
-    parts = number.as_real_imag()
-    return number if all(part.is_Float or part.is_Rational for part in parts) else None
-
-
-def _same(a: Any, b: Any, digits: int, exact_zero: bool = False) -> bool:
-    """Whether two numbers of so many digits agree in all but the last few."""
-    import sympy
-
-    scale = max(abs(a), abs(b))
-    if not scale:
-        return True
-    if not (a and b):  # zero against what may be the rest of a cancellation
-        return not exact_zero and bool(scale < sympy.Float(f"1e-{_DIGITS - 5}", 10))
-    return bool(abs(a - b) <= scale * sympy.Float(f"1e-{digits - _GUARD}", 10))
 
 
 def _math_verify(gold: Any, answer: Any) -> bool:

@@ -1,0 +1,82 @@
+"""A user's mistake: one line naming what and where, status 2, nothing taken for complete."""
+
+import json
+
+import pytest
+from conftest import recipe
+
+
+def refused(*args, **kwargs):
+    done = recipe(*args, check=False, **kwargs)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    [line] = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    return line
+
+
+@pytest.fixture
+def traces(tmp_path):
+    def write(*rows):
+        path = tmp_path / "traces.jsonl"
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+        return (
+            "sources=[{_component_: custom_components.data.rows.jsonl, path: " + str(path) + "}]",
+            f"output_dir={tmp_path / 'out'}",
+        )
+
+    return write
+
+
+def test_curate_names_bad_data(traces, tmp_path):
+    good = {"problem": "1+1?", "answer": "2", "response": "\\boxed{2}"}
+    assert "traces.jsonl is empty" in refused("curate", *traces())
+    assert "1 of 2 rows cannot be used" in refused("curate", *traces(good, {"problem": "x"}))
+    rejects = [json.loads(x) for x in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert rejects == [{"where": f"{tmp_path / 'traces.jsonl'}, line 2",
+                        "reason": "column 'answer' is missing"}]  # fmt: skip
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"
+    # the same command with the limit raised keeps the good row, and counts the other
+    done = recipe("curate", *traces(good, {"problem": "x"}), "max_reject_share=0.6", "resume=never")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["rejected"] == 1
+    assert "1 of 2 rows rejected" in done.stdout
+
+
+def test_a_gold_that_cannot_be_read_is_undecided(traces, tmp_path):
+    row = {"problem": "1+1?", "answer": "\\frac{", "response": "\\boxed{2}"}
+    recipe("curate", *traces(row), "splits.midtrain_per_problem=1")
+    counts = json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]
+    assert (counts["undecided"], counts["correct"], counts["midtrain"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("sft", ["data=/nowhere.parquet"], "input /nowhere.parquet does not exist"),
+        ("sft", ["max_step=3"], "unknown key 'max_step'; did you mean 'max_steps'?"),
+        ("sft", ["model.rope_facto=short"], "takes no argument 'rope_facto'"),
+        ("rollout", ["engine={_component_: custom_components.rollout.teacher.Teacher}"],
+         "did you mean 'AdditionTeacher'?"),
+        ("evaluate", ["only=[sfd]"], "no model 'sfd'; did you mean 'sft'?"),
+        ("evaluate", ["tasks=[reasoning_tiny_adition]", "only=[start]"],
+         "did you mean 'reasoning_tiny_addition'?"),
+        ("chain", ["stages=[{name: x, config: configs/tiny/x.yaml}]"], "no recipe recipes/x.py"),
+    ],
+)  # fmt: skip
+def test_mistakes(small_run, tmp_path, name, overrides, words):
+    assert words in refused(name, f"run_dir={small_run}", *(
+        [f"output_dir={tmp_path}/out"] if name != "chain" else []), *overrides)  # fmt: skip
+
+
+def test_folders_that_are_not_checkpoints(small_run, tmp_path):
+    out = f"output_dir={tmp_path / 'out'}"
+    common = ("sft", f"run_dir={small_run}", out)
+    (tmp_path / "empty").mkdir()
+    assert "is not a Hugging Face model folder" in refused(
+        *common, f"checkpointer.checkpoint_dir={tmp_path / 'empty'}"
+    )
+    assert "holds no tokenizer_config.json" in refused(*common, f"tokenizer.path={tmp_path / 'empty'}",
+                                                       "resume=never")  # fmt: skip
+    by_length = refused(*common, "model.rope_factor=by_length", "resume=never")
+    assert "rope_factor=by_length" in by_length
+    too_short = refused(*common, "max_seq_len=8", "resume=never")
+    assert "none of 40 rows can be trained on (40 longer than max_seq_len" in too_short

@@ -1,0 +1,201 @@
+"""Every recipe through the real `tune run`, on the tiny track cut down to seconds."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from conftest import ROOT, SMALL, TUNE, recipe
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from custom_components.data.column_addition import PROBLEM
+from custom_components.data.rows import read_rows
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {row["step"]: row["loss"] for row in map(json.loads, lines)}
+
+
+def test_every_stage_left_a_complete_run_folder(small_run):
+    for name in SMALL:
+        found = manifest(small_run / name)
+        assert found["status"] == "complete"
+        assert found["recipe"] == name
+        for output in found["outputs"]:
+            assert (small_run / name / output).is_file()
+
+
+def test_rollouts_have_the_teachers_mistakes_and_curation_sorts_them(small_run):
+    rows = list(read_rows(small_run / "curate" / "verified.parquet"))
+    assert len(rows) == 4 * 130
+    for row in rows:
+        a, b = map(int, PROBLEM.search(row["problem"]).groups())
+        right = row["response"].endswith("\\boxed{" + str(a + b) + "}")
+        assert (row["verdict"] == "correct") == (right and row["finish_reason"] == "stop")
+    counts = manifest(small_run / "curate")["counts"]
+    assert counts["incorrect"] > 20
+    assert counts["correct"] + counts["incorrect"] + counts["undecided"] == counts["rollouts"]
+
+
+def test_splits_share_no_problem(small_run):
+    problems = {
+        name: {r["messages"][0]["content"] for r in read_rows(small_run / "curate" / f"{name}.parquet")}
+        for name in ("midtrain", "sft")
+    }  # fmt: skip
+    assert problems["midtrain"] and len(problems["sft"]) == 40
+    assert not problems["midtrain"] & problems["sft"]
+
+
+def test_the_model_is_an_ordinary_hugging_face_folder(small_run):
+    folder = small_run / "sft" / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Compute 1 + 2."}], add_generation_prompt=True,
+        return_tensors="pt",
+    )["input_ids"]  # fmt: skip
+    out = model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert out.shape[1] > ids.shape[1]
+    assert model.generation_config.eos_token_id == [0, 2]
+    assert (folder / "README.md").read_text().startswith("---")
+
+
+def test_a_complete_run_is_left_alone_and_a_different_one_refused(small_run):
+    before = (small_run / "sft" / "manifest.json").stat().st_mtime_ns
+    done = recipe("sft", f"run_dir={small_run}", *SMALL["sft"])
+    assert "already complete" in done.stdout
+    assert (small_run / "sft" / "manifest.json").stat().st_mtime_ns == before
+    refused = recipe("sft", f"run_dir={small_run}", "max_steps=5", "batch_size=8", check=False)
+    assert refused.returncode == 2
+    assert "holds another run (differs in: max_steps" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["midtrain", "sft"])
+def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
+    steps = [f"run_dir={small_run}", f"output_dir={tmp_path / 'run'}", *SMALL[name], "max_steps=12"]
+    recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path / 'whole'}", *SMALL[name],
+           "max_steps=12")  # fmt: skip
+    command = [TUNE, "run", f"recipes/{name}.py", "--config", f"configs/tiny/{name}.yaml", *steps]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    stop_at = random.randint(3, 9)
+    while process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count("\n") >= stop_at:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.02)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert manifest(tmp_path / "run")["status"] == "running"
+    done = recipe(name, *steps)
+    assert "continuing from step" in done.stdout
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    a, b = (load_file(tmp_path / d / "model" / "model.safetensors") for d in ("run", "whole"))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", ["midtrain", "sft"])
+def test_two_ranks_agree_with_one(small_run, tmp_path, name):
+    """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
+    recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
+           launch=("--nproc_per_node", "2"))  # fmt: skip
+    one, two = losses(small_run / name), losses(tmp_path)
+    assert one.keys() == two.keys()
+    assert max(abs(one[s] - two[s]) for s in one) < 1e-5
+
+
+def test_rollout_on_two_ranks_writes_the_same_rows(small_run, tmp_path):
+    recipe("rollout", f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL["rollout"],
+           launch=("--nproc_per_node", "2"))  # fmt: skip
+    for shard in sorted((small_run / "rollout" / "rollouts").glob("*.parquet")):
+        assert list(read_rows(shard)) == list(read_rows(tmp_path / "rollouts" / shard.name))
+
+
+def test_a_killed_rollout_keeps_its_shards(small_run, tmp_path):
+    shutil.copytree(small_run / "rollout", tmp_path / "rollout")
+    last = sorted((tmp_path / "rollout" / "rollouts").glob("*.parquet"))[-1]
+    last.unlink()
+    state = manifest(tmp_path / "rollout") | {"status": "running", "outputs": {}}
+    state["config"]["output_dir"] = str(tmp_path / "rollout")
+    (tmp_path / "rollout" / "manifest.json").write_text(json.dumps(state))
+    recipe(
+        "rollout", f"run_dir={small_run}", f"output_dir={tmp_path / 'rollout'}", *SMALL["rollout"]
+    )
+    assert manifest(tmp_path / "rollout")["counts"] == manifest(small_run / "rollout")["counts"]
+
+
+def test_evaluate_through_lm_eval(small_run, tmp_path):
+    done = recipe("evaluate", f"run_dir={small_run}", f"output_dir={tmp_path}", "limit=12",
+                  "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}")  # fmt: skip
+    for name in ("midtrain", "sft"):
+        result = json.loads((tmp_path / f"{name}.json").read_text())["reasoning_tiny_addition"]
+        assert (result["n_problems"], result["n_samples"]) == (12, 24)
+        low, high = result["ci"]
+        assert low <= result["accuracy"] <= high
+        rows = [
+            json.loads(x) for x in (tmp_path / f"{name}.samples.jsonl").read_text().splitlines()
+        ]
+        assert len(rows) == 12 and all(len(r["responses"]) == 2 for r in rows)
+        assert any(r["responses"][0] != r["responses"][1] for r in rows)  # separate samples
+    assert "reasoning_tiny_addition" in done.stdout
+    assert "already complete" in recipe(
+        "evaluate", f"run_dir={small_run}", f"output_dir={tmp_path}", "limit=12",
+        "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}").stdout  # fmt: skip
+
+
+def test_the_chain_runs_skips_and_continues(tmp_path):
+    """The whole chain; then nothing to do; then SIGKILL in a stage, and on to the same table."""
+    config = tmp_path / "chain.yaml"
+    stages = "".join(
+        f"  - {{name: {name}, config: configs/tiny/{name}.yaml, evaluate: {str(name == 'sft').lower()},"
+        f" overrides: {json.dumps(overrides)}}}\n"
+        for name, overrides in SMALL.items()
+    )
+    (tmp_path / "evaluate.yaml").write_text(
+        (ROOT / "configs/tiny/evaluate.yaml").read_text() + "\nlimit: 20\n"
+    )
+    config.write_text(
+        f"run_dir: {tmp_path}/run\nevaluation: {tmp_path}/evaluate.yaml\n"
+        f"task: reasoning_tiny_addition\nstages:\n{stages}"
+    )
+    command = [TUNE, "run", "recipes/chain.py", "--config", str(config)]
+
+    def start(**kwargs):
+        return subprocess.Popen(command, cwd=ROOT, text=True, **kwargs)
+
+    # killed in the middle of midtrain, with its whole process group but for what must die itself
+    process = start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "run" / "midtrain" / "metrics.jsonl"
+    deadline = time.time() + 300
+    while not metrics.is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    assert manifest(tmp_path / "run" / "midtrain")["status"] == "running"  # its process died too
+    done = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = done.communicate(timeout=400)
+    assert done.returncode == 0, out[-3000:]
+    assert "== curate: skip: complete" in out, out[-5000:]
+    assert "== midtrain: continue" in out, out[-5000:]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    [row] = report["stages"]
+    assert (row["name"], row["n_problems"]) == ("sft", 20)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<svg" in page and "http://" not in page.replace("http://www.w3.org", "")
+    again = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = again.communicate(timeout=200)
+    assert again.returncode == 0
+    assert out.count("skip: complete") == 6
