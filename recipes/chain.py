@@ -178,7 +178,9 @@ def run_step(step: dict[str, Any], run_dir: Path) -> None:
         lines = [line.strip() for line in lines if line.strip()]
         errors = [line for line in lines if line.startswith("error:")]
         last = (errors or lines or ["no output"])[-1]
-        raise UserError(f"stage {step['name']} failed with status {code} (log: {log}): {last.removeprefix('error: ')}")
+        raise UserError(
+            f"stage {step['name']} failed with status {code} (log: {log}): {last.removeprefix('error: ')}"
+        )
 
 
 if __name__ == "__main__":

@@ -102,6 +102,8 @@ def loss_plot(folder: Path, label: str) -> str | None:
     axes.set(title=label, xlabel="step", ylabel="loss", ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True)
+    # without matplotlib's RDF block: dates and foreign addresses have no place in the page
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]

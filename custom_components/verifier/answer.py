@@ -19,7 +19,7 @@ from custom_components.verifier.nodes import (
     Union,
     Word,
 )
-from custom_components.verifier.units import split_unit
+from custom_components.verifier.units import is_unit, split_unit
 from custom_components.verifier.words import fold_words, no_solution, undefined
 
 
@@ -311,7 +311,9 @@ def _matrix(text: str, key: str) -> Node | None:
 # --- words and expressions ---------------------------------------------------------------------
 
 _WORDS = re.compile(r"[A-Za-z0-9\s.,:;'\"!?()/&\-]+")
-_TEX_WITH_UNIT = re.compile(r"(.*[\d}\\a-z)])\s+((?:[A-Za-z]{2,}|m|g|s)[ ^{}\d/.A-Za-z]*)")
+_TEX_WITH_UNIT = re.compile(
+    r"(.*[\d}\\a-z)])\s+(([A-Za-z]{2,}|m|g|s)(?:[ /.A-Za-z]|\^\{?\d\}?)*)", re.S
+)
 
 
 def _words(text: str, key: str) -> Node | None:
@@ -330,6 +332,8 @@ def _expression(text: str, key: str) -> Node:
     elif text.endswith("°") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         body, unit = text[:-1].strip(), "°"
     match = _TEX_WITH_UNIT.fullmatch(body)
+    if match and (len(match[3]) < 4 and not is_unit(match[3])):
+        match = None
     if match and "\\" in match[1] and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}$", match[1]):
         body, unit = match[1].strip(), match[2]
     if body.startswith("¤"):

@@ -78,7 +78,8 @@ _RULES = [
         (r"\\prime" + _NOT_LETTER, "'"),
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
         (r"\\%|(?<![a-zA-Z])(?:percent(?:age)?|pct)(?![a-zA-Z])", "%"),
-        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|pi|theta|alpha"
+        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|gcd"
+         r"|lcm|log|ln|pi|theta|alpha"
          r"|beta|gamma|lambda|infty)(?![a-zA-Z])", r"\\\1 "),
         (r"(?<![a-zA-Z\\])(?:infinity|inf)(?![a-zA-Z])|\\inf(?:in|i)?ty(?![a-zA-Z])", r"\\infty "),
         (r"[\s]+", " "),

@@ -153,13 +153,14 @@ def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool)
     g, a = _difference(gold, "gold"), _difference(answer, "answer")
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
-    ratios = []
+    ratios, gold_values = [], set()
     for point in _points(g, a):
         gold_value = numeric.evaluate(g, point, _DIGITS)
         answer_value = numeric.evaluate(a, point, _DIGITS)
         if gold_value and answer_value:
             ratios.append(gold_value / answer_value)
-    if len(ratios) < 2:
+            gold_values.add(gold_value)
+    if len(gold_values) < 2:  # 0x = 3 is no equation
         return False
     if not all(numeric.same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
         return False

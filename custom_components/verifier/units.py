@@ -100,7 +100,12 @@ def _describes(rest: str, gap: bool) -> bool:
         return False
     if len(word) == 1 and word.isalpha():
         return gap and (len(rest) > 1 or word in "mgshLlNJWVAKCF")
-    return len(word) >= 3 or _lookup(word) is not None or word.lower() in _SHORT
+    return len(word) >= (3 if gap else 4) or is_unit(word)
+
+
+def is_unit(word: str) -> bool:
+    """Whether a word is the name or the sign of a unit."""
+    return _lookup(word) is not None or word.lower() in _SHORT
 
 
 def _lookup(word: str) -> tuple[str, Fraction] | None:

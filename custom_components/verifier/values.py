@@ -57,6 +57,8 @@ def _equal_based(gold: Node, answer: Node) -> bool:
         value = _based_value(gold)
         return value is not None and value == _based_value(answer)
     based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+    if _based_value(based) is None:
+        return False
     if isinstance(other, (Num, Word)):  # the base left out on one side: the same digits
         return other.key.upper().lstrip("0") == based.digits.lstrip("0")
     return False
