@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ FIXED = {
 }
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 SHARD_BYTES = 5 * 2**30
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -300,10 +300,3 @@ def rope_factor_of(model: Decoder) -> RopeFactor | None:
     """The LongRoPE branch a model computes; None for other rotary embeddings."""
     rope = model.layers[0].attn.pos_embeddings
     return rope.rope_factor if isinstance(rope, LongRoPE) else None
-
-
-def named_hf_tensors(
-    checkpointer: HFCheckpointer, state_dict: dict[str, torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Weights under Hugging Face names, as the rollout engines' `load_weights` takes them."""
-    yield from checkpointer.to_hf(state_dict).items()

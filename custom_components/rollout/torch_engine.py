@@ -8,12 +8,10 @@ from torch import nn
 from tqdm import tqdm
 
 from custom_components.config import UserError
-from custom_components.models.hf import HFCheckpointer, build_from_folder
+from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder
 from custom_components.models.longrope import RopeFactor
 from custom_components.rollout.engine import Completion, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class GrowingCache(nn.Module):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from custom_components.config import Component, UserError, instantiate, option, required
 from custom_components.data.batching import batch_order
-from custom_components.models.hf import rope_factor_of
+from custom_components.models.hf import DTYPES, rope_factor_of
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.checkpoint import StepCheckpoints
 from custom_components.training.distributed import (
@@ -54,9 +54,6 @@ class TrainingConfig:
     checkpoint_every: int = option(100, "steps between checkpoints")
     keep_checkpoints: int = option(2, "latest checkpoints to keep")
     metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
-
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
@@ -195,6 +192,7 @@ class Trainer:
 
     def export(self, card: str) -> Path:
         """Write `model/`, an ordinary Hugging Face folder. Returns its path."""
+        self.metrics.close()
         output = self.run.path / "model"
         weights = full_state_dict(self.model, self.world)
         if self.world.rank == 0:

@@ -170,20 +170,23 @@ def _system(text: str) -> Node | None:
 def _list(text: str, key: str) -> Node | None:
     """Values separated by commas, semicolons, "and", "or" outside all brackets."""
     parts = [part for part in _split_list(_AND_OR.sub(" ; ", text)) if _trim(part)]
-    parts = _without_integers(parts)
+    parts = _without_domain(parts)
     if len(parts) < 2:
         return parse_cleaned(parts[0]) if parts and parts[0] != text else None
     return Seq(key, "", _items(parts))
 
 
+_REAL = re.compile(r"[a-z]\s*\\in\s*\\mathbb\{R\}")
 _INTEGER = re.compile(
     r"(?:where|for|with|any)?\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?"
     r"|is an integer|an integer)"
 )
 
 
-def _without_integers(parts: list[str]) -> list[str]:
-    r"""`\pi + n\pi, n \in \mathbb{Z}` without its last part, and the integer named k."""
+def _without_domain(parts: list[str]) -> list[str]:
+    r"""Without `x \in \mathbb{R}`; `\pi + n\pi, n \in \mathbb{Z}` with its integer named k."""
+    if len(parts) > 1:
+        parts = [part for part in parts if not _REAL.fullmatch(part)] or parts
     match = _INTEGER.fullmatch(parts[-1].strip()) if len(parts) > 1 else None
     if not match:
         return parts
@@ -264,7 +267,11 @@ def _plus_minus(text: str, key: str) -> Node | None:
 # --- sets and relations ------------------------------------------------------------------------
 
 _SIGNS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx", "\\equiv", "\\sim"})
-_PUNCTURED = re.compile(r"\\mathbb\{R\}\s*(?:\\setminus|-)\s*\\\{(.*)\\\}", re.S)
+_PUNCTURED = re.compile(
+    r"(?:x\s*\\in\s*)?(?:\\mathbb\{R\}|all\s+real\s+numbers|all\s+reals)\s*"
+    r"(?:(?:\\setminus|-)\s*\\\{(.*)\\\}|except\s*(?:for\s*)?(?:x\s*=\s*)?(.*))",
+    re.S,
+)
 
 
 def _relation(text: str, key: str) -> Node | None:
@@ -277,7 +284,8 @@ def _relation(text: str, key: str) -> Node | None:
 def _union(text: str, key: str) -> Node | None:
     match = _PUNCTURED.fullmatch(text)
     if match:
-        ends = ["-\\infty", *split_top(match[1], _LIST), "\\infty"]
+        removed = split_top(match[1] or match[2], _LIST)
+        ends = ["-\\infty", *removed, "\\infty"]
         pieces = [f"({low},{high})" for low, high in zip(ends, ends[1:], strict=False)]
         return Union(key, tuple(map(parse_cleaned, pieces)))
     parts = split_top(text, {"\\cup"})
