@@ -35,7 +35,8 @@ class VLLMEngine:
         seed: of the engine (vLLM's CPU build takes none per request).
         gpu_memory_utilization: share of the GPU's memory that vLLM may take.
         cpu_kv_cache_gib: size of the KV cache on a CPU.
-        enforce_eager: no CUDA graphs; starts faster.
+        enforce_eager: neither compile nor capture graphs; None does so on a CPU, where compiling
+            takes longer than most runs gain.
         progress: show vLLM's progress bar.
 
     Raises:
@@ -51,7 +52,7 @@ class VLLMEngine:
         seed: int = 0,
         gpu_memory_utilization: float = 0.85,
         cpu_kv_cache_gib: int = 2,
-        enforce_eager: bool = False,
+        enforce_eager: bool | None = None,
         progress: bool = True,
     ) -> None:
         if find_spec("vllm") is None:
@@ -67,16 +68,15 @@ class VLLMEngine:
         from vllm import LLM
 
         self.name, self.tokenizer, self.progress = str(model), tokenizer, progress
-        options = (
-            {"gpu_memory_utilization": gpu_memory_utilization} if torch.cuda.is_available() else {}
-        )
+        cuda = torch.cuda.is_available()
+        options = {"gpu_memory_utilization": gpu_memory_utilization} if cuda else {}
         try:
             self.llm = LLM(
                 str(model),
                 max_model_len=max_model_len,
                 dtype=dtype,
                 seed=seed,
-                enforce_eager=enforce_eager,
+                enforce_eager=not cuda if enforce_eager is None else enforce_eager,
                 # log-probs after temperature and top_p: those of the distribution sampled from
                 logprobs_mode="processed_logprobs",
                 generation_config="vllm",

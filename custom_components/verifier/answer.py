@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from custom_components.verifier import number
 from custom_components.verifier.latex import clean, closing, compact, split_top, split_with
@@ -23,6 +24,7 @@ from custom_components.verifier.units import is_unit, split_unit
 from custom_components.verifier.words import fold_words, no_solution, undefined
 
 
+@lru_cache(maxsize=4096)
 def parse(text: str) -> Node:
     """The tree of an answer. Raises Unreadable when there is nothing, TooComplex past a cap."""
     check_size(text)
@@ -45,6 +47,7 @@ def parse_cleaned(text: str) -> Node:
         or _number(text, key)
         or _ratio(text, key)
         or _system(text)
+        or _punctured(text, key)
         or _list(text, key)
         or _relation(text, key)
         or _union(text, key)
@@ -281,13 +284,18 @@ def _relation(text: str, key: str) -> Node | None:
     return Relation(key, tuple(sides), tuple(signs))
 
 
-def _union(text: str, key: str) -> Node | None:
+def _punctured(text: str, key: str) -> Node | None:
+    """All real numbers but some."""
     match = _PUNCTURED.fullmatch(text)
-    if match:
-        removed = split_top(match[1] or match[2], _LIST)
-        ends = ["-\\infty", *removed, "\\infty"]
-        pieces = [f"({low},{high})" for low, high in zip(ends, ends[1:], strict=False)]
-        return Union(key, tuple(map(parse_cleaned, pieces)))
+    if not match:
+        return None
+    removed = split_top(match[1] or match[2], _LIST)
+    ends = ["-\\infty", *removed, "\\infty"]
+    pieces = [f"({low},{high})" for low, high in zip(ends, ends[1:], strict=False)]
+    return Union(key, tuple(map(parse_cleaned, pieces)))
+
+
+def _union(text: str, key: str) -> Node | None:
     parts = split_top(text, {"\\cup"})
     if len(parts) < 2 or not all(parts):
         return None
@@ -320,7 +328,8 @@ def _matrix(text: str, key: str) -> Node | None:
 
 _WORDS = re.compile(r"[A-Za-z0-9\s.,:;'\"!?()/&\-]+")
 _TEX_WITH_UNIT = re.compile(
-    r"(.*[\d}\\a-z)])\s+(([A-Za-z]{2,}|m|g|s)(?:[ /.A-Za-z]|\^\{?\d\}?)*)", re.S
+    r"(.*(?:[\d})]|\\pi|(?<![\\A-Za-z])[a-z]))\s+(([A-Za-z]{2,}|m|g|s)(?:[ /.A-Za-z]|\^\{?\d\}?)*)",
+    re.S,
 )
 
 
@@ -340,9 +349,7 @@ def _expression(text: str, key: str) -> Node:
     elif text.endswith("°") and not re.search(r"\\(?:sin|cos|tan|cot|sec|csc)", text):
         body, unit = text[:-1].strip(), "°"
     match = _TEX_WITH_UNIT.fullmatch(body)
-    if match and (len(match[3]) < 4 and not is_unit(match[3])):
-        match = None
-    if match and "\\" in match[1] and not re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}$", match[1]):
+    if match and "\\" in match[1] and (len(match[3]) > 3 or is_unit(match[3])):
         body, unit = match[1].strip(), match[2]
     if body.startswith("¤"):
         body, unit = body[1:].strip(), "¤"

@@ -12,7 +12,7 @@ from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooCompl
 from custom_components.verifier.nodes import Node, Num, Word
 from custom_components.verifier.types import Item, Verdict
 from custom_components.verifier.values import Unevaluated
-from custom_components.verifier.words import choice_letter
+from custom_components.verifier.words import choice_letter, option_letter
 
 _LETTERS = "ABCDEFGHIJ"
 
@@ -100,7 +100,8 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
         return "gold_empty"
     try:
         if not choices:
-            return parse(text)
+            letter = option_letter(clean(text))
+            return Word(letter, letter) if letter and letter in _LETTERS else parse(text)
         letter = choice_letter(clean(text), choices)
         return Word(letter, letter) if letter else "gold_unreadable"
     except Unreadable:

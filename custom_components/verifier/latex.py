@@ -27,6 +27,7 @@ _SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=Tru
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPT)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPT)}]+")
 
+_DIGITS_ONLY = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _NOT_LETTER = r"(?![a-zA-Z])"
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|up|sc|normal)?|mbox|hbox|math(?:rm|bf|it|sf|tt|cal|scr)|"
@@ -114,6 +115,8 @@ def clean(text: str) -> str:
     >>> clean("\\\\left( 3, \\\\dfrac{\\\\pi}2 \\\\right)")
     '( 3, \\\\frac{\\\\pi}{2} )'
     """
+    if _DIGITS_ONLY.fullmatch(text):
+        return text
     text = "".join(c if c >= " " else " " for c in fold_unicode(text)).strip()
     if text.startswith("**") and text.endswith("**"):
         text = text[2:-2]

@@ -44,7 +44,11 @@ def undefined(key: str) -> bool:
 _INTRODUCTION = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+|final\s+)?(?:answer|option|choice)(?:\s+is)?\s*:?\s*)+", re.I
 )
-_CHOICE = re.compile(r"\(?([A-Za-z])\)?|\(([A-Za-z])\)\s*\S.*|([A-Z])\s*[.):]\s*\S.*", re.S)
+_LETTER = re.compile(r"\(?([A-Za-z])\)?")
+_LETTER_AND_OPTION = re.compile(r"(?:\(([A-Z])\)\s*(?![-+*/=^_(])|([A-Z])\s*[.):]\s*)(\S.*)", re.S)
+_ANOTHER = re.compile(
+    r"(?:(?<![A-Za-z])(?i:and|or)|[,;/&])\s*(?:(?i:option)\s*)?\(?[A-Z]\)?(?![A-Za-z])"
+)
 
 
 def choice_letter(cleaned: str, choices: str) -> str | None:
@@ -53,8 +57,17 @@ def choice_letter(cleaned: str, choices: str) -> str | None:
     "C", "(c)", "C. x = 42", "(D) Alina", "option C" name one; "B or C" names none.
     """
     folded = _INTRODUCTION.sub("", cleaned.strip(" .:;*")).strip(" .:;*")
-    match = _CHOICE.fullmatch(folded)
-    if not match:
+    match = _LETTER.fullmatch(folded)
+    if match:
+        letter = match[1].upper()
+    else:
+        letter = option_letter(folded)
+    return letter if letter and letter in choices.upper() else None
+
+
+def option_letter(cleaned: str) -> str | None:
+    """The letter before the text of an option, "C. x = 42", "(D) Alina"; None for anything else."""
+    match = _LETTER_AND_OPTION.fullmatch(cleaned)
+    if not match or _ANOTHER.search(match[3]):
         return None
-    letter = next(group for group in match.groups() if group).upper()
-    return letter if letter in choices.upper() else None
+    return match[1] or match[2]
