@@ -104,6 +104,7 @@ def _exact(expression: Any) -> Any:
     return expression.xreplace(replaced) if replaced else expression
 
 
+@lru_cache(maxsize=4096)
 def equal(gold: str, answer: str) -> bool:
     """Whether two expressions are the same function of the same symbols.
 
@@ -121,6 +122,7 @@ def equal(gold: str, answer: str) -> bool:
     return _math_verify(g, a)
 
 
+@lru_cache(maxsize=4096)
 def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
     """Whether an expression has exactly this value. Raises as `equal`, with this side."""
     import sympy

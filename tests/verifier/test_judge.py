@@ -1,0 +1,226 @@
+"""The second opinion, against a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from custom_components.verifier import Verdict, verify
+from custom_components.verifier.judge import Judge, JudgeError, main
+
+WRONG = verify("infinitely many", r"\boxed{\text{an infinite number}}")
+ROW = ("How many?", "infinitely many", WRONG)
+
+
+class Server:
+    """An endpoint that replies as `reply(prompt, number of the request)` says."""
+
+    def __init__(self, reply):
+        self.requests: list[dict] = []
+        self.headers: list[dict] = []
+        self.running = self.most_running = 0
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    outer.requests.append(body)
+                    outer.headers.append(dict(self.headers))
+                    outer.running += 1
+                    outer.most_running = max(outer.most_running, outer.running)
+                    number = len(outer.requests)
+                status, content = reply(body["messages"][0]["content"], number)
+                with lock:
+                    outer.running -= 1
+                data = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("custom_components.verifier.judge.time.sleep", lambda _: None)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def judge(server, tmp_path, **options):
+    return Judge(server.url, "m", cache=tmp_path / "cache", **{"max_requests": 100, **options})
+
+
+def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with Server(lambda *_: (200, "They agree.\nVerdict: same")) as server:
+        opinion = judge(server, tmp_path, api_key_env="SOME_KEY").opinion(*ROW)
+    assert (opinion.opinion, opinion.cached) == ("same", False)
+    (body,) = server.requests
+    prompt = body["messages"][0]["content"]
+    assert (body["model"], body["temperature"]) == ("m", 0)
+    for text in ("How many?", "infinitely many", r"\text{an infinite number}"):
+        assert text in prompt
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    assert "secret" not in "".join(p.read_text() for p in (tmp_path / "cache").rglob("*.json"))
+
+
+def test_the_verdict_stays_what_it_was(tmp_path):
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*ROW)
+    assert (WRONG.verdict, WRONG.reason) == ("incorrect", "not_equal")
+
+
+@pytest.mark.parametrize(
+    "reply, expected",
+    [
+        ("Verdict: different", "different"),
+        ("**Verdict:** same", "same"),
+        ("Verdict: same? No.\nVerdict: different", "different"),
+        ("I cannot tell.", "unclear"),
+        ("", "unclear"),
+        (None, "unclear"),
+    ],
+)
+def test_replies(tmp_path, reply, expected):
+    with Server(lambda *_: (200, reply)) as server:
+        assert judge(server, tmp_path).opinion(*ROW).opinion == expected
+
+
+def test_the_cache_is_asked_first(tmp_path):
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        first = judge(server, tmp_path).opinion(*ROW)
+        again = judge(server, tmp_path, max_requests=0).opinion(*ROW)
+        other = judge(server, tmp_path).opinion("Another problem", *ROW[1:])
+    assert (first.cached, again.cached, other.cached) == (False, True, False)
+    assert again.reply == first.reply
+    assert len(server.requests) == 2
+
+
+def test_a_broken_cache_entry_is_asked_again(tmp_path):
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*ROW)
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_text("{")
+        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+    assert len(server.requests) == 2
+
+
+def test_only_disputable_rejections_are_asked_about(tmp_path):
+    rows = [
+        ("p", "5", verify("5", r"\boxed{5}")),
+        ("p", "5", verify("5", "nothing")),
+        ("p", "5", verify("5", r"\boxed{1} or \boxed{5}")),
+        ("p", "", verify("", r"\boxed{5}")),
+    ]
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        opinions = judge(server, tmp_path).opinions(rows)
+    assert [opinion.opinion for opinion in opinions] == ["not_asked"] * 4
+    assert server.requests == []
+
+
+def test_budget_and_concurrency(tmp_path):
+    def reply(*_):
+        threading.Event().wait(0.03)
+        return 200, "Verdict: different"
+
+    rows = [(f"problem {i}", *ROW[1:]) for i in range(30)]
+    with Server(reply) as server:
+        asked = judge(server, tmp_path, max_requests=12, concurrency=3)
+        opinions = [opinion.opinion for opinion in asked.opinions(rows)]
+    assert opinions.count("different") == 12
+    assert opinions.count("budget") == 18
+    assert len(server.requests) == 12
+    assert server.most_running <= 3
+
+
+def test_order_is_kept(tmp_path):
+    def reply(prompt, _):
+        odd = int(prompt.split("number ")[1].split("\n")[0]) % 2
+        threading.Event().wait(0.01 * odd)
+        return 200, "Verdict: same" if odd else "Verdict: different"
+
+    rows = [(f"number {i}", *ROW[1:]) for i in range(20)]
+    with Server(reply) as server:
+        opinions = judge(server, tmp_path).opinions(rows)
+    assert [opinion.opinion for opinion in opinions] == ["different", "same"] * 10
+
+
+def test_passing_failures_are_tried_again(tmp_path):
+    with Server(lambda _, n: (200 if n == 3 else 503, "Verdict: same")) as server:
+        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+    assert len(server.requests) == 3
+
+
+def test_attempts_end_and_failures_are_not_cached(tmp_path):
+    with Server(lambda *_: (500, "")) as server:
+        assert judge(server, tmp_path, attempts=2).opinion(*ROW).opinion == "failed"
+    assert len(server.requests) == 2
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_refused_key_stops_the_run(tmp_path):
+    with Server(lambda *_: (401, "")) as server, pytest.raises(JudgeError, match="HTTP 401"):
+        judge(server, tmp_path).opinions([ROW] * 3)
+
+
+def test_no_server(tmp_path):
+    gone = Judge("http://127.0.0.1:9/v1", "m", cache=tmp_path, max_requests=9, attempts=2)
+    start = time.monotonic()
+    assert gone.opinion(*ROW).opinion == "failed"
+    assert time.monotonic() - start < 5
+
+
+def test_braces_in_the_fields_are_text(tmp_path):
+    row = (r"Solve {gold} \frac{1}{2}", r"\{1\}", Verdict("incorrect", "not_equal", "{problem}"))
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*row)
+    prompt = server.requests[0]["messages"][0]["content"]
+    assert r"Solve {gold} \frac{1}{2}" in prompt
+    assert "<answer>\n{problem}\n</answer>" in prompt
+
+
+def test_a_prompt_without_a_field(tmp_path):
+    (tmp_path / "prompt.txt").write_text("{gold} {problem}")
+    with pytest.raises(ValueError, match="{prediction}"):
+        Judge("http://x/v1", "m", cache=tmp_path, max_requests=1, prompt=tmp_path / "prompt.txt")
+
+
+def test_the_command_adds_columns_of_its_own(tmp_path, capsys):
+    rows = [
+        {"gold": "infinitely many", "verdict": "incorrect", "reason": "not_equal",
+         "prediction": "an infinite number", "problem": "How many?", "id": 1},
+        {"gold": "5", "verdict": "correct", "reason": "same_text", "prediction": "5", "id": 2},
+    ]  # fmt: skip
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--input", str(source), "--output", str(target), "--model", "m"]
+    argv += ["--cache", str(tmp_path / "cache"), "--max-requests", "5"]
+    with Server(lambda *_: (200, "Verdict: same")) as server:
+        assert main([*argv, "--url", server.url]) == 0
+    got = [json.loads(line) for line in target.read_text().splitlines()]
+    assert got == [
+        {**rows[0], "judge": "same", "judge_reply": "Verdict: same"},
+        {**rows[1], "judge": "not_asked", "judge_reply": ""},
+    ]
+    assert "2 rows, 1 requests" in capsys.readouterr().out
