@@ -23,7 +23,7 @@ def data_dir() -> Path:
 def tune(*args: str, launch: tuple[str, ...] = (), check: bool = True, **kwargs):
     """Run `tune run [launch] args` from the checkout's root."""
     done = subprocess.run(
-        [TUNE, "run", *launch, *args], cwd=ROOT, capture_output=True, text=True, timeout=570,
+        [TUNE, "run", *launch, *args], cwd=ROOT, capture_output=True, text=True, timeout=1800,
         **kwargs,
     )  # fmt: skip
     if check and done.returncode:

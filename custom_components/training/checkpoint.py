@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +61,8 @@ class StepCheckpoints:
         self.world.barrier()
         weights, optim = get_state_dict(model, optimizer)
         # DCP fsyncs what it writes
-        dcp.save({"model": weights, "optimizer": optim}, checkpoint_id=temporary)
+        with quiet_single_process():
+            dcp.save({"model": weights, "optimizer": optim}, checkpoint_id=temporary)
         rng = {"cpu": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.world.device)
@@ -91,7 +95,8 @@ class StepCheckpoints:
         try:
             weights, optim = get_state_dict(model, optimizer)
             holder = {"model": weights, "optimizer": optim}
-            dcp.load(holder, checkpoint_id=folder)
+            with quiet_single_process():
+                dcp.load(holder, checkpoint_id=folder)
             set_state_dict(
                 model,
                 optimizer,
@@ -112,6 +117,14 @@ class StepCheckpoints:
             ) from e
         scheduler.load_state_dict(state["scheduler"])
         return state["step"], state["extra"]
+
+
+@contextmanager
+def quiet_single_process() -> Iterator[None]:
+    """DCP warns whenever there is no process group; a single process means just that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _save(value: Any, path: Path) -> None:

@@ -75,11 +75,11 @@ _TRAILING = " \t.,;:\\"
 def _trim(text: str) -> str:
     """Without sentence punctuation, an introduction, and braces around everything."""
     text = text.strip()
-    while text and text[-1] in _TRAILING and not text.endswith(("\\}", "\\rangle")):
-        text = text[:-1]
     previous = None
     while text != previous:
         previous = text
+        while text and text[-1] in _TRAILING:
+            text = text[:-1]
         text = _LEADING.sub("", text, count=1).strip()
         if text.startswith("{") and "," not in text and closing(text, 0) == len(text) - 1:
             text = text[1:-1].strip()

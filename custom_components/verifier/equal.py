@@ -148,7 +148,10 @@ def _cells(matrix: Matrix) -> list[Node]:
 
 def _equal_relations(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
-        return relations.same(gold, answer, equal)
+        if relations.same(gold, answer, equal):
+            return True
+        stated = relations.values(gold, answer, strict=True) if relations.is_value(gold) else []
+        return any(equal(value, answer) for value in stated)
     if isinstance(answer, Relation):
         return any(equal(gold, value) for value in relations.values(answer, gold))
     return any(equal(value, answer) for value in relations.values(gold, answer, strict=True))

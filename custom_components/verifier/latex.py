@@ -72,8 +72,10 @@ _RULES = [
         (r"\\ast" + _NOT_LETTER + r"|\*", r"\\cdot "),
         (r"\\mathbb\s*\{?\s*R\s*\}?|\\(?:R|reals|Reals)" + _NOT_LETTER, r"\\mathbb{R}"),
         (r"\\backslash" + _NOT_LETTER, r"\\setminus "),
-        (r"\\degrees?" + _NOT_LETTER + r"|\^\s*\{?\s*(?:\\circ|°|o)\s*\}?(?![a-zA-Z(])", "°"),
-        (r"(?<=\d)\s*\^?\s*\{?\s*(?:st|nd|rd|th)\s*\}?(?![a-zA-Z}])", " "),  # 3rd, 3^{th}
+        (r"\\degrees?" + _NOT_LETTER + r"|\^\s*(?:\{\s*(?:\\circ|°|o)\s*\}|\\circ" + _NOT_LETTER
+         + r"|°|(?<=\d\^)o" + _NOT_LETTER + ")", "°"),
+        (r"(?<=\d)\s*(?:\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\^?\s*(?:st|nd|rd|th)" + _NOT_LETTER
+         + ")", " "),  # 3rd, 3^{th}
         (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
         (r"\\imath" + _NOT_LETTER, "i"),
         (r"\\prime" + _NOT_LETTER, "'"),

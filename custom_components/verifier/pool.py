@@ -108,10 +108,11 @@ class _Engine:
         """The slot's worker, a new one if need be. Raises RuntimeError if none can be started."""
         process = self.processes[slot]
         if process is None:
+            starter = self._live_starter()
             try:
-                process = WorkerProcess(self._live_starter(), self.limits[0])
-            except WorkerLost:  # the starter was killed: one more
-                self._end_starter()
+                process = WorkerProcess(starter, self.limits[0])
+            except WorkerLost:  # the starter was killed: another one
+                self._end_starter(starter)
                 process = WorkerProcess(self._live_starter(), self.limits[0])
             with self.changed:
                 self.processes[slot] = process
@@ -125,11 +126,13 @@ class _Engine:
                 self.starter = Starter(*self.limits)
             return self.starter
 
-    def _end_starter(self) -> None:
+    def _end_starter(self, starter: Starter | None) -> None:
+        """Ends a starter, once; a newer one is left alone."""
         with self.starting:
-            starter, self.starter = self.starter, None
-        if starter is not None:
-            starter.close()
+            if starter is None or starter is not self.starter:
+                return
+            self.starter = None
+        starter.close()
 
     def _discard(self, slot: int) -> None:
         with self.changed:
@@ -151,7 +154,7 @@ class _Engine:
             self.driving -= 1
             last = self.driving == 0
         if last:
-            self._end_starter()
+            self._end_starter(self.starter)
 
     def _run(self, slot: int, running: deque[_Task]) -> None:
         """Runs tasks in one worker; what is left when that worker dies goes back to the queue."""

@@ -45,6 +45,11 @@ def _letters(side: str) -> set[str]:
     return greek | set(re.findall(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", " ", side)))
 
 
+def is_value(relation: Relation) -> bool:
+    """Whether a relation has no variables: \\frac{2}{3} \\approx 0.67."""
+    return set(relation.signs) <= _EQUALITIES and not any(map(_letters, relation.sides))
+
+
 def _states_value(sides: tuple[str, ...]) -> bool:
     """Whether `a + b = 7` or `(x+y)^2 = 81` states a value and is no equation to solve."""
     left, value = sides[0], parse_cleaned(sides[-1])

@@ -48,30 +48,33 @@ def parse(tex: str) -> Any:
     """The sympy object of a cleaned LaTeX expression. Raises Unreadable or TooComplex."""
     _check(tex)
     import sympy
-    from latex2sympy2_extended import latex2sympy2
 
-    source = (
-        tex.replace("°", r"^{\circ}").replace("'", "_{prime}").replace("%", r"\%").replace("¤", "")
-    )
     try:
-        parsed = latex2sympy2.latex2sympy(
-            source,
-            is_real=True,
-            convert_degrees=True,
-            normalization_config=None,
-            conversion_config=latex2sympy2.ConversionConfig(lowercase_symbols=False),
-        )
-    except MemoryError:
+        expression = _exact(_from_latex(tex))
+        check_cost(expression)
+    except (MemoryError, TooComplex):
         raise
     except RecursionError as error:
         raise TooComplex("nesting") from error
-    except Exception as error:  # whatever a parser raises on text that is no LaTeX
+    except Exception as error:  # whatever a parser and sympy raise on text that is no LaTeX
         raise Unreadable(str(error).split("\n")[0][:80]) from error
-    if isinstance(parsed, sympy.MatrixBase):
-        parsed = parsed.as_immutable()
-    if not isinstance(parsed, sympy.Basic):
+    if not isinstance(expression, sympy.Basic):
         raise Unreadable("not an expression")
-    return _exact(parsed)
+    return expression
+
+
+def _from_latex(tex: str) -> Any:
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    for sign, spelling in (("°", r"^{\circ}"), ("'", "_{prime}"), ("%", r"\%"), ("¤", "")):
+        tex = tex.replace(sign, spelling)
+    return latex2sympy(
+        tex,
+        is_real=True,
+        convert_degrees=True,
+        normalization_config=None,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
 
 
 def _check(tex: str) -> None:
@@ -94,6 +97,8 @@ def _exact(expression: Any) -> Any:
     """Decimals as the rationals they denote, i as the imaginary unit, e as Euler's number."""
     import sympy
 
+    if isinstance(expression, sympy.MatrixBase):
+        expression = expression.as_immutable()
     constants = {"i": sympy.I, "e": sympy.E}
     replaced = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     replaced |= {
@@ -183,12 +188,10 @@ def exercise(tex: str) -> None:
 
 def _read(tex: str, side: str) -> Any:
     try:
-        expression = parse(tex)
-        check_cost(expression)
+        return parse(tex)
     except (Unreadable, TooComplex) as error:
         error.side = side
         raise
-    return expression
 
 
 def _difference(sides: tuple[str, str], side: str) -> Any:

@@ -55,7 +55,7 @@ _EXPONENT = re.compile(r"\^\{?([23])\}?")
 _WORD = re.compile(r"[A-Za-z¢°¤]+")
 _NUMBER_THEN = re.compile(
     r"(?P<body>[-+]?\s*¤?\s*[-+]?(?:[\d.,]*\d\.?|\.\d+|[\d, ]*\\frac\{[^{}]*\}\{[^{}]*\}"
-    r"|\d+ \d+/\d+|\d+/\d+)(?:\s*(?:\\times|\\cdot)\s*10\^\{[-+]?\d+\})?)(?P<gap>\s*)(?P<rest>.*)",
+    r"|\d+ \d+/\d+|\d+/\d+|\(-?\d+/\d+\))(?:\s*(?:\\times|\\cdot)\s*10\^\{[-+]?\d+\})?)(?P<gap>\s*)(?P<rest>.*)",
     re.S,
 )
 _DESCRIPTION = re.compile(

@@ -13,7 +13,7 @@ def gradients(name, prepared, small_run, folder, ranks, *overrides):
          "tests/training/gradients.py", name, f"configs/tiny/{name}.yaml",
          str(small_run / name / prepared), str(output), f"run_dir={small_run}",
          f"output_dir={folder / str(ranks)}", *SMALL[name], *overrides],
-        cwd=ROOT, check=True, capture_output=True, timeout=200,
+        cwd=ROOT, check=True, capture_output=True, timeout=900,
     )  # fmt: skip
     return torch.load(output, weights_only=True)
 
