@@ -81,8 +81,9 @@ def _trim(text: str) -> str:
         while text and text[-1] in _TRAILING:
             text = text[:-1]
         text = _LEADING.sub("", text, count=1).strip()
-        if text.startswith("{") and "," not in text and closing(text, 0) == len(text) - 1:
-            text = text[1:-1].strip()
+        if text.startswith("{") and closing(text, 0) == len(text) - 1:
+            inner = text[1:-1].rstrip(_TRAILING)
+            text = text if "," in inner else inner.strip()  # {1, 2} is a set
     return text
 
 

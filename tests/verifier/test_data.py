@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,67 @@ def test_choice_traces(pool):
     ]  # fmt: skip
     for item, verdict in zip(items, pool.imap(items), strict=True):
         assert bool(verdict) == (f"({item['gold']})" in item["response"])
+
+
+# --- golds rewritten and golds changed -----------------------------------------------------------
+
+
+def math_golds() -> list[str]:
+    answers = [row["answer"] for row in rows("math/train7500_answers.jsonl")]
+    return [answer for answer in dict.fromkeys(answers) if answer.strip()]
+
+
+def rewritten(gold: str) -> set[str]:
+    """Other spellings of the same answer."""
+    spellings = {
+        gold.replace("\\frac", "\\dfrac"),
+        f"${gold}$",
+        f"{{{gold}}}",
+        f" {gold} .",
+        gold.replace("\\left", "").replace("\\right", ""),
+        re.sub(r"\\text\{", r"\\textbf{", gold),
+        gold.replace("pmatrix", "bmatrix"),
+        gold.replace("\\cup", "∪").replace("\\infty", "∞").replace("\\pi", "π"),
+        re.sub(r"^\\frac\{(\d+)\}\{(\d+)\}$", r"(\1/\2)", gold),
+    }
+    if re.fullmatch(r"-?\d+", gold):
+        spellings |= {f"{gold}.0", f"{gold}\\text{{ units}}", f"x = {gold}", f"{int(gold):,}"}
+    return spellings - {gold}
+
+
+def changed(gold: str, rng: random.Random) -> set[str]:
+    """Answers that differ from the gold: a digit, a sign, a bracket, a letter, a missing value."""
+    answers = set()
+    digits = list(re.finditer(r"\d", gold))
+    if digits:
+        place = rng.choice(digits)
+        digit = str((int(place[0]) + rng.randint(1, 8)) % 10)
+        answers.add(gold[: place.start()] + digit + gold[place.end() :])
+    if re.search(r"[1-9]", gold) and re.match(r"[1-9\\](?!text|mbox|begin)", gold):
+        answers.add("-" + gold)
+    if "," in gold.strip(" ,") and "\\!" not in gold and not re.fullmatch(r"[\d,]+", gold):
+        last = gold.rstrip(" ,").rindex(",")
+        answers.add(gold[:last] + (gold[-1] if gold[-1] in ")]}" else ""))
+    for bracket, other in (("[", "("), (")", "]")):
+        if bracket in gold and gold.count(",") == 1 and gold.strip()[-1] in ")]":
+            answers.add(gold.replace(bracket, other, 1))
+    if "\\sqrt{" in gold:
+        answers.add(gold.replace("\\sqrt", "", 1))
+    return answers - {gold}
+
+
+def test_rewritten_golds_are_equal(pool):
+    pairs = [(gold, answer) for gold in math_golds()[::4] for answer in sorted(rewritten(gold))]
+    items = ({"gold": gold, "response": rf"\boxed{{{answer}}}"} for gold, answer in pairs)
+    wrong = [pair for pair, verdict in zip(pairs, pool.imap(items), strict=True) if not verdict]
+    assert len(pairs) > 1500
+    assert wrong == []
+
+
+def test_changed_golds_are_not_equal(pool):
+    rng = random.Random(0)
+    pairs = [(gold, answer) for gold in math_golds()[::4] for answer in sorted(changed(gold, rng))]
+    items = ({"gold": gold, "response": rf"\boxed{{{answer}}}"} for gold, answer in pairs)
+    wrong = [pair for pair, verdict in zip(pairs, pool.imap(items), strict=True) if verdict]
+    assert len(pairs) > 900
+    assert wrong == []
