@@ -16,6 +16,7 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
 WORKER = ("-m", "custom_components.verifier.worker")  # the interpreter's arguments
+_SLICE = 0.5  # seconds of one wait for a worker
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -122,7 +123,7 @@ class WorkerProcess:
         self._poll = select.poll()
         self._poll.register(self._results, select.POLLIN)
         try:
-            self._cpu = self._receive_line(time.monotonic() + starter.start_limit)["ready"]
+            self._cpu = self._receive_line(starter.start_limit)["ready"]
         except (WorkerLost, WorkerTimeout) as error:
             self.kill()
             raise WorkerLost("the worker did not start") from error
@@ -143,18 +144,18 @@ class WorkerProcess:
         half of it as CPU time: a loaded machine must not turn right answers into wrong ones.
         Never beyond four times the limit.
         """
-        start = time.monotonic()
-        wait = self.time_limit
+        waited, wait = 0.0, self.time_limit
         while True:
             try:
-                result = self._receive_line(time.monotonic() + wait)
+                result = self._receive_line(wait)
                 break
             except WorkerTimeout:
                 used = _cpu_seconds(self.pid)
                 if used is None:  # gone, its pipe held open by a fork of this process
                     raise WorkerLost("the worker is gone") from None
+                waited += wait
                 missing = self.time_limit - (used - self._cpu)
-                wait = min(missing, start + 4 * self.time_limit - time.monotonic())
+                wait = min(missing, 4 * self.time_limit - waited)
                 if missing < 0.5 * self.time_limit or wait <= 0:
                     raise
         self._cpu = result["cpu"]
@@ -178,17 +179,21 @@ class WorkerProcess:
         os.close(self._tasks)
         os.close(self._results)
 
-    def _receive_line(self, deadline: float) -> dict[str, Any]:
+    def _receive_line(self, seconds: float) -> dict[str, Any]:
+        """The next line. Time in which this process did not run itself does not count."""
         while True:
             end = self._buffer.find(b"\n")
             if end >= 0:
                 line = bytes(self._buffer[:end])
                 del self._buffer[: end + 1]
                 return json.loads(line)
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if seconds <= 0:
                 raise WorkerTimeout
-            if not self._poll.poll(1000 * left):
+            slice_ = min(seconds, _SLICE)
+            start = time.monotonic()
+            ready = self._poll.poll(1000 * slice_)
+            seconds -= min(time.monotonic() - start, 2 * slice_)  # more: we were stopped
+            if not ready:
                 continue
             data = os.read(self._results, 1 << 16)
             if not data:

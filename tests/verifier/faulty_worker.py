@@ -18,6 +18,8 @@ def _obey(text: str) -> None:
     if "HANG" in text:
         while True:
             time.sleep(0.01)
+    if "SLEEP" in text:
+        time.sleep(0.8)
     if "SPIN" in text:
         while True:
             pass

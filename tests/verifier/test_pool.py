@@ -186,6 +186,29 @@ def test_a_real_hang_is_bounded():
         assert pool.verify("1", r"\boxed{1}")
 
 
+def test_a_pause_of_everything_is_no_timeout():
+    """A stopped job, a closed laptop: the answer was not slow."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from custom_components.verifier import VerifierPool, process
+process.WORKER = ({str(Path(__file__).with_name("faulty_worker.py"))!r},)
+pool = VerifierPool(workers=1, time_limit=2.0)
+pool.verify("1", "x")
+print(pool._engine.processes[0].pid, flush=True)
+print(pool.verify("1", r"SLEEP \\boxed{{1}}").reason, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        worker = int(parent.stdout.readline())
+        time.sleep(0.2)
+        for pid in (parent.pid, worker):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(3.0)
+        for pid in (worker, parent.pid):
+            os.kill(pid, signal.SIGCONT)
+        assert parent.stdout.readline() == b"same_text\n"
+
+
 # --- lost workers ------------------------------------------------------------------------------
 
 
