@@ -188,9 +188,9 @@ def prepare_packs(
 
 def _check_some(documents: list, path: str | Path, counts: TokenCounts) -> None:
     if not documents:
-        first = f"; first: {counts.rejected[0].where}: {counts.rejected[0].reason}" * bool(
-            counts.rejected
-        )
+        first = ""
+        if counts.rejected:
+            first = f"; first: {counts.rejected[0].where}: {counts.rejected[0].reason}"
         raise UserError(
             f"{path}: none of {counts.rows} rows can be trained on ({counts.too_long} longer than "
             f"max_seq_len, {len(counts.rejected)} without usable messages{first})"
