@@ -225,8 +225,9 @@ def recipe_main(schema: type):
             try:
                 main(load(schema, args.config, overrides))
             except UserError as e:
-                if os.environ.get("RANK", "0") == "0":
-                    print(f"error: {e}", file=sys.stderr, flush=True)
+                rank = os.environ.get("RANK", "0")
+                where = "" if rank == "0" else f" (rank {rank})"
+                print(f"error{where}: {e}", file=sys.stderr, flush=True)
                 sys.exit(2)
 
         run.schema = schema  # for those who read the config of a recipe without running it

@@ -176,7 +176,7 @@ def run_step(step: dict[str, Any], run_dir: Path) -> None:
     if code:
         lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
         lines = [line.strip() for line in lines if line.strip()]
-        errors = [line for line in lines if line.startswith("error:")]
+        errors = [line for line in lines if line.startswith(("error:", "error ("))]
         last = (errors or lines or ["no output"])[-1]
         raise UserError(
             f"stage {step['name']} failed with status {code} (log: {log}): {last.removeprefix('error: ')}"

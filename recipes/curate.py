@@ -33,19 +33,12 @@ from custom_components.data.rows import SCHEMA, Reject, read_rows
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.training.run_folder import RunFolder
 from custom_components.verifier import VerifierPool
+from custom_components.verifier.options import VerifierConfig
 
 VERIFIED_SCHEMA = SCHEMA
 for _name, _type in (("prediction", pa.string()), ("verdict", pa.string()),
                      ("reason", pa.string()), ("repetitive", pa.bool_())):  # fmt: skip
     VERIFIED_SCHEMA = VERIFIED_SCHEMA.append(pa.field(_name, _type))
-
-
-@dataclass
-class VerifierConfig:
-    """The verifier's pool."""
-
-    workers: int = option(2, "worker processes")
-    time_limit: float = option(5.0, "seconds for one response")
 
 
 @dataclass

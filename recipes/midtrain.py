@@ -9,17 +9,21 @@ document and positions restart, so a pack computes what its documents would comp
 documents are dropped and counted), and no label crosses a document's end.
 """
 
-import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from custom_components.config import instantiate, option, recipe_main, required
-from custom_components.data.packing import open_table, prepare_packs
-from custom_components.report.card import model_card
+from custom_components.data.packing import encode_messages, open_table, prepare_packs
 from custom_components.training.distributed import setup_world
 from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, TrainingConfig, total_steps
+from custom_components.training.trainer import (
+    Trainer,
+    TrainingConfig,
+    inputs_of,
+    total_steps,
+)
 
 
 @dataclass
@@ -35,31 +39,21 @@ class MidtrainConfig(TrainingConfig):
 def main(cfg: Any) -> None:
     """Packed next-token training."""
     with setup_world(cfg.device) as world:
-        inputs = [
-            cfg.data,
-            cfg.checkpointer.get("checkpoint_dir", ""),
-            cfg.tokenizer.get("path", ""),
-        ]
-        run = RunFolder("midtrain", cfg, inputs, world)
+        run = RunFolder("midtrain", cfg, inputs_of(cfg, cfg.data), world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        encode = partial(encode_messages, tokenizer=tokenizer, train_on_prompt=cfg.train_on_prompt)
         packs = run.path / "packs"
-        run.once(
-            "packs",
-            lambda: prepare_packs(cfg.data, tokenizer, cfg.max_seq_len, packs, cfg.train_on_prompt),
-        )
+        run.once("packs", lambda: prepare_packs(cfg.data, encode, cfg.max_seq_len, packs))
         rows = open_table(packs)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 
         for epoch, indices in trainer.batches(len(rows)):
-            micro_batches, scored, tokens = global_batch(trainer, rows, indices, cfg.document_mask)
-            loss = trainer.backward(next_token_losses(trainer, micro_batches, scored))
-            trainer.finish_step(loss, tokens, scored_tokens=scored, epoch=epoch)
-
-        start = str(trainer.checkpointer.folder)
-        card = model_card("midtrain", start, trainer.step, dataclasses.asdict(cfg))
-        run.finish([trainer.export(card)], {"steps": trainer.step})
+            batch = global_batch(trainer, rows, indices, cfg.document_mask)
+            loss = trainer.backward(next_token_losses(trainer, batch))
+            trainer.finish_step(loss, batch.tokens, scored_tokens=batch.scored, epoch=epoch)
+        trainer.finish()
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from tqdm import tqdm
 
 from custom_components.config import (
     Component,
-    UserError,
     instantiate,
     option,
     recipe_main,
     required,
 )
-from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
+from custom_components.data.problems import read_problems
+from custom_components.data.rows import read_rows, rollout_row, write_rows
 from custom_components.io import write_jsonl
 from custom_components.rollout.engine import Sampling
 from custom_components.training.distributed import setup_world
@@ -64,12 +64,7 @@ def main(cfg: Any) -> None:
         run = RunFolder("rollout", cfg, [f for f in folders if Path(f).is_dir()], world)
         if run.already_complete:
             return
-        problems, rejects = [], []
-        for problem in instantiate(cfg.problems, "problems"):
-            (rejects if isinstance(problem, Reject) else problems).append(problem)
-        if not problems:
-            first = f"; first: {rejects[0].where}: {rejects[0].reason}" if rejects else ""
-            raise UserError(f"problems: no usable problem ({len(rejects)} rejected{first})")
+        problems, rejects = read_problems(instantiate(cfg.problems, "problems"))
         shards = {
             f"{i // cfg.problems_per_shard:05d}": problems[i : i + cfg.problems_per_shard]
             for i in range(0, len(problems), cfg.problems_per_shard)

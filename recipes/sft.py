@@ -8,17 +8,25 @@ model learns where to stop. A batch is a number of examples; they are laid end t
 micro-batches without padding, and attention never leaves an example.
 """
 
-import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from custom_components.config import instantiate, recipe_main, required
-from custom_components.data.packing import open_table, prepare_examples
-from custom_components.report.card import model_card
+from custom_components.data.packing import (
+    encode_messages,
+    open_table,
+    prepare_examples,
+)
 from custom_components.training.distributed import setup_world
 from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, TrainingConfig, total_steps
+from custom_components.training.trainer import (
+    Trainer,
+    TrainingConfig,
+    inputs_of,
+    total_steps,
+)
 
 
 @dataclass
@@ -32,30 +40,21 @@ class SFTConfig(TrainingConfig):
 def main(cfg: Any) -> None:
     """Un-packed next-token training on the responses."""
     with setup_world(cfg.device) as world:
-        inputs = [
-            cfg.data,
-            cfg.checkpointer.get("checkpoint_dir", ""),
-            cfg.tokenizer.get("path", ""),
-        ]
-        run = RunFolder("sft", cfg, inputs, world)
+        run = RunFolder("sft", cfg, inputs_of(cfg, cfg.data), world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        encode = partial(encode_messages, tokenizer=tokenizer)
         examples = run.path / "examples"
-        run.once(
-            "examples", lambda: prepare_examples(cfg.data, tokenizer, cfg.max_seq_len, examples)
-        )
+        run.once("examples", lambda: prepare_examples(cfg.data, encode, cfg.max_seq_len, examples))
         rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 
         for epoch, indices in trainer.batches(len(rows)):
-            micro_batches, scored, tokens = global_batch(trainer, rows, indices)
-            loss = trainer.backward(next_token_losses(trainer, micro_batches, scored))
-            trainer.finish_step(loss, tokens, scored_tokens=scored, epoch=epoch)
-
-        start = str(trainer.checkpointer.folder)
-        card = model_card("sft", start, trainer.step, dataclasses.asdict(cfg))
-        run.finish([trainer.export(card)], {"steps": trainer.step})
+            batch = global_batch(trainer, rows, indices)
+            loss = trainer.backward(next_token_losses(trainer, batch))
+            trainer.finish_step(loss, batch.tokens, scored_tokens=batch.scored, epoch=epoch)
+        trainer.finish()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 # shares of all number pairs, in hundredths
 SPLITS = {"distill": range(0, 60), "rl": range(60, 85), "eval": range(85, 100)}
-PROBLEM = re.compile(r"Compute (\d+) \+ (\d+)\.")
+PROBLEM = re.compile(r"(\d+)\+(\d+)=\?")
 
 
 def split_of(a: int, b: int) -> str:
@@ -65,7 +65,7 @@ def column_addition(
             {
                 "id": f"add-{a}-{b}",
                 "source": "column_addition",
-                "problem": f"Compute {a} + {b}.",
+                "problem": f"{a}+{b}=?",
                 "answer": str(a + b),
                 "domain": "arithmetic",
                 "difficulty": f"{digits} digits" if digits > 1 else "1 digit",

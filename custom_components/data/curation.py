@@ -46,6 +46,7 @@ PROMPTS_SCHEMA = pa.schema(
         "samples": pa.int64(),
         "mean_length": pa.float64(),
         "length_cv": pa.float64(),
+        "length_range": pa.float64(),
     }
 )
 
@@ -202,22 +203,26 @@ def select_pairs(
     return pairs
 
 
-def prompt_statistics(group: list[Record]) -> dict[str, float]:
-    """Pass rate and response lengths of one problem's rollouts.
+def length_statistics(lengths: list[int]) -> dict[str, float]:
+    """How far the lengths of a problem's responses lie apart.
 
     Returns:
-        pass_rate, samples, mean_length, and length_cv: the standard deviation of the lengths
-        over their mean.
+        mean_length; length_cv, the standard deviation over the mean; length_range, longest less
+        shortest over the mean.
     """
-    lengths = [r.length for r in group]
     mean = sum(lengths) / len(lengths)
-    variance = sum((n - mean) ** 2 for n in lengths) / len(lengths)
+    std = (sum((n - mean) ** 2 for n in lengths) / len(lengths)) ** 0.5
     return {
-        "pass_rate": pass_rate(group),
-        "samples": len(group),
         "mean_length": mean,
-        "length_cv": variance**0.5 / mean if mean else 0.0,
+        "length_cv": std / mean if mean else 0.0,
+        "length_range": (max(lengths) - min(lengths)) / mean if mean else 0.0,
     }
+
+
+def prompt_statistics(group: list[Record]) -> dict[str, float]:
+    """pass_rate, samples, and `length_statistics` of one problem's rollouts."""
+    rates = {"pass_rate": pass_rate(group), "samples": len(group)}
+    return rates | length_statistics([r.length for r in group])
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import bisect
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,41 +44,65 @@ class TokenCounts:
         }  # fmt: skip
 
 
+Document = tuple[list[int], list[int]]
+"""Token ids and labels of equal length. A label is its own position's id, or -100 where it is not
+scored; the shift by one happens when a batch is made."""
+
+
 def tokenize(
     path: str | Path,
-    tokenizer: ChatTokenizer,
+    encode: Callable[[dict[str, Any]], list[Document]],
     max_seq_len: int,
-    train_on_prompt: bool,
     counts: TokenCounts,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Token ids and labels of a split's rows (column `messages`).
+) -> Iterator[list[Document]]:
+    """The documents of a split's rows.
 
     Args:
         path: Parquet file of the split.
-        tokenizer: renders and encodes the turns.
-        max_seq_len: longer examples are dropped and counted.
-        train_on_prompt: also score the prompt's tokens.
+        encode: makes a row's documents; raises KeyError, TypeError or ValueError on a bad one.
+        max_seq_len: rows with a longer document are dropped and counted.
         counts: filled while iterating.
-
-    Yields:
-        (ids, labels) of equal length; a label is its own position's id, or -100 where it is
-        not scored. The shift by one happens when a batch is made.
     """
     for i, row in enumerate(tqdm(read_rows(path), desc="tokenize", unit="row")):
         counts.rows += 1
         try:
-            ids, prompt_length = tokenizer.encode_example(row["messages"])
+            documents = encode(row)
         except (KeyError, TypeError, ValueError) as e:
             counts.rejected.append(Reject(f"{path}, row {i}", f"no usable messages ({e})"))
             continue
-        if len(ids) > max_seq_len:
+        if max(len(ids) for ids, _ in documents) > max_seq_len:
             counts.too_long += 1
             continue
-        unscored = 1 if train_on_prompt else prompt_length  # nothing predicts the first token
-        labels = [IGNORE] * unscored + ids[unscored:]
-        counts.tokens += len(ids)
-        counts.scored_tokens += len(ids) - unscored
-        yield ids, labels
+        counts.tokens += sum(len(ids) for ids, _ in documents)
+        counts.scored_tokens += sum(x != IGNORE for _, labels in documents for x in labels)
+        yield documents
+
+
+def encode_messages(
+    row: dict[str, Any], tokenizer: ChatTokenizer, train_on_prompt: bool = False
+) -> list[Document]:
+    """A row of `messages` as one document, its response scored.
+
+    Args:
+        row: of the midtrain or sft split.
+        tokenizer: renders and encodes the turns.
+        train_on_prompt: also score the prompt's tokens.
+    """
+    ids, prompt_length = tokenizer.encode_example(row["messages"])
+    unscored = 1 if train_on_prompt else prompt_length  # nothing predicts the first token
+    return [(ids, [IGNORE] * unscored + ids[unscored:])]
+
+
+def encode_pair(row: dict[str, Any], tokenizer: ChatTokenizer) -> list[Document]:
+    """A row of the pairs split as two documents: prompt + chosen, prompt + rejected."""
+    documents = []
+    for side, finished in (("chosen", True), ("rejected", row["rejected_finished"])):
+        turns = [*row["prompt"], {"role": "assistant", "content": row[side]}]
+        ids, prompt_length = tokenizer.encode_example(turns, finished)
+        if len(ids) == prompt_length:
+            raise ValueError(f"{side} is empty")
+        documents.append((ids, [IGNORE] * prompt_length + ids[prompt_length:]))
+    return documents
 
 
 def best_fit(lengths: Iterable[int], capacity: int, seed: int = 0) -> list[list[int]]:
@@ -134,7 +158,7 @@ def _save(rows: Iterable[dict[str, Any]], folder: Path, counts: TokenCounts) -> 
             write_jsonl(temporary / "rejects.jsonl", [vars(r) for r in counts.rejected])
 
 
-def _row(documents: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
+def _row(documents: list[Document]) -> dict[str, Any]:
     labels = [label for _, document in documents for label in document]
     return {
         "input_ids": [token for ids, _ in documents for token in ids],
@@ -145,10 +169,10 @@ def _row(documents: list[tuple[list[int], list[int]]]) -> dict[str, Any]:
 
 
 def prepare_examples(
-    path: str | Path, tokenizer: ChatTokenizer, max_seq_len: int, folder: Path,
-    train_on_prompt: bool = False,
+    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
+    folder: Path,
 ) -> dict[str, int]:  # fmt: skip
-    """Tokenise a split into `folder`, one example a row.
+    """Tokenise a split into `folder`, one row of documents (an example, a pair) a row.
 
     Returns:
         counts of rows and tokens.
@@ -157,16 +181,15 @@ def prepare_examples(
         UserError: when no row is left.
     """
     counts = TokenCounts()
-    examples = tokenize(path, tokenizer, max_seq_len, train_on_prompt, counts)
-    documents = [[e] for e in examples]
-    _check_some(documents, path, counts)
-    _save((_row(d) for d in documents), folder, counts)
+    rows = list(tokenize(path, encode, max_seq_len, counts))
+    _check_some(rows, path, counts)
+    _save((_row(documents) for documents in rows), folder, counts)
     return counts.as_dict()
 
 
 def prepare_packs(
-    path: str | Path, tokenizer: ChatTokenizer, max_seq_len: int, folder: Path,
-    train_on_prompt: bool = False,
+    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
+    folder: Path,
 ) -> dict[str, float]:  # fmt: skip
     """Tokenise a split and pack it best-fit into rows of at most `max_seq_len` tokens.
 
@@ -178,7 +201,7 @@ def prepare_packs(
         UserError: when no row is left.
     """
     counts = TokenCounts()
-    documents = list(tokenize(path, tokenizer, max_seq_len, train_on_prompt, counts))
+    documents = [d for row in tokenize(path, encode, max_seq_len, counts) for d in row]
     _check_some(documents, path, counts)
     bins = best_fit([len(ids) for ids, _ in documents], max_seq_len)
     _save((_row([documents[i] for i in sorted(b)]) for b in bins), folder, counts)

@@ -5,9 +5,26 @@ and, where known, domain and difficulty. A bad row is yielded as a `Reject`.
 from collections.abc import Iterator
 from typing import Any
 
+from custom_components.config import UserError
 from custom_components.data.rows import Reject, load_table, resolve
 
 Problems = Iterator[dict[str, Any] | Reject]
+
+
+def read_problems(problems: Problems) -> tuple[list[dict[str, Any]], list[Reject]]:
+    """Problems and rejects, apart.
+
+    Raises:
+        UserError: when there is no problem.
+    """
+    good: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    for problem in problems:
+        (rejects if isinstance(problem, Reject) else good).append(problem)
+    if not good:
+        first = f"; first: {rejects[0].where}: {rejects[0].reason}" if rejects else ""
+        raise UserError(f"problems: no usable problem ({len(rejects)} rejected{first})")
+    return good, rejects
 
 
 def table(

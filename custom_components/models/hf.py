@@ -300,3 +300,9 @@ def rope_factor_of(model: Decoder) -> RopeFactor | None:
     """The LongRoPE branch a model computes; None for other rotary embeddings."""
     rope = model.layers[0].attn.pos_embeddings
     return rope.rope_factor if isinstance(rope, LongRoPE) else None
+
+
+def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
+    """The LongRoPE factors a model computes with; None for other rotary embeddings."""
+    branch = rope_factor_of(model)
+    return model.layers[0].attn.pos_embeddings.factors[branch] if branch else None

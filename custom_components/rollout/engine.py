@@ -6,6 +6,10 @@ from typing import Protocol
 
 import torch
 
+from custom_components.config import UserError
+from custom_components.models.decoder import Decoder
+from custom_components.models.hf import rope_factor_of, rope_factors_of
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -44,6 +48,8 @@ class Engine(Protocol):
     """Generates responses; the engines for training also take new weights."""
 
     name: str
+    rope_factors: tuple[float, ...] | None
+    """LongRoPE factors it computes with; None for models without."""
 
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling
@@ -55,3 +61,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds."""
+
+
+def check_rope(engine: Engine, model: Decoder) -> None:
+    """Check that an engine computes the trained LongRoPE branch.
+
+    Raises:
+        UserError: when it does not: training would follow another policy than the one sampled.
+    """
+    if engine.rope_factors != rope_factors_of(model):
+        raise UserError(
+            f"the rollout engine computes another LongRoPE branch than model.rope_factor="
+            f"{rope_factor_of(model)}; set engine.rope_factor (torch), or engine.max_model_len "
+            "(vllm: long as soon as it exceeds the original context)"
+        )

@@ -23,6 +23,7 @@ class AdditionTeacher:
     """
 
     name = "addition-teacher"
+    rope_factors = None
 
     def __init__(
         self,

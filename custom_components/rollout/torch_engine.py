@@ -8,7 +8,12 @@ from torch import nn
 from tqdm import tqdm
 
 from custom_components.config import UserError
-from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder
+from custom_components.models.hf import (
+    DTYPES,
+    HFCheckpointer,
+    build_from_folder,
+    rope_factors_of,
+)
 from custom_components.models.longrope import RopeFactor
 from custom_components.rollout.engine import Completion, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
@@ -106,6 +111,7 @@ class TorchEngine:
         self.checkpointer = HFCheckpointer(model)
         self.device = torch.device(device)
         self.model = build_from_folder(model, rope_factor).to(self.device, DTYPES[dtype]).eval()
+        self.rope_factors = rope_factors_of(self.model)
         self.version = 0
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from custom_components.config import UserError
+from custom_components.models.hf import builder_arguments
 from custom_components.rollout.engine import Completion, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
 
@@ -86,6 +87,10 @@ class VLLMEngine:
             raise UserError(
                 f"engine vllm does not start with {model}: {str(e).strip().splitlines()[-1]}"
             ) from e
+        _, arguments = builder_arguments(model)
+        longest = self.llm.llm_engine.model_config.max_model_len
+        branch = "long" if longest > arguments.get("original_max_seq_len", 0) else "short"
+        self.rope_factors = arguments.get(f"{branch}_factor")
         self.version = 0
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,9 +35,26 @@ class World:
         """Sum of a number over all ranks."""
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(total)
-        return float(total)
+        return self.sums({"value": value})["value"]
+
+    def sums(self, values: dict[str, float]) -> dict[str, float]:
+        """Sums of several numbers over all ranks, which give the same keys."""
+        return dict(zip(values, self.sum_tensor(list(values.values())).tolist(), strict=True))
+
+    def sum_tensor(self, values: Any) -> torch.Tensor:
+        """Sum of an array over all ranks, float64 on CPU."""
+        total = torch.as_tensor(values, dtype=torch.float64).clone()
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """All ranks' items, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return items
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
 
 
 @contextmanager
@@ -92,8 +110,19 @@ def load_full_state_dict(
     set_model_state_dict(model, state_dict if world.rank == 0 else {}, options=options)
 
 
-def full_state_dict(model: torch.nn.Module, world: World) -> dict[str, torch.Tensor]:
-    """The whole model's weights on CPU: on rank 0; empty on the others."""
+def full_state_dict(
+    model: torch.nn.Module, world: World, every_rank: bool = False
+) -> dict[str, torch.Tensor]:
+    """The whole model's weights: on CPU on rank 0, empty on the others.
+
+    Args:
+        model: sharded or not.
+        world: this process among all.
+        every_rank: give them to every rank, where they are.
+    """
+    if every_rank:
+        full = model.state_dict()
+        return {k: getattr(v, "full_tensor", lambda v=v: v)().detach() for k, v in full.items()}
     if world.size == 1:
         return {k: v.detach().cpu() for k, v in model.state_dict().items()}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -117,7 +117,8 @@ def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool
 
 def holds_work(output_dir: Path) -> bool:
     """Whether a folder holds more than what a run writes before it has made anything."""
-    early = ("manifest.json", "metrics.jsonl", "rejects.jsonl", "packs", "examples")
+    early = ("manifest.json", "metrics.jsonl", "rejects.jsonl", "packs", "examples",
+             "reference.npy", "prompts.parquet", "samples.jsonl")  # fmt: skip
     files = (p.relative_to(output_dir) for p in output_dir.rglob("*") if p.is_file())
     return any(f.parts[0] not in early and not f.parts[0].startswith(".tmp-") for f in files)
 
@@ -257,10 +258,14 @@ class Metrics:
         resume_step: steps after it are removed from an existing file.
         logger: a torchtune metric logger, or None.
         rank: only rank 0 writes.
+        name: of the file.
     """
 
-    def __init__(self, folder: Path, resume_step: int = 0, logger: Any = None, rank: int = 0):
-        self.path, self.logger, self.rank = folder / "metrics.jsonl", logger, rank
+    def __init__(
+        self, folder: Path, resume_step: int = 0, logger: Any = None, rank: int = 0,
+        name: str = "metrics.jsonl",
+    ):  # fmt: skip
+        self.path, self.logger, self.rank = folder / name, logger, rank
         if rank != 0:
             return
         kept = []
@@ -274,8 +279,8 @@ class Metrics:
                     kept.append(line + "\n")
         write_text(self.path, "".join(kept))
 
-    def log(self, step: int, **values: float) -> None:
-        """Append one step's metrics (flat names)."""
+    def log(self, step: int, **values: Any) -> None:
+        """Append an object of one step (flat names)."""
         if self.rank != 0:
             return
         with open(self.path, "a", encoding="utf-8") as f:

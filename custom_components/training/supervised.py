@@ -1,6 +1,7 @@
-"""The next-token objective on prepared rows, for midtrain and sft."""
+"""Global batches of prepared rows, and the next-token objective on them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,41 +10,52 @@ from custom_components.data.batching import MicroBatch, collate, split_batch
 from custom_components.training.trainer import Trainer
 
 
+@dataclass(frozen=True)
+class GlobalBatch:
+    """A global batch as one rank sees it.
+
+    Attributes:
+        parts: this rank's micro-batches, each with the indices of its rows.
+        rows, scored, tokens: counts of the whole batch, over all ranks. They are known
+            beforehand, so no split of the batch changes the loss.
+    """
+
+    parts: list[tuple[list[int], MicroBatch]]
+    rows: int
+    scored: int
+    tokens: int
+
+
 def global_batch(
     trainer: Trainer, rows: Any, indices: list[int], document_mask: bool = True
-) -> tuple[list[MicroBatch], int, int]:
-    """This rank's micro-batches of a global batch.
+) -> GlobalBatch:
+    """Divide a global batch over ranks and micro-batches.
 
     Args:
         trainer: gives the ranks and the token limit.
         rows: Arrow rows (`input_ids`, `labels`, `lengths`, `num_scored`).
         indices: rows of the global batch.
         document_mask: see `collate`.
-
-    Returns:
-        (micro-batches, scored tokens of the whole batch, tokens of the whole batch).
     """
     batch = rows[indices]
     lengths = [len(ids) for ids in batch["input_ids"]]
     parts = split_batch(lengths, trainer.cfg.max_tokens_per_micro_batch, trainer.world.size)
     columns = ("input_ids", "labels", "lengths")
-    micro_batches = [
-        collate([{c: batch[c][i] for c in columns} for i in part], document_mask)
-        for part in parts[trainer.world.rank]
-    ]
-    return micro_batches, sum(batch["num_scored"]), sum(lengths)
+    return GlobalBatch(
+        parts=[
+            (
+                [indices[i] for i in part],
+                collate([{c: batch[c][i] for c in columns} for i in part], document_mask),
+            )
+            for part in parts[trainer.world.rank]
+        ],
+        rows=len(indices),
+        scored=sum(batch["num_scored"]),
+        tokens=sum(lengths),
+    )
 
 
-def next_token_losses(
-    trainer: Trainer, micro_batches: list[MicroBatch], scored: int
-) -> Iterator[torch.Tensor]:
-    """Each micro-batch's share of the mean negative log-likelihood per scored token.
-
-    Args:
-        trainer: runs the model.
-        micro_batches: this rank's.
-        scored: scored tokens of the whole batch, over all ranks (a count known beforehand, so
-            that no split of the batch changes the loss).
-    """
-    for batch in micro_batches:
-        yield -trainer.forward_logprobs(batch).sum() / scored
+def next_token_losses(trainer: Trainer, batch: GlobalBatch) -> Iterator[torch.Tensor]:
+    """Each micro-batch's share of the mean negative log-likelihood per scored token."""
+    for _, micro_batch in batch.parts:
+        yield -trainer.forward_logprobs(micro_batch).sum() / batch.scored

@@ -1,11 +1,11 @@
 """What every training recipe shares, to be called from its loop: set-up, a step, state, export."""
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from custom_components.config import Component, UserError, instantiate, option, required
 from custom_components.data.batching import batch_order
 from custom_components.models.hf import DTYPES, rope_factor_of
+from custom_components.report.card import model_card
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.checkpoint import StepCheckpoints
 from custom_components.training.distributed import (
@@ -54,6 +55,11 @@ class TrainingConfig:
     checkpoint_every: int = option(100, "steps between checkpoints")
     keep_checkpoints: int = option(2, "latest checkpoints to keep")
     metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
+
+
+def inputs_of(cfg: TrainingConfig, *data: str) -> list[str]:
+    """What a training run reads: data, start weights, tokenizer."""
+    return [*data, cfg.checkpointer.get("checkpoint_dir", ""), cfg.tokenizer.get("path", "")]
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
@@ -164,18 +170,23 @@ class Trainer:
             self._last_step_at = time.perf_counter()
             yield from islice(order, self.step, self.steps)
 
-    def finish_step(self, loss: float, tokens: int, **metrics: float) -> None:
-        """Clip, update the weights, log, and write a checkpoint when one is due.
+    def update(self) -> float:
+        """Clip the gradient and update the weights. Returns the gradient's norm."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
+        self.optimizer.step()
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def finish_step(self, loss: float, tokens: int, norm: float | None = None, **metrics) -> None:
+        """Move the schedule, log, and write a checkpoint when one is due.
 
         Args:
             loss: of the global batch.
             tokens: in the global batch, for the rate.
+            norm: of the gradient, from `update`; None does the update here.
             metrics: what else to log.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        norm = self.update() if norm is None else norm
         lr = self.schedule.get_last_lr()[0]
-        self.optimizer.step()
         self.schedule.step()
         self.step += 1
         now = time.perf_counter()
@@ -190,22 +201,23 @@ class Trainer:
             self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule)
             self.run.touch()
 
-    def export(self, card: str) -> Path:
-        """Write `model/`, an ordinary Hugging Face folder. Returns its path."""
+    def finish(self, counts: dict[str, Any] | None = None) -> None:
+        """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
         self.metrics.close()
         output = self.run.path / "model"
         weights = full_state_dict(self.model, self.world)
         if self.world.rank == 0:
+            config = dataclasses.asdict(self.cfg)
             self.checkpointer.save_model(
                 weights,
                 output,
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
-                card,
+                model_card(self.run.recipe, str(self.checkpointer.folder), self.step, config),
             )
         self.world.barrier()
-        return output
+        self.run.finish([output], {"steps": self.step, **(counts or {})})
 
 
 def check_fit(model: torch.nn.Module, tokenizer: ChatTokenizer, max_seq_len: int) -> None:

@@ -21,7 +21,7 @@ def engine(folder):
     return TorchEngine(str(folder), ChatTokenizer(folder), batch_size=4, progress=False)
 
 
-PROMPTS = ["Compute 1 + 2.", "Compute 12345 + 67890.", "Compute 12 + 34."]
+PROMPTS = ["1+2=?", "12345+67890=?", "12+34=?"]
 
 
 def prompts(engine):
@@ -30,7 +30,7 @@ def prompts(engine):
 
 def test_greedy_equals_transformers(engine, folder):
     # the folder's long branch is forced in ours; transformers switches by length, so stay above it
-    long_prompt = engine.tokenizer.encode_prompt("Compute " + "1" * 300 + " + 2.")
+    long_prompt = engine.tokenizer.encode_prompt("1" * 300 + "+2=?")
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     expected = theirs.generate(
         torch.tensor([long_prompt]), max_new_tokens=20, do_sample=False, eos_token_id=[0, 2],

@@ -20,7 +20,7 @@ tokenizer = ChatTokenizer(folder)
 ours = TorchEngine(folder, tokenizer, progress=False)
 theirs = VLLMEngine(folder, tokenizer, max_model_len=512, dtype="float32", enforce_eager=True,
                     cpu_kv_cache_gib=1, progress=False)
-prompts = [tokenizer.encode_prompt(f"Compute {a} + {b}.") for a, b in ((1, 2), (123, 45678))]
+prompts = [tokenizer.encode_prompt(f"{a}+{b}=?") for a, b in ((1, 2), (123, 45678))]
 greedy = Sampling(temperature=0, max_new_tokens=24)
 
 def agree():

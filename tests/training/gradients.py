@@ -4,6 +4,8 @@ torchrun --nproc_per_node N tests/training/gradients.py CONFIG OUTPUT [overrides
 """
 
 import sys
+from collections import Counter
+from pathlib import Path
 
 import torch
 
@@ -20,9 +22,13 @@ cfg = load(module.main.schema, config, overrides)
 with setup_world("cpu") as world:
     run = RunFolder(name, cfg, [], world)
     trainer = Trainer(cfg, run, world, instantiate(cfg.tokenizer, "tokenizer"), steps=10)
-    rows = open_table(__import__("pathlib").Path(prepared))
-    micro, scored, _ = global_batch(trainer, rows, list(range(cfg.batch_size)))
-    trainer.backward(next_token_losses(trainer, micro, scored))
+    rows = open_table(Path(prepared))
+    batch = global_batch(trainer, rows, list(range(cfg.batch_size)))
+    if name == "dpo":
+        reference = module.reference_logprobs(trainer, rows)
+        trainer.backward(module.pair_losses(trainer, batch, reference, Counter()))
+    else:
+        trainer.backward(next_token_losses(trainer, batch))
     gradients = {
         n: (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).clone()
         for n, p in trainer.model.named_parameters()

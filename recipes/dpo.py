@@ -1,0 +1,152 @@
+"""Stage 3: rollout DPO, correct against incorrect responses to the same problem.
+
+    tune run recipes/dpo.py --config configs/tiny/dpo.yaml
+    tune run --nproc_per_node 2 recipes/dpo.py --config configs/tiny/dpo.yaml
+
+The reference is the start model, frozen. Its log-probs are computed once, before the first
+step, and kept in the run folder; then only one model is in memory. Chosen and rejected lie end to
+end in one row, without padding. A run folder belongs to one start model and one file of pairs
+(their hashes are in the manifest), so stored log-probs cannot meet another reference.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from custom_components.config import instantiate, option, recipe_main, required
+from custom_components.data.batching import MicroBatch
+from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
+from custom_components.io import atomic_path
+from custom_components.losses.dpo import dpo_loss
+from custom_components.training.distributed import setup_world
+from custom_components.training.run_folder import RunFolder
+from custom_components.training.supervised import GlobalBatch, global_batch
+from custom_components.training.trainer import (
+    Trainer,
+    TrainingConfig,
+    inputs_of,
+    total_steps,
+)
+
+
+@dataclass
+class DPOConfig(TrainingConfig):
+    """Config of recipes/dpo.py. A row of a batch is a pair."""
+
+    data: str = required("Parquet file of the pairs split")
+    beta: float = option(0.1, "how strongly the policy is held to the reference")
+    length_normalised: bool = option(False, "compare mean instead of summed log-probs")
+    nll_weight: float = option(0.0, "weight of the chosen response's next-token loss, added")
+
+
+@recipe_main(DPOConfig)
+def main(cfg: Any) -> None:
+    """Sigmoid DPO on pairs of verified rollouts."""
+    with setup_world(cfg.device) as world:
+        run = RunFolder("dpo", cfg, inputs_of(cfg, cfg.data), world)
+        if run.already_complete:
+            return
+        tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        encode = partial(encode_pair, tokenizer=tokenizer)
+        folder = run.path / "examples"
+        run.once("examples", lambda: prepare_examples(cfg.data, encode, cfg.max_seq_len, folder))
+        rows = open_table(folder)
+        trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
+        reference = reference_logprobs(trainer, rows)
+
+        for epoch, indices in trainer.batches(len(rows)):
+            batch = global_batch(trainer, rows, indices)
+            sums: Counter[str] = Counter()
+            loss = trainer.backward(pair_losses(trainer, batch, reference, sums))
+            means = {name: total / batch.rows for name, total in world.sums(sums).items()}
+            margin = means["reward_chosen"] - means["reward_rejected"]
+            trainer.finish_step(loss, batch.tokens, epoch=epoch, margin=margin, **means)
+        trainer.finish()
+
+
+def pair_logprobs(
+    trainer: Trainer, batch: MicroBatch, normalised: bool
+) -> tuple[torch.Tensor, ...]:
+    """Log-probs of whole responses.
+
+    Args:
+        trainer: runs the model.
+        batch: micro-batch of pairs, chosen and rejected in turn.
+        normalised: mean over the response's tokens instead of their sum.
+
+    Returns:
+        (log-probs, tokens of the response), each [pairs, 2] float32.
+    """
+    lengths = list(batch.documents.lengths)
+    logprobs = trainer.forward_logprobs(batch)[0]
+    scored = (batch.targets[0] != IGNORE).to(logprobs)
+    counts = torch.stack([part.sum() for part in scored.split(lengths)])
+    totals = torch.stack([part.sum() for part in logprobs.split(lengths)])
+    if normalised:
+        totals = totals / counts
+    return totals.view(-1, 2), counts.view(-1, 2)
+
+
+def pair_losses(
+    trainer: Trainer, batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
+) -> Iterator[torch.Tensor]:
+    """Each micro-batch's share of the mean loss per pair; `sums` collects what is logged."""
+    cfg = trainer.cfg
+    for indices, micro_batch in batch.parts:
+        logprobs, lengths = pair_logprobs(trainer, micro_batch, cfg.length_normalised)
+        chosen, rejected = logprobs.unbind(1)
+        frozen = torch.from_numpy(reference[indices]).to(logprobs)
+        losses, good, bad = dpo_loss(chosen, rejected, frozen[:, 0], frozen[:, 1], cfg.beta)
+        if cfg.nll_weight:
+            nll = -chosen if cfg.length_normalised else -chosen / lengths[:, 0]
+            losses = losses + cfg.nll_weight * nll
+        sums.update(
+            reward_chosen=float(good.sum()),
+            reward_rejected=float(bad.sum()),
+            accuracy=float((good > bad).sum()),
+            logprob_chosen=float(chosen.detach().sum()),
+            logprob_rejected=float(rejected.detach().sum()),
+            length_chosen=float(lengths[:, 0].sum()),
+            length_rejected=float(lengths[:, 1].sum()),
+        )
+        yield losses.sum() / batch.rows
+
+
+def reference_logprobs(trainer: Trainer, rows: Any) -> np.ndarray:
+    """Log-probs of all pairs under the start model, [rows, 2] float32, made once.
+
+    All ranks compute together, before the first step: until then the model is the reference.
+    """
+    path, world = trainer.run.path / "reference.npy", trainer.world
+    exists = path.exists()
+    world.barrier()
+    if not exists:
+        values = np.zeros((len(rows), 2))
+        size = trainer.cfg.batch_size
+        chunks = [list(range(len(rows)))[i : i + size] for i in range(0, len(rows), size)]
+        if len(chunks) > 1 and len(chunks[-1]) < world.size:
+            chunks[-2] += chunks.pop()  # every rank needs a part
+        bar = tqdm(total=len(rows), desc="reference", unit="pair", disable=world.rank != 0)
+        with torch.no_grad():
+            for chunk in chunks:
+                for indices, micro_batch in global_batch(trainer, rows, chunk).parts:
+                    logprobs, _ = pair_logprobs(trainer, micro_batch, trainer.cfg.length_normalised)
+                    values[indices] = logprobs.double().cpu().numpy()
+                bar.update(len(chunk))
+        bar.close()
+        values = world.sum_tensor(values).float().numpy()
+        if world.rank == 0:
+            with atomic_path(path) as temporary:
+                np.save(temporary, values)
+        world.barrier()
+    return np.load(path)
+
+
+if __name__ == "__main__":
+    main()

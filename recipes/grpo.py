@@ -1,0 +1,244 @@
+"""Stage 4: reinforcement learning with a verifiable reward.
+
+    tune run recipes/grpo.py --config configs/tiny/grpo.yaml
+    tune run --nproc_per_node 2 recipes/grpo.py --config configs/tiny/grpo.yaml
+
+A step samples a group of responses to each prompt with the current weights, rewards them +1
+(verified correct) or -1 (all else; undecided ones are left out and counted), and follows the
+policy gradient. The paper's three fixes are config: `selection` (prompts whose responses have
+uniform length), `rebalance` (hard prompts sampled again; every +1 and as many -1), and
+`temperature` (annealed, in rollout and log-probs alike).
+
+Every rank has its own engine and samples its own prompts; the samples to learn from are then
+shared out anew, so that every rank trains on about as many tokens.
+"""
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from custom_components.config import (
+    Component,
+    UserError,
+    instantiate,
+    option,
+    recipe_main,
+    required,
+)
+from custom_components.data.curation import PROMPTS_SCHEMA
+from custom_components.data.problems import read_problems
+from custom_components.data.rows import read_rows
+from custom_components.io import atomic_path
+from custom_components.losses.policy_gradient import LossConfig
+from custom_components.rl.learning import learn
+from custom_components.rl.samples import (
+    Group,
+    choose,
+    group_statistics,
+    judge,
+    needs_more,
+    prompt_row,
+    sample_round,
+)
+from custom_components.rl.selection import check_statistic, selected
+from custom_components.rl.temperature import annealed_temperature
+from custom_components.rollout.engine import Sampling, check_rope
+from custom_components.rollout.watchdog import engine_call
+from custom_components.training.distributed import World, full_state_dict, setup_world
+from custom_components.training.run_folder import Metrics, RunFolder
+from custom_components.training.stopwatch import Stopwatch
+from custom_components.training.trainer import (
+    Trainer,
+    TrainingConfig,
+    inputs_of,
+    total_steps,
+)
+from custom_components.verifier import VerifierPool
+from custom_components.verifier.options import VerifierConfig
+
+
+@dataclass
+class SelectionConfig:
+    """Prompt selection before the first step, with the start model."""
+
+    rounds: int = option(0, "sampling rounds; 0 keeps every prompt")
+    samples: int = option(8, "responses to each prompt and round")
+    statistic: str = option("length_cv", "length_cv or length_range of a prompt's responses")
+    threshold: float = option(0.5, "largest value of the statistic")
+    max_accuracy: float = option(1.0, "prompts with a higher pass rate are left out")
+
+
+@dataclass
+class RebalanceConfig:
+    """Reward rebalancing."""
+
+    enabled: bool = option(True, "keep every +1 and as many -1 of a group")
+    max_accuracy: float = option(0.5, "groups with a larger share of +1 are dropped")
+    max_samples: int = option(16, "a prompt without +1 is sampled again up to this many")
+
+
+@dataclass
+class TemperatureConfig:
+    """Temperature annealing."""
+
+    start: float = option(1.0, "at the first step")
+    end: float = option(0.6, "when annealed")
+    fraction: float = option(0.5, "share of the steps over which it falls linearly")
+
+
+@dataclass
+class GRPOConfig(TrainingConfig):
+    """Config of recipes/grpo.py. A row of a batch is a prompt."""
+
+    problems: Component = required("function of custom_components.data that yields problems")
+    engine: Component = required("rollout engine; one per rank")
+    group_size: int = option(8, "responses to each prompt and round")
+    max_new_tokens: int = option(1024, "longest response, tokens")
+    loss: LossConfig = option(LossConfig, "which policy gradient")
+    minibatches: int = option(1, "optimizer steps per pass over a step's samples")
+    update_epochs: int = option(1, "passes over a step's samples")
+    importance_cap: float = option(2.0, "largest weight for the engine's other log-probs")
+    selection: SelectionConfig = option(SelectionConfig, "prompt selection")
+    rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
+    temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
+    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
+    engine_timeout: float = option(1800.0, "seconds an engine call may take before the run ends")
+    logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
+
+
+@recipe_main(GRPOConfig)
+def main(cfg: Any) -> None:
+    """Policy gradient on verified rollouts."""
+    check_statistic(cfg.selection.statistic)
+    setting = cfg.loss.resolve()
+    with setup_world(cfg.device) as world:
+        if cfg.batch_size < world.size:
+            raise UserError(
+                f"batch_size={cfg.batch_size} prompts cannot be divided over {world.size} ranks"
+            )
+        data = str(cfg.problems.get("path", ""))
+        run = RunFolder("grpo", cfg, inputs_of(cfg, data), world)
+        if run.already_complete:
+            return
+        tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        with engine_call("start", cfg.engine_timeout):
+            engine = instantiate(cfg.engine, "engine", tokenizer=tokenizer)
+
+        def generate(*args: Any) -> Any:
+            with engine_call(f"step {trainer.step + 1 if trainer else 0}", cfg.engine_timeout):
+                return engine.generate(*args)
+
+        with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+            trainer = None
+            prompts = select_prompts(cfg, run, world, tokenizer, generate, pool)
+            trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(prompts)))
+            check_rope(engine, trainer.model)
+            if trainer.step:
+                sync(trainer, engine)
+            samples_log = Metrics(run.path, trainer.step, None, world.rank, "samples.jsonl")
+
+            for epoch, indices in trainer.batches(len(prompts)):
+                clock, step = Stopwatch(), trainer.step
+                temperature = annealed_temperature(step, trainer.steps, **asdict(cfg.temperature))
+                mine = [prompts[i] for i in indices[world.rank :: world.size]]
+                groups = [Group(p, tokenizer.encode_prompt(p["problem"])) for p in mine]
+                rng = random.Random(f"{cfg.seed} {step} {world.rank}")
+                open_groups = groups
+                while open_groups:
+                    sampling = Sampling(temperature, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
+                    with clock("rollout"):
+                        sample_round(open_groups, cfg.group_size, sampling, generate, tokenizer)
+                    with clock("reward"):
+                        judge(open_groups, pool)
+                    more = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
+                    open_groups = [g for g in open_groups if needs_more(g, more)]
+                chosen = choose(
+                    groups,
+                    cfg.rebalance.max_accuracy if cfg.rebalance.enabled else None,
+                    setting.normalise_std,
+                    rng,
+                )
+                stats = group_statistics(groups, chosen, world)
+                with clock("train"):
+                    loss, norm, learned = learn(
+                        trainer, world.gather(chosen), setting, temperature,
+                        random.Random(f"{cfg.seed} {step}"),
+                    )  # fmt: skip
+                if step + 1 < trainer.steps:
+                    with clock("sync"):
+                        sync(trainer, engine)
+                seconds = world.sums(clock.seconds)
+                stats |= {f"seconds_{k}": v / world.size for k, v in seconds.items()}
+                stats["rollout_tokens_per_second"] = stats["generated_tokens"] / max(
+                    stats["seconds_rollout"], 1e-9
+                )
+                for group in groups[: cfg.logged_samples]:
+                    sample = group.samples[0]
+                    samples_log.log(
+                        step + 1, problem=group.problem["problem"],
+                        answer=group.problem["answer"], response=sample.text,
+                        verdict=sample.verdict, advantage=sample.advantage,
+                    )  # fmt: skip
+                tokens = stats["generated_tokens"]
+                trainer.finish_step(
+                    loss, tokens, norm, epoch=epoch, temperature=temperature, **stats, **learned
+                )
+            engine.close()
+        trainer.finish({"prompts": len(prompts)})
+
+
+def sync(trainer: Trainer, engine: Any) -> None:
+    """Give the engine the trainer's weights."""
+    weights = full_state_dict(trainer.model, trainer.world, every_rank=True)
+    with engine_call("load weights", trainer.cfg.engine_timeout):
+        engine.load_weights(trainer.checkpointer.to_hf(weights).items(), trainer.step)
+
+
+def select_prompts(
+    cfg: Any, run: RunFolder, world: World, tokenizer: Any, generate: Any, pool: VerifierPool
+) -> list[dict[str, Any]]:
+    """The prompts to train on, with the statistics that they were selected by.
+
+    Sampled once; `prompts.parquet` in the run folder keeps all candidates.
+    """
+    problems, _ = read_problems(instantiate(cfg.problems, "problems"))
+    selection, path = cfg.selection, run.path / "prompts.parquet"
+    if selection.rounds < 1:
+        return problems
+    exists = path.exists()
+    world.barrier()
+    if not exists:
+        groups = [
+            Group(p, tokenizer.encode_prompt(p["problem"]))
+            for p in problems[world.rank :: world.size]
+        ]
+        rng = random.Random(f"{cfg.seed} selection {world.rank}")
+        for _ in range(selection.rounds):
+            sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
+            sample_round(groups, selection.samples, sampling, generate, tokenizer)
+            judge(groups, pool)
+        rows = world.gather([prompt_row(g) for g in groups])
+        if world.rank == 0:
+            with atomic_path(path) as temporary:
+                pq.write_table(pa.Table.from_pylist(rows, PROMPTS_SCHEMA), temporary)
+        world.barrier()
+    candidates = list(read_rows(path))
+    kept = [
+        row for row in candidates
+        if selected(row, selection.statistic, selection.threshold, selection.max_accuracy)
+    ]  # fmt: skip
+    if world.rank == 0:
+        print(f"prompt selection: {len(kept)} of {len(candidates)} kept", flush=True)
+    if not kept:
+        raise UserError(
+            f"selection keeps none of {len(candidates)} prompts ({path}); raise "
+            "selection.threshold or selection.max_accuracy"
+        )
+    return kept
+
+
+if __name__ == "__main__":
+    main()
