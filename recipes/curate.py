@@ -52,6 +52,7 @@ class SplitsConfig:
     sft_per_problem: int = option(1, "rollouts of each problem, the shortest first")
     sft_exclusive: bool = option(False, "keep the sft problems out of midtrain")
     pairs_per_problem: int = option(4, "most preference pairs of one problem")
+    max_pairs: int | None = option(None, "preference pairs in all; all by default")
     pairs_max_length_ratio: float = option(4.0, "longer over shorter response, at most")
 
 
@@ -199,7 +200,11 @@ def write_splits(cfg: Any, run: RunFolder) -> dict[str, Any]:
         groups_from(splits.midtrain_sources), splits.midtrain_per_problem, withheld
     )
     pairs = curation.select_pairs(
-        groups, splits.pairs_per_problem, splits.pairs_max_length_ratio, cfg.seed
+        groups,
+        splits.pairs_per_problem,
+        splits.pairs_max_length_ratio,
+        cfg.seed,
+        splits.max_pairs,
     )
     in_midtrain = {r.row for r in midtrain}
     in_sft = {r.row for chosen in sft.values() for r in chosen}

@@ -176,8 +176,9 @@ def select_midtrain(
 
 
 def select_pairs(
-    groups: dict[str, list[Record]], per_problem: int, max_length_ratio: float, seed: int
-) -> list[tuple[Record, Record]]:
+    groups: dict[str, list[Record]], per_problem: int, max_length_ratio: float, seed: int,
+    max_pairs: int | None = None,
+) -> list[tuple[Record, Record]]:  # fmt: skip
     """Preference pairs: a correct and an incorrect rollout of the same problem.
 
     Args:
@@ -186,6 +187,7 @@ def select_pairs(
         max_length_ratio: pairs whose longer side exceeds this many times the shorter are left
             out, so that length is not what is preferred.
         seed: which pairs are taken.
+        max_pairs: most pairs in all, drawn at random.
 
     Returns:
         (chosen, rejected) records.
@@ -200,6 +202,8 @@ def select_pairs(
         ]  # fmt: skip
         random.Random(f"{seed} {problem}").shuffle(candidates)
         pairs += candidates[:per_problem]
+    if max_pairs is not None and len(pairs) > max_pairs:
+        pairs = random.Random(f"{seed} pairs").sample(pairs, max_pairs)
     return pairs
 
 

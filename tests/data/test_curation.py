@@ -51,7 +51,8 @@ def test_pairs_are_of_one_problem_and_of_like_length():
 
 def test_prompt_statistics():
     stats = prompt_statistics([record("p", length=8), record("p", "incorrect", length=12)])
-    assert stats == {"pass_rate": 0.5, "samples": 2, "mean_length": 10.0, "length_cv": 0.2}
+    assert stats == {"pass_rate": 0.5, "samples": 2, "mean_length": 10.0,
+                     "length_cv": 0.2, "length_range": 0.4}  # fmt: skip
 
 
 def test_repetition():
