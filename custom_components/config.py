@@ -54,6 +54,9 @@ def required(doc: str) -> Any:
 def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | None = None) -> Any:
     """Merge `config_path` and `overrides` into `schema`.
 
+    An override `key={_component_: ..., ...}` replaces the whole node; `key._component_=...`
+    changes the path alone and keeps the arguments.
+
     Returns:
         an instance of `schema`, interpolations resolved, `_component_` nodes as plain dicts.
 
@@ -76,7 +79,12 @@ def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | No
         cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
         where = "the command line"
         for override in overrides or []:
-            cfg = OmegaConf.merge(cfg, _dotlist(override))
+            change, key = _dotlist(override), override.partition("=")[0]
+            value = OmegaConf.select(change, key)
+            if isinstance(value, DictConfig) and "_component_" in value:
+                # another component given whole: the old one's arguments are not its own
+                OmegaConf.update(cfg, key, {}, merge=False)
+            cfg = OmegaConf.merge(cfg, change)
         where = str(path)
         OmegaConf.resolve(cfg)
         result = OmegaConf.to_object(cfg)

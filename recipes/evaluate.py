@@ -25,6 +25,7 @@ from custom_components.config import (
 )
 from custom_components.io import write_json, write_jsonl
 from custom_components.report.table import print_results
+from custom_components.rollout.guard import GuardedEngine
 from custom_components.training.run_folder import ROOT, RunFolder
 from eval.scoring import METRICS
 from eval.statistics import accuracy_interval
@@ -47,8 +48,17 @@ class EvaluateConfig:
         dict, "temperature, top_p, max_gen_toks in place of the tasks' own"
     )
     include_path: str = option("eval/tasks", "folder with more lm-eval tasks")
+    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     seed: int = option(0, "seed of the sampling")
     resume: str = option("auto", "auto: keep finished models; never: start over")
+
+    def __post_init__(self) -> None:
+        """Keep the models of `only`: the others are no part of the run."""
+        for name in self.only or []:
+            if name not in self.models:
+                raise UserError(f"only: no model {name!r}{nearest(name, list(self.models))}")
+        if self.only is not None:
+            self.models = {name: self.models[name] for name in self.only}
 
 
 @recipe_main(EvaluateConfig)
@@ -56,13 +66,10 @@ def main(cfg: Any) -> None:
     """Evaluate models."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("evaluate is one process; it has no --nproc_per_node")
-    names = cfg.only if cfg.only is not None else list(cfg.models)
-    for name in names:
-        if name not in cfg.models:
-            raise UserError(f"only: no model {name!r}{nearest(name, list(cfg.models))}")
+    names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
-    run = RunFolder("evaluate", cfg, [cfg.models[name] for name in names])
+    run = RunFolder("evaluate", cfg, list(cfg.models.values()))
     if run.already_complete:
         return
     for name in names:
@@ -93,7 +100,7 @@ def evaluate_model(cfg: Any, model: str) -> tuple[dict[str, Any], list[dict[str,
             ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
             raise UserError(f"tasks: no lm-eval task {task!r}{nearest(task, ours)}")
     tokenizer = instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
-    engine = instantiate(cfg.engine | {"model": model}, "engine", tokenizer=tokenizer)
+    engine = GuardedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
     # lm-eval has no option for repeats: they are set in the task's own config
     take = [{"name": "all", "filter": [{"function": "take_first_k", "k": cfg.repeats}]}]
     output = simple_evaluate(

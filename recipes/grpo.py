@@ -46,7 +46,7 @@ from custom_components.rl.samples import (
 from custom_components.rl.selection import check_statistic, selected
 from custom_components.rl.temperature import annealed_temperature
 from custom_components.rollout.engine import Sampling, check_rope
-from custom_components.rollout.watchdog import engine_call
+from custom_components.rollout.guard import GuardedEngine
 from custom_components.training.distributed import World, full_state_dict, setup_world
 from custom_components.training.run_folder import Metrics, RunFolder
 from custom_components.training.stopwatch import Stopwatch
@@ -105,7 +105,7 @@ class GRPOConfig(TrainingConfig):
     rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
     temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
     verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
-    engine_timeout: float = option(1800.0, "seconds an engine call may take before the run ends")
+    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
 
 
@@ -124,16 +124,9 @@ def main(cfg: Any) -> None:
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
-        with engine_call("start", cfg.engine_timeout):
-            engine = instantiate(cfg.engine, "engine", tokenizer=tokenizer)
-
-        def generate(*args: Any) -> Any:
-            with engine_call(f"step {trainer.step + 1 if trainer else 0}", cfg.engine_timeout):
-                return engine.generate(*args)
-
+        engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
         with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
-            trainer = None
-            prompts = select_prompts(cfg, run, world, tokenizer, generate, pool)
+            prompts = select_prompts(cfg, run, world, tokenizer, engine, pool)
             trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(prompts)))
             check_rope(engine, trainer.model)
             if trainer.step:
@@ -150,7 +143,7 @@ def main(cfg: Any) -> None:
                 while open_groups:
                     sampling = Sampling(temperature, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
                     with clock("rollout"):
-                        sample_round(open_groups, cfg.group_size, sampling, generate, tokenizer)
+                        sample_round(open_groups, cfg.group_size, sampling, engine, tokenizer)
                     with clock("reward"):
                         judge(open_groups, pool)
                     more = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
@@ -190,15 +183,14 @@ def main(cfg: Any) -> None:
         trainer.finish({"prompts": len(prompts)})
 
 
-def sync(trainer: Trainer, engine: Any) -> None:
+def sync(trainer: Trainer, engine: GuardedEngine) -> None:
     """Give the engine the trainer's weights."""
     weights = full_state_dict(trainer.model, trainer.world, every_rank=True)
-    with engine_call("load weights", trainer.cfg.engine_timeout):
-        engine.load_weights(trainer.checkpointer.to_hf(weights).items(), trainer.step)
+    engine.load_weights(trainer.checkpointer.to_hf(weights).items(), trainer.step)
 
 
 def select_prompts(
-    cfg: Any, run: RunFolder, world: World, tokenizer: Any, generate: Any, pool: VerifierPool
+    cfg: Any, run: RunFolder, world: World, tokenizer: Any, engine: Any, pool: VerifierPool
 ) -> list[dict[str, Any]]:
     """The prompts to train on, with the statistics that they were selected by.
 
@@ -218,7 +210,7 @@ def select_prompts(
         rng = random.Random(f"{cfg.seed} selection {world.rank}")
         for _ in range(selection.rounds):
             sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
-            sample_round(groups, selection.samples, sampling, generate, tokenizer)
+            sample_round(groups, selection.samples, sampling, engine, tokenizer)
             judge(groups, pool)
         rows = world.gather([prompt_row(g) for g in groups])
         if world.rank == 0:

@@ -26,6 +26,7 @@ from custom_components.data.problems import read_problems
 from custom_components.data.rows import read_rows, rollout_row, write_rows
 from custom_components.io import write_jsonl
 from custom_components.rollout.engine import Sampling
+from custom_components.rollout.guard import GuardedEngine
 from custom_components.training.distributed import setup_world
 from custom_components.training.run_folder import RunFolder
 
@@ -51,6 +52,7 @@ class RolloutConfig:
     samples_per_problem: int = option(8, "responses for each problem")
     sampling: SamplingConfig = option(SamplingConfig, "how responses are sampled")
     problems_per_shard: int = option(512, "problems in a Parquet shard")
+    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     device: str = option("auto", "auto, cpu or cuda")
     seed: int = option(0, "seed of the sampling")
     resume: str = option("auto", "auto: keep finished shards; never: start over")
@@ -76,7 +78,7 @@ def main(cfg: Any) -> None:
             if not (folder / f"{name}.parquet").exists()
         ]  # fmt: skip
         if mine:
-            engine = instantiate(cfg.engine, "engine", tokenizer=tokenizer)
+            engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
             bar = tqdm(
                 total=sum(len(shards[name]) for name in mine) * cfg.samples_per_problem,
                 unit="response", desc="rollout", disable=world.rank != 0,

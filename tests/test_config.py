@@ -41,6 +41,11 @@ def test_yaml_and_overrides_are_merged(config):
     assert cfg.names == ["u", "v"]
 
 
+def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
+    cfg = load(Example, config, ["optimizer={_component_: torch.optim.SGD, momentum: 0.9}"])
+    assert cfg.optimizer == {"_component_": "torch.optim.SGD", "momentum": 0.9}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

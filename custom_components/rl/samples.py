@@ -1,7 +1,6 @@
 """Sampled responses on their way through an RL step."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +8,7 @@ from custom_components.data import curation
 from custom_components.data.packing import IGNORE
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
-from custom_components.rollout.engine import Completion, Sampling
+from custom_components.rollout.engine import Completion, Engine, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.distributed import World
 from custom_components.verifier import VerifierPool
@@ -85,12 +84,12 @@ def sample_round(
     groups: list[Group],
     n: int,
     sampling: Sampling,
-    generate: Callable[..., list[list[Completion]]],
+    engine: Engine,
     tokenizer: ChatTokenizer,
 ) -> list[Sample]:
     """Add n fresh responses to every group. Returns them, not yet judged."""
     fresh = []
-    completions = generate([g.prompt_ids for g in groups], n, sampling)
+    completions = engine.generate([g.prompt_ids for g in groups], n, sampling)
     for group, responses in zip(groups, completions, strict=True):
         new = [Sample(group.prompt_ids, c, tokenizer.decode(c.token_ids)) for c in responses]
         group.samples += new

@@ -16,6 +16,7 @@ from custom_components.models.hf import (
 )
 from custom_components.models.longrope import RopeFactor
 from custom_components.rollout.engine import Completion, Sampling
+from custom_components.rollout.progress import beat
 from custom_components.tokenizer.hf import ChatTokenizer
 
 
@@ -174,6 +175,7 @@ class TorchEngine:
         finished = [False] * total
         with growing_caches(self.model, total, len(columns)) as caches:
             for length in range(width, width + sampling.max_new_tokens):
+                beat()
                 query = columns[length - tokens.shape[1] : length]
                 keys = columns[:length]
                 mask = (keys[None, None] <= query[None, :, None]) & (

@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from custom_components.config import UserError
 from custom_components.models.hf import builder_arguments
 from custom_components.rollout.engine import Completion, Sampling
+from custom_components.rollout.progress import beat
 from custom_components.tokenizer.hf import ChatTokenizer
 
 
@@ -22,6 +25,14 @@ def _repack_tied_head(worker: Any) -> None:
     head = getattr(worker.model_runner.get_model(), "lm_head", None)
     if hasattr(head, "cpu_linear"):
         head.quant_method.process_weights_after_loading(head)
+
+
+class _Bar(tqdm):
+    """vLLM's progress bar; every finished response is a sign of life."""
+
+    def update(self, n: float | None = 1) -> bool | None:
+        beat()
+        return super().update(n)
 
 
 class VLLMEngine:
@@ -122,7 +133,9 @@ class VLLMEngine:
             detokenize=False,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompt_ids]
-        outputs = self.llm.generate(requests, params, use_tqdm=self.progress)
+        with open(os.devnull, "w") as nowhere:  # vLLM reads the bar, so it cannot be disabled
+            bar = partial(_Bar, file=None if self.progress else nowhere)
+            outputs = self.llm.generate(requests, params, use_tqdm=bar)
         return [
             [
                 Completion(

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, TUNE, recipe
+from conftest import ROOT, SMALL, SMALL_GRPO, TUNE, recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,7 +81,7 @@ def test_a_complete_run_is_left_alone_and_a_different_one_refused(small_run):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["midtrain", "sft"])
+@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
 def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     steps = [f"run_dir={small_run}", f"output_dir={tmp_path / 'run'}", *SMALL[name], "max_steps=12"]
     recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path / 'whole'}", *SMALL[name],
@@ -106,7 +106,7 @@ def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", ["midtrain", "sft"])
+@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
 def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
     recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
@@ -155,49 +155,94 @@ def test_evaluate_through_lm_eval(small_run, tmp_path):
         "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}").stdout  # fmt: skip
 
 
-def test_the_chain_runs_skips_and_continues(tmp_path):
-    """The whole chain; then nothing to do; then SIGKILL in a stage, and on to the same table."""
-    config = tmp_path / "chain.yaml"
+def write_chain(folder, run_dir, evaluated):
+    """A chain of all stages, cut down; returns its command."""
     stages = "".join(
-        f"  - {{name: {name}, config: configs/tiny/{name}.yaml, evaluate: {str(name == 'sft').lower()},"
+        f"  - {{name: {name}, config: configs/tiny/{name}.yaml, evaluate: {str(name in evaluated).lower()},"
         f" overrides: {json.dumps(overrides)}}}\n"
-        for name, overrides in SMALL.items()
+        for name, overrides in (SMALL | {"grpo": SMALL_GRPO}).items()
     )
-    (tmp_path / "evaluate.yaml").write_text(
-        (ROOT / "configs/tiny/evaluate.yaml").read_text() + "\nlimit: 20\n"
+    (folder / "evaluate.yaml").write_text(
+        (ROOT / "configs/tiny/evaluate.yaml").read_text()
+        + "\nlimit: 20\nsampling: {max_gen_toks: 24}\n"
     )
+    config = folder / "chain.yaml"
     config.write_text(
-        f"run_dir: {tmp_path}/run\nevaluation: {tmp_path}/evaluate.yaml\n"
+        f"run_dir: {run_dir}\nevaluation: {folder}/evaluate.yaml\n"
         f"task: reasoning_tiny_addition\nstages:\n{stages}"
     )
-    command = [TUNE, "run", "recipes/chain.py", "--config", str(config)]
+    return [TUNE, "run", "recipes/chain.py", "--config", str(config)]
 
-    def start(**kwargs):
-        return subprocess.Popen(command, cwd=ROOT, text=True, **kwargs)
 
-    # killed in the middle of midtrain, with its whole process group but for what must die itself
-    process = start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    metrics = tmp_path / "run" / "midtrain" / "metrics.jsonl"
+def start(command):
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def kill_when(command, file):
+    """Start the chain and SIGKILL it as soon as `file` is there; its children die with it."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.time() + 1800
-    while not metrics.is_file() and time.time() < deadline:
-        time.sleep(0.05)
+    while not file.is_file() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.02)
+    time.sleep(random.random())
     process.kill()
     process.wait()
     time.sleep(1)
+
+
+def test_the_chain_runs_skips_and_continues(tmp_path):
+    """SIGKILL in a stage, on to the end, then nothing left to do."""
+    command = write_chain(tmp_path, tmp_path / "run", evaluated=["grpo"])
+    kill_when(command, tmp_path / "run" / "midtrain" / "metrics.jsonl")
     assert manifest(tmp_path / "run" / "midtrain")["status"] == "running"  # its process died too
-    done = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = start(command)
     out, _ = done.communicate(timeout=1800)
     assert done.returncode == 0, out[-3000:]
     assert "== curate: skip: complete" in out, out[-5000:]
     assert "== midtrain: continue" in out, out[-5000:]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     [row] = report["stages"]
-    assert (row["name"], row["n_problems"]) == ("sft", 20)
+    assert (row["name"], row["n_problems"]) == ("grpo", 20)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<svg" in page
     for outside in ('src="http', 'href="http', "url(http", "purl.org"):
         assert outside not in page
-    again = start(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    again = start(command)
     out, _ = again.communicate(timeout=1800)
     assert again.returncode == 0
-    assert out.count("skip: complete") == 6
+    assert out.count("skip: complete") == 8
+
+
+@pytest.mark.slow
+def test_killing_the_chain_in_each_stage_changes_nothing(tmp_path):
+    stages = [*SMALL, "grpo"]
+    evaluated = ["midtrain", "sft", "dpo", "grpo"]
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    whole = write_chain(tmp_path / "whole", tmp_path / "whole" / "run", evaluated)
+    assert start(whole).wait(timeout=1800) == 0
+    run = tmp_path / "killed" / "run"
+    command = write_chain(tmp_path / "killed", run, evaluated)
+    for stage in stages:
+        kill_when(command, run / stage / "manifest.json")
+        if stage in evaluated:
+            kill_when(command, run / "eval" / stage / "manifest.json")
+    assert start(command).wait(timeout=1800) == 0
+    reports = [
+        json.loads((d / "report.json").read_text()) for d in (tmp_path / "whole" / "run", run)
+    ]
+    for key in ("stages", "paired"):
+        assert reports[0][key] == reports[1][key]
+    for stage in evaluated:
+        a, b = (
+            (tmp_path / d / "run" / "eval" / stage / f"{stage}.samples.jsonl").read_text()
+            for d in ("whole", "killed")
+        )
+        assert a == b
+        a, b = (load_file(tmp_path / d / "run" / stage / "model" / "model.safetensors")
+                for d in ("whole", "killed"))  # fmt: skip
+        assert all(torch.equal(a[k], b[k]) for k in a)

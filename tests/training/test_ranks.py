@@ -18,15 +18,17 @@ def gradients(name, prepared, small_run, folder, ranks, *overrides):
     return torch.load(output, weights_only=True)
 
 
-@pytest.mark.parametrize(("name", "prepared"), [("midtrain", "packs"), ("sft", "examples")])
+@pytest.mark.parametrize(
+    ("name", "prepared"), [("midtrain", "packs"), ("sft", "examples"), ("dpo", "examples")]
+)
 def test_gradients_before_the_optimizer_do_not_depend_on_the_ranks(
     small_run, tmp_path, name, prepared
 ):
     one = gradients(name, prepared, small_run, tmp_path, 1)
     # two ranks, and each in several micro-batches
     two = gradients(
-        name, prepared, small_run, tmp_path, 2, "max_tokens_per_micro_batch=100"
-        if name == "sft" else "max_tokens_per_micro_batch=600",
+        name, prepared, small_run, tmp_path, 2, "max_tokens_per_micro_batch=600"
+        if name == "midtrain" else "max_tokens_per_micro_batch=150",
     )  # fmt: skip
     assert one.keys() == two.keys()
     norm = torch.cat([g.flatten() for g in one.values()]).norm()

@@ -1,0 +1,155 @@
+"""GRPO through the real `tune run`, from a model that is right half of the time."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from conftest import ROOT, TUNE, recipe
+from safetensors.torch import load_file
+
+from custom_components.data.curation import MESSAGES_SCHEMA
+from custom_components.data.rows import write_rows
+
+
+def metrics(folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def coin(small_run, tmp_path_factory):
+    """Overrides for grpo: a model that answers a+1 with a+1 or a, about evenly, and its problems."""
+    folder = tmp_path_factory.mktemp("coin")
+    rows = [
+        {"id": f"{a}-{b}", "source": "coin", "answer": str(a + 1), "messages": [
+            {"role": "user", "content": f"{a}+1=?"},
+            {"role": "assistant", "content": f"\\boxed{{{a + b}}}"}]}
+        for a in range(1, 9) for b in (0, 1)
+    ]  # fmt: skip
+    write_rows(folder / "coin.parquet", rows, MESSAGES_SCHEMA)
+    (folder / "problems.jsonl").write_text(
+        "".join(
+            json.dumps({"problem": f"{a}+1=?", "answer": str(a + 1)}) + "\n" for a in range(1, 9)
+        )
+    )
+    recipe("sft", f"data={folder}/coin.parquet", f"output_dir={folder}/sft", "batch_size=16",
+           f"checkpointer.checkpoint_dir={small_run}/start/model",
+           f"tokenizer.path={small_run}/start/model", "max_steps=120", "optimizer.lr=2e-3",
+           "max_seq_len=64")  # fmt: skip
+    problems = "{_component_: custom_components.data.problems.table, path: %s/problems.jsonl}"
+    return [
+        f"checkpointer.checkpoint_dir={folder}/sft/model", f"tokenizer.path={folder}/sft/model",
+        f"problems={problems % folder}",
+        "max_steps=8", "batch_size=4", "group_size=8", "max_new_tokens=8", "max_seq_len=64",
+        "checkpoint_every=2", "optimizer.lr=3e-4", "rebalance.max_accuracy=0.9",
+        "selection={rounds: 2, samples: 4, threshold: 10.0, max_accuracy: 1.0}",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def whole(coin, tmp_path_factory):
+    """One uninterrupted run."""
+    folder = tmp_path_factory.mktemp("grpo") / "whole"
+    recipe("grpo", *coin, f"output_dir={folder}")
+    return folder
+
+
+def test_the_reward_rises(whole):
+    rows = metrics(whole)
+    assert [r["step"] for r in rows] == list(range(1, 9))
+    assert 0.2 < rows[0]["accuracy"] < 0.8
+    assert rows[-1]["accuracy"] > rows[0]["accuracy"] + 0.15
+    assert manifest(whole)["counts"] == {"steps": 8, "prompts": 8}
+
+
+def test_what_is_logged_adds_up(whole):
+    rows = metrics(whole)
+    for row in rows:
+        assert row["reward"] == pytest.approx(2 * row["accuracy"] - 1)  # nothing undecided here
+        assert row["responses"] >= 32
+        assert row["updates"] in (0, 1)
+    temperatures = [r["temperature"] for r in rows]
+    assert temperatures == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6])
+    samples = metrics(whole, "samples.jsonl")
+    assert len(samples) == 8 * 4
+    assert {s["verdict"] for s in samples} == {"correct", "incorrect"}
+
+
+def test_the_engine_and_the_trainer_agree_at_every_temperature(whole):
+    for row in metrics(whole):
+        if row["updates"]:
+            assert row["largest_logprob_gap"] < 1e-3
+            assert row["ratio"] == pytest.approx(1, abs=1e-6)  # one update per step: on policy
+
+
+def test_several_updates_per_step_leave_the_policy(coin, tmp_path):
+    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "minibatches=2", "update_epochs=2",
+           "max_steps=2", "optimizer.lr=1e-3", "warmup_ratio=0.0")  # fmt: skip
+    last = metrics(tmp_path / "x")[-1]
+    assert last["updates"] == 4
+    assert last["largest_logprob_gap"] < 1e-3  # against the policy before the step's updates
+    assert last["ratio"] != pytest.approx(1, abs=1e-4)
+
+
+def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
+    command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
+               f"output_dir={tmp_path}/run"]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    file = tmp_path / "run" / "metrics.jsonl"
+    stop_at = random.randint(3, 6)
+    while process.poll() is None:
+        if file.is_file() and file.read_text().count("\n") >= stop_at:
+            time.sleep(random.random() / 10)  # anywhere in a step: rollout, reward or update
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL
+    assert "continuing from step" in recipe("grpo", *coin, f"output_dir={tmp_path}/run").stdout
+    kept = ("loss", "reward", "entropy", "grad_norm")
+    assert [[r[k] for k in kept if k in r] for r in metrics(tmp_path / "run")] == [
+        [r[k] for k in kept if k in r] for r in metrics(whole)
+    ]
+    assert metrics(tmp_path / "run", "samples.jsonl") == metrics(whole, "samples.jsonl")
+    a, b = (load_file(d / "model" / "model.safetensors") for d in (tmp_path / "run", whole))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_two_ranks_each_with_an_engine(coin, tmp_path):
+    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "max_steps=3",
+           launch=("--nproc_per_node", "2"))  # fmt: skip
+    rows = metrics(tmp_path / "x")
+    assert len(rows) == 3 and all(r["responses"] >= 32 for r in rows)
+    assert any(r["updates"] for r in rows)
+    assert all(r["largest_logprob_gap"] < 1e-3 for r in rows if r["updates"])
+
+
+@pytest.mark.parametrize(
+    ("engine", "status", "words"),
+    [
+        ("Stalls", 75, "the engine (generate 8 x 4 responses) made no progress for 5 s"),
+        ("Crashes", 2, "the engine failed (generate 8 x 4 responses): RuntimeError: went away"),
+        ("NeverStarts", 75, "the engine (start) made no progress"),
+    ],
+)
+def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine, status, words):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    checkpoint = coin[0].partition("=")[2]
+    done = recipe(
+        "grpo", *coin, f"output_dir={tmp_path}/x", "checkpoint_every=1", "engine_timeout=5",
+        "selection.rounds=0", "warmup_ratio=0.0", "rebalance.max_accuracy=1.0",
+        f"engine={{_component_: faulty_engine.{engine}, model: {checkpoint}}}",
+        check=False, env=env,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr[-2000:]
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert manifest(tmp_path / "x")["status"] == "running"
