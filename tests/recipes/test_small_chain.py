@@ -174,10 +174,12 @@ def write_chain(folder, run_dir, evaluated):
     return [TUNE, "run", "recipes/chain.py", "--config", str(config)]
 
 
-def start(command):
-    return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+def run_chain(command):
+    """Run the chain to its end; returns what it printed."""
+    done = subprocess.run(command, cwd=ROOT, text=True, timeout=1800, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
 
 
 def kill_when(command, file):
@@ -199,9 +201,7 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     command = write_chain(tmp_path, tmp_path / "run", evaluated=["grpo"])
     kill_when(command, tmp_path / "run" / "midtrain" / "metrics.jsonl")
     assert manifest(tmp_path / "run" / "midtrain")["status"] == "running"  # its process died too
-    done = start(command)
-    out, _ = done.communicate(timeout=1800)
-    assert done.returncode == 0, out[-3000:]
+    out = run_chain(command)
     assert "== curate: skip: complete" in out, out[-5000:]
     assert "== midtrain: continue" in out, out[-5000:]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -211,10 +211,7 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     assert "<svg" in page
     for outside in ('src="http', 'href="http', "url(http", "purl.org"):
         assert outside not in page
-    again = start(command)
-    out, _ = again.communicate(timeout=1800)
-    assert again.returncode == 0
-    assert out.count("skip: complete") == 8
+    assert run_chain(command).count("skip: complete") == 8
 
 
 @pytest.mark.slow
@@ -224,14 +221,14 @@ def test_killing_the_chain_in_each_stage_changes_nothing(tmp_path):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     whole = write_chain(tmp_path / "whole", tmp_path / "whole" / "run", evaluated)
-    assert start(whole).wait(timeout=1800) == 0
+    run_chain(whole)
     run = tmp_path / "killed" / "run"
     command = write_chain(tmp_path / "killed", run, evaluated)
     for stage in stages:
         kill_when(command, run / stage / "manifest.json")
         if stage in evaluated:
             kill_when(command, run / "eval" / stage / "manifest.json")
-    assert start(command).wait(timeout=1800) == 0
+    run_chain(command)
     reports = [
         json.loads((d / "report.json").read_text()) for d in (tmp_path / "whole" / "run", run)
     ]
