@@ -72,7 +72,7 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
         title=run_dir.name,
-        plots=[p for s in stages if (p := loss_plot(run_dir / s["name"], s["label"]))],
+        plots=[p for s in stages if (p := training_plot(run_dir / s["name"], s["label"]))],
         yields=(read_manifest(run_dir / "curate") or {}).get("counts", {}),
         manifests={s["name"]: m for s in stages if (m := read_manifest(run_dir / s["name"]))},
     )
@@ -80,26 +80,34 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     return run_dir / "report.html"
 
 
-def loss_plot(folder: Path, label: str) -> str | None:
-    """The run's loss over its steps as SVG text; None where there are no metrics."""
+# what tells how a run went, the first that it logs: RL's and DPO's losses do not
+CURVES = {"reward": "mean reward", "margin": "reward margin", "loss": "loss"}
+
+
+def training_plot(folder: Path, label: str) -> str | None:
+    """The run's telling metric over its steps as SVG text; None where there are no metrics."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         return None
-    points = [(row["step"], row["loss"]) for _, row in read_jsonl(path) if "loss" in row]
-    if not points:
+    rows = [row for _, row in read_jsonl(path)]
+    curve = next((c for c in CURVES if rows and c in rows[0]), None)
+    if curve is None:
         return None
+    points = [(row["step"], row[curve]) for row in rows]
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    steps, losses = zip(*points, strict=True)
+    steps, values = zip(*points, strict=True)
     figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    axes.plot(steps, losses, color="#9db4d0", linewidth=0.8)
-    width = max(1, len(losses) // 20)
-    smooth = [statistics.fmean(losses[max(0, i - width) : i + 1]) for i in range(len(losses))]
+    axes.plot(steps, values, color="#9db4d0", linewidth=0.8)
+    width = max(1, len(values) // 20)
+    smooth = [statistics.fmean(values[max(0, i - width) : i + 1]) for i in range(len(values))]
     axes.plot(steps, smooth, color="#1f5fa8", linewidth=1.6)
-    axes.set(title=label, xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.set(title=label, xlabel="step", ylabel=CURVES[curve])
+    if curve == "loss":
+        axes.set_ylim(0)
     axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
     # without matplotlib's RDF block: dates and foreign addresses have no place in the page
