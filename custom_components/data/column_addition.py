@@ -85,12 +85,16 @@ class ErrorRates:
         slip: per column: the written sum is one off.
         skip: per answer: one column is left out.
         cut: per answer: the response stops somewhere before its end.
+        guess: per answer: it is given at once, without working.
+        guess_slip: per digit of such an answer: another digit is written.
     """
 
     carry: float = 0.0
     slip: float = 0.0
     skip: float = 0.0
     cut: float = 0.0
+    guess: float = 0.0
+    guess_slip: float = 0.0
 
 
 def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tuple[str, bool]:
@@ -101,6 +105,12 @@ def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tu
     Returns:
         the response text, and whether it came to its end (False: cut off).
     """
+    if rng.random() < rates.guess:
+        answer = "".join(
+            rng.choice("0123456789".replace(x, "")) if rng.random() < rates.guess_slip else x
+            for x in str(a + b)
+        )
+        return _cut(f"<think></think>\\boxed{{{answer}}}", rates.cut, rng)
     width = max(len(str(a)), len(str(b)))
     columns = list(zip(str(a).zfill(width)[::-1], str(b).zfill(width)[::-1], strict=True))
     skipped = rng.randrange(width) if width > 1 and rng.random() < rates.skip else None
@@ -118,6 +128,10 @@ def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tu
             carry = 0
     answer = (str(carry) if carry else "") + digits
     text = "<think>" + "\n".join(lines) + "</think>\\boxed{" + (answer.lstrip("0") or "0") + "}"
-    if rng.random() < rates.cut:
+    return _cut(text, rates.cut, rng)
+
+
+def _cut(text: str, rate: float, rng: random.Random) -> tuple[str, bool]:
+    if rng.random() < rate:
         return text[: rng.randrange(len("<think>"), len(text))], False
     return text, True

@@ -19,7 +19,7 @@ class AdditionTeacher:
 
     Args:
         tokenizer: of the student: prompts are decoded, responses encoded with it.
-        carry, slip, skip, cut: error rates.
+        carry, slip, skip, cut, guess, guess_slip: rates, see `ErrorRates`.
     """
 
     name = "addition-teacher"
@@ -32,8 +32,13 @@ class AdditionTeacher:
         slip: float = 0.02,
         skip: float = 0.05,
         cut: float = 0.05,
+        guess: float = 0.0,
+        guess_slip: float = 0.0,
     ) -> None:
-        self.tokenizer, self.rates = tokenizer, ErrorRates(carry, slip, skip, cut)
+        self.tokenizer, self.rates = (
+            tokenizer,
+            ErrorRates(carry, slip, skip, cut, guess, guess_slip),
+        )
 
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling

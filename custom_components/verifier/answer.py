@@ -340,7 +340,8 @@ def _words(text: str, key: str) -> Node | None:
         return None
     if not re.search(r"[A-Za-z]{2}", text) and not re.fullmatch(r"\(?[A-Za-z]\)?\.?", text):
         return None
-    return Word(key, fold_words(text))
+    sign = "-" if re.match(r"-\s*[A-Za-z]", text) else ""
+    return Word(key, sign + fold_words(text))
 
 
 def _expression(text: str, key: str) -> Node:

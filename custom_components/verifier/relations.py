@@ -118,7 +118,8 @@ def _close(exact: str, rounded: str) -> bool:
 def same(gold: Relation, answer: Relation, equal: Callable[[Node, Node], bool]) -> bool:
     """Whether two relations state the same; `equal` compares what they state."""
     if gold.signs == answer.signs == ("\\in",):
-        return equal(parse_cleaned(gold.sides[1]), parse_cleaned(answer.sides[1]))
+        same_name = compact(gold.sides[0]) == compact(answer.sides[0])
+        return same_name and equal(parse_cleaned(gold.sides[1]), parse_cleaned(answer.sides[1]))
     if set(gold.signs + answer.signs) <= _EQUALITIES:
         return _same_equations(gold, answer, equal)
     gold_set, answer_set = _any_set(gold), _any_set(answer)

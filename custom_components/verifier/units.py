@@ -130,6 +130,8 @@ def conversion(gold: str, answer: str) -> Fraction | None:
         return Fraction(1)
     if known_gold[0] != known_answer[0]:
         return None
+    if 1 not in (known_gold[2], known_answer[2]) and known_gold[2] != known_answer[2]:
+        return None
     return (known_answer[1] / known_gold[1]) ** max(known_gold[2], known_answer[2])
 
 

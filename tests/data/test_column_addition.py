@@ -54,7 +54,8 @@ def test_without_errors_every_answer_verifies():
         assert verify(str(a + b), text).verdict == "correct"
 
 
-@pytest.mark.parametrize("rates", [{"carry": 1.0}, {"slip": 1.0}, {"skip": 1.0}, {"cut": 1.0}])
+@pytest.mark.parametrize("rates", [{"carry": 1.0}, {"slip": 1.0}, {"skip": 1.0}, {"cut": 1.0},
+                                   {"guess": 1.0, "guess_slip": 0.9}])  # fmt: skip
 def test_each_error_makes_wrong_answers(rates):
     rng = random.Random(0)
     wrong = 0
@@ -63,6 +64,11 @@ def test_each_error_makes_wrong_answers(rates):
         verdict = verify("10443", text, truncated=not finished)
         wrong += verdict.verdict == "incorrect"
     assert wrong >= 45  # an error now and then cancels another
+
+
+def test_a_guess_shows_no_working():
+    text, finished = worked_addition(58, 47, ErrorRates(guess=1.0), random.Random(0))
+    assert (text, finished) == ("<think></think>\\boxed{105}", True)
 
 
 def test_what_cannot_be_drawn_is_refused():
