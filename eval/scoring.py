@@ -33,7 +33,7 @@ def score(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
     """`process_results` of the tasks: rates over a problem's repeats.
 
     Args:
-        doc: with `answer`.
+        doc: with `answer`; with `choices` ("ABCD") the answer is a letter.
         results: what the filter left: a list of responses (repeats), or one response.
 
     Returns:
@@ -45,6 +45,7 @@ def score(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
             "gold": str(doc["answer"]),
             "response": str(r),
             "truncated": getattr(r, "finish_reason", "stop") == "length",
+            "choices": doc.get("choices") or None,
         }
         for r in responses
     )

@@ -1,19 +1,28 @@
-"""What the task YAMLs beside this file refer to."""
+"""What the task YAMLs beside this file refer to: where their problems come from.
 
+Each set is loaded from the Hugging Face hub, or from `$REASONTUNE_DATA` where a copy is there.
+"""
+
+import random
 from typing import Any
 
 import datasets
 
+from custom_components.config import UserError
 from custom_components.data import column_addition as addition
 from custom_components.data.problems import gsm8k
-from custom_components.data.rows import Reject
+from custom_components.data.rows import Reject, load_table, resolve
 from eval.scoring import score
 
-__all__ = ["gsm8k_test", "score", "tiny_addition"]
+__all__ = ["aime24", "aime25", "gpqa_diamond", "gsm8k_test", "math500", "score", "tiny_addition"]
 
 FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in ("id", "problem", "answer", "difficulty")}
+    {
+        name: datasets.Value("string")
+        for name in ("id", "problem", "answer", "difficulty", "choices")
+    }
 )
+LETTERS = "ABCD"
 
 
 def _dataset(problems: Any) -> dict[str, datasets.Dataset]:
@@ -30,3 +39,67 @@ def tiny_addition(**_: Any) -> dict[str, datasets.Dataset]:
 def gsm8k_test(**_: Any) -> dict[str, datasets.Dataset]:
     """GSM8K's test problems, from the hub or `$REASONTUNE_DATA/gsm8k/test.jsonl`."""
     return _dataset(gsm8k(split="test"))
+
+
+def _table(hub: str, local: str, split: str, name: str | None = None) -> Any:
+    """Rows of a set; a broken one ends the evaluation: a benchmark is whole or worthless."""
+    for where, row in load_table(resolve(hub, local), split, name):
+        if row is None:
+            raise UserError(f"{where} is not a JSON object")
+        yield where, row
+
+
+def _aime(year: str, hub: str, split: str) -> dict[str, datasets.Dataset]:
+    rows = _table(hub, f"eval/aime{year}.jsonl", split)
+    return _dataset(
+        {
+            "id": f"aime{year}-{i}",
+            "problem": row["problem"],
+            "answer": str(row.get("answer") or row["expected_answer"]),
+        }
+        for i, (_, row) in enumerate(rows)
+    )
+
+
+def aime24(**_: Any) -> dict[str, datasets.Dataset]:
+    """AIME 2024 I and II, 30 problems."""
+    return _aime("24", "HuggingFaceH4/aime_2024", "train")
+
+
+def aime25(**_: Any) -> dict[str, datasets.Dataset]:
+    """AIME 2025 I and II, 30 problems."""
+    return _aime("25", "math-ai/aime25", "test")
+
+
+def math500(**_: Any) -> dict[str, datasets.Dataset]:
+    """MATH-500; the difficulty is MATH's level."""
+    rows = _table("HuggingFaceH4/MATH-500", "eval/math500.jsonl", "test")
+    return _dataset(
+        {
+            "id": row["unique_id"],
+            "problem": row["problem"],
+            "answer": row["answer"],
+            "difficulty": f"level {row['level']}",
+        }
+        for _, row in rows
+    )
+
+
+def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str]:
+    """A GPQA row as a choice between A and D, in an order that its question decides."""
+    options = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
+    order = random.Random(row["Question"]).sample(range(4), 4)
+    listed = [f"{letter}) {options[k].strip()}" for letter, k in zip(LETTERS, order, strict=True)]
+    return {
+        "id": f"gpqa-{i}",
+        "problem": "\n".join([row["Question"].strip(), "", *listed]),
+        "answer": LETTERS[order.index(0)],
+        "difficulty": row.get("High-level domain"),
+        "choices": LETTERS,
+    }
+
+
+def gpqa_diamond(**_: Any) -> dict[str, datasets.Dataset]:
+    """GPQA Diamond. The set is gated: log in to the hub with an account that has access."""
+    rows = _table("Idavidrein/gpqa", "eval/gpqa_diamond.jsonl", "train", "gpqa_diamond")
+    return _dataset(gpqa_row(row, i) for i, (_, row) in enumerate(rows))

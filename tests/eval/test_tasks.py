@@ -1,0 +1,61 @@
+import json
+
+import pytest
+
+from eval.scoring import score
+from eval.tasks import functions
+
+GPQA = {
+    "Question": "Which planet is largest?",
+    "Correct Answer": "Jupiter ",
+    "Incorrect Answer 1": "Mars",
+    "Incorrect Answer 2": "Venus",
+    "Incorrect Answer 3": "Earth",
+    "High-level domain": "Physics",
+}
+
+
+def test_gpqa_rows_are_choices_in_a_fixed_order():
+    rows = [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
+    assert rows == [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
+    assert {r["answer"] for r in rows} == set("ABCD")  # no letter is favoured for all questions
+    for row in rows:
+        assert f"{row['answer']}) Jupiter" in row["problem"].splitlines()
+        assert len(row["problem"].splitlines()) == 6
+
+
+def test_choices_are_scored_as_letters():
+    doc = functions.gpqa_row(GPQA, 0)
+    wrong = next(x for x in "ABCD" if x != doc["answer"])
+    for text, accuracy in (
+        (f"<think>x</think>\\boxed{{{doc['answer']}}}", 1),
+        (f"<think>x</think>\\boxed{{({doc['answer']})}}", 1),
+        (f"<think>x</think>\\boxed{{{wrong}}}", 0),
+        ("<think>x</think>\\boxed{A or B}", 0),
+    ):
+        assert score(doc, [text])["accuracy"] == accuracy
+
+
+def test_gpqa_from_a_local_copy(tmp_path, monkeypatch):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "gpqa_diamond.jsonl").write_text(json.dumps(GPQA) + "\n")
+    monkeypatch.setenv("REASONTUNE_DATA", str(tmp_path))
+    [doc] = functions.gpqa_diamond()["test"]
+    assert doc["choices"] == "ABCD" and doc["difficulty"] == "Physics"
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("aime24", 30), ("aime25", 30), ("math500", 500), ("gsm8k_test", 1319)]
+)
+def test_real_sets_are_whole_and_their_golds_readable(data_dir, monkeypatch, name, count):
+    monkeypatch.setenv("REASONTUNE_DATA", str(data_dir))
+    rows = getattr(functions, name)()["test"]
+    assert len(rows) == count and len(set(rows["id"])) == count
+    for doc in rows.select(range(min(30, count))):
+        assert score(doc, [f"<think>x</think>\\boxed{{{doc['answer']}}}"])["accuracy"] == 1
+
+
+def test_the_tiny_tasks_problems_are_the_same_every_time():
+    first, again = (functions.tiny_addition()["test"] for _ in range(2))
+    assert first["problem"] == again["problem"]
+    assert len(first) == 600
