@@ -94,7 +94,10 @@ def evaluate_model(cfg: Any, model: str) -> tuple[dict[str, Any], list[dict[str,
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     include = Path(cfg.include_path)
-    manager = TaskManager(include_path=str(include if include.is_dir() else ROOT / include))
+    folder = str(include if include.is_dir() else ROOT / include)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(cfg.tasks) <= set(manager.all_tasks):  # indexing lm-eval's own takes seconds
+        manager = TaskManager(include_path=folder)
     for task in cfg.tasks:
         if task not in manager.all_tasks:
             ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
