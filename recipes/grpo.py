@@ -15,6 +15,7 @@ shared out anew, so that every rank trains on about as many tokens.
 
 import random
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ from custom_components.config import (
 from custom_components.data.curation import PROMPTS_SCHEMA
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import read_rows
-from custom_components.io import atomic_path
+from custom_components.io import atomic_path, write_jsonl
 from custom_components.losses.policy_gradient import LossConfig
 from custom_components.rl.learning import learn
 from custom_components.rl.samples import (
@@ -119,8 +120,8 @@ def main(cfg: Any) -> None:
             raise UserError(
                 f"batch_size={cfg.batch_size} prompts cannot be divided over {world.size} ranks"
             )
-        data = str(cfg.problems.get("path", ""))
-        run = RunFolder("grpo", cfg, inputs_of(cfg, data), world)
+        data = str(cfg.problems.get("path", ""))  # a file, or a name on the hub
+        run = RunFolder("grpo", cfg, inputs_of(cfg, data if Path(data).exists() else ""), world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -139,15 +140,7 @@ def main(cfg: Any) -> None:
                 mine = [prompts[i] for i in indices[world.rank :: world.size]]
                 groups = [Group(p, tokenizer.encode_prompt(p["problem"])) for p in mine]
                 rng = random.Random(f"{cfg.seed} {step} {world.rank}")
-                open_groups = groups
-                while open_groups:
-                    sampling = Sampling(temperature, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
-                    with clock("rollout"):
-                        sample_round(open_groups, cfg.group_size, sampling, engine, tokenizer)
-                    with clock("reward"):
-                        judge(open_groups, pool)
-                    more = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
-                    open_groups = [g for g in open_groups if needs_more(g, more)]
+                sample_groups(cfg, groups, temperature, tokenizer, engine, pool, rng, clock)
                 chosen = choose(
                     groups,
                     cfg.rebalance.max_accuracy if cfg.rebalance.enabled else None,
@@ -183,6 +176,22 @@ def main(cfg: Any) -> None:
         trainer.finish({"prompts": len(prompts)})
 
 
+def sample_groups(
+    cfg: Any, groups: list[Group], temperature: float, tokenizer: Any, engine: GuardedEngine,
+    pool: VerifierPool, rng: random.Random, clock: Stopwatch,
+) -> None:  # fmt: skip
+    """Fill the groups with judged responses; hard prompts are sampled in several rounds."""
+    most = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
+    waiting = groups
+    while waiting:
+        sampling = Sampling(temperature, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
+        with clock("rollout"):
+            sample_round(waiting, cfg.group_size, sampling, engine, tokenizer)
+        with clock("reward"):
+            judge(waiting, pool)
+        waiting = [g for g in waiting if needs_more(g, most)]
+
+
 def sync(trainer: Trainer, engine: GuardedEngine) -> None:
     """Give the engine the trainer's weights."""
     weights = full_state_dict(trainer.model, trainer.world, every_rank=True)
@@ -190,13 +199,18 @@ def sync(trainer: Trainer, engine: GuardedEngine) -> None:
 
 
 def select_prompts(
-    cfg: Any, run: RunFolder, world: World, tokenizer: Any, engine: Any, pool: VerifierPool
-) -> list[dict[str, Any]]:
+    cfg: Any, run: RunFolder, world: World, tokenizer: Any, engine: GuardedEngine,
+    pool: VerifierPool,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The prompts to train on, with the statistics that they were selected by.
 
     Sampled once; `prompts.parquet` in the run folder keeps all candidates.
     """
-    problems, _ = read_problems(instantiate(cfg.problems, "problems"))
+    problems, rejects = read_problems(instantiate(cfg.problems, "problems"))
+    if rejects and world.rank == 0:
+        write_jsonl(run.path / "rejects.jsonl", [vars(r) for r in rejects])
+        print(f"{len(rejects)} of {len(problems) + len(rejects)} problems rejected; first: "
+              f"{rejects[0].where}: {rejects[0].reason}", flush=True)  # fmt: skip
     selection, path = cfg.selection, run.path / "prompts.parquet"
     if selection.rounds < 1:
         return problems

@@ -93,7 +93,7 @@ def training_plot(folder: Path, label: str) -> str | None:
     curve = next((c for c in CURVES if rows and c in rows[0]), None)
     if curve is None:
         return None
-    points = [(row["step"], row[curve]) for row in rows]
+    points = [(row["step"], row[curve]) for row in rows if row[curve] is not None]
     import matplotlib
 
     matplotlib.use("svg")

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import time
@@ -282,11 +283,15 @@ class Metrics:
         write_text(self.path, "".join(kept))
 
     def log(self, step: int, **values: Any) -> None:
-        """Append an object of one step (flat names)."""
+        """Append an object of one step (flat names); JSON has null for what is not finite."""
         if self.rank != 0:
             return
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }
         with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps({"step": step, **values}) + "\n")
+            f.write(json.dumps({"step": step, **finite}) + "\n")
         if self.logger is not None:
             self.logger.log_dict(values, step)
 

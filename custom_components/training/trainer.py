@@ -1,6 +1,9 @@
 """What every training recipe shares, to be called from its loop: set-up, a step, state, export."""
 
 import dataclasses
+import json
+import math
+import resource
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -51,6 +54,7 @@ class TrainingConfig:
     max_steps: int | None = option(None, "optimizer steps")
     warmup_ratio: float = option(0.1, "share of the steps with rising learning rate")
     clip_grad_norm: float = option(1.0, "largest norm of the gradient")
+    max_nonfinite_steps: int = option(3, "steps in a row with a broken gradient that end the run")
     head_chunk_size: int = option(1024, "scored tokens per chunk of the output head")
     checkpoint_every: int = option(100, "steps between checkpoints")
     keep_checkpoints: int = option(2, "latest checkpoints to keep")
@@ -126,6 +130,7 @@ class Trainer:
         logger = cfg.metric_logger and instantiate(cfg.metric_logger, "metric_logger")
         self.metrics = Metrics(run.path, self.step, logger, world.rank)
         self.steps = steps
+        self._nonfinite, self._rows = 0, []
 
     def forward_logprobs(self, batch: Any, **kwargs: Any) -> torch.Tensor:
         """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`)."""
@@ -168,13 +173,36 @@ class Trainer:
             disable=self.world.rank != 0,
         ) as self._bar:  # fmt: skip
             self._last_step_at = time.perf_counter()
-            yield from islice(order, self.step, self.steps)
+            for epoch, indices in islice(order, self.step, self.steps):
+                self._rows = indices
+                yield epoch, indices
 
     def update(self) -> float:
-        """Clip the gradient and update the weights. Returns the gradient's norm."""
+        """Clip the gradient and update the weights. Returns the gradient's norm.
+
+        A gradient that is not finite changes nothing: the rows of its batch go to
+        nonfinite.jsonl, and `max_nonfinite_steps` of them in a row end the run.
+
+        Raises:
+            UserError: at that number.
+        """
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
-        self.optimizer.step()
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self._nonfinite = 0
+            return norm
+        self._nonfinite += 1
+        path = self.run.path / "nonfinite.jsonl"
+        if self.world.rank == 0:
+            with open(path, "a", encoding="utf-8") as f:
+                f.write(json.dumps({"step": self.step + 1, "rows": self._rows}) + "\n")
+        if self._nonfinite >= self.cfg.max_nonfinite_steps:
+            raise UserError(
+                f"the gradient was not finite in {self._nonfinite} steps in a row, the last at step "
+                f"{self.step + 1}; their rows are in {path}; look at those or lower optimizer.lr"
+            )
+        return norm
 
     def finish_step(self, loss: float, tokens: int, norm: float | None = None, **metrics) -> None:
         """Move the schedule, log, and write a checkpoint when one is due.
@@ -192,7 +220,9 @@ class Trainer:
         now = time.perf_counter()
         self.metrics.log(
             self.step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens,
-            tokens_per_second=round(tokens / (now - self._last_step_at), 1), **metrics,
+            tokens_per_second=round(tokens / (now - self._last_step_at), 1),
+            rows_seen=self.step * self.cfg.batch_size, memory_gib=peak_memory(self.world.device),
+            **metrics,
         )  # fmt: skip
         self._last_step_at = now
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
@@ -218,6 +248,13 @@ class Trainer:
             )
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most memory held so far, GiB: the allocator's on CUDA, the process's on a CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
 
 
 def check_fit(model: torch.nn.Module, tokenizer: ChatTokenizer, max_seq_len: int) -> None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import recipe
+from conftest import SMALL, recipe
 
 
 def refused(*args, **kwargs):
@@ -80,3 +80,14 @@ def test_folders_that_are_not_checkpoints(small_run, tmp_path):
     assert "rope_factor=by_length" in by_length
     too_short = refused(*common, "max_seq_len=8", "resume=never")
     assert "none of 40 rows can be trained on (40 longer than max_seq_len" in too_short
+
+
+def test_a_broken_gradient_skips_the_step_and_ends_the_run_in_the_end(small_run, tmp_path):
+    line = refused("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'out'}", *SMALL["sft"],
+                   "max_steps=12", "optimizer.lr=1e30", "warmup_ratio=0.0")  # fmt: skip
+    assert "not finite in 3 steps in a row" in line
+    broken = [
+        json.loads(x) for x in (tmp_path / "out" / "nonfinite.jsonl").read_text().splitlines()
+    ]
+    assert len(broken) == 3 and all(len(b["rows"]) == 8 for b in broken)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"
