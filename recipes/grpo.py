@@ -34,6 +34,7 @@ from custom_components.data.problems import read_problems
 from custom_components.data.rows import read_rows
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.losses.policy_gradient import LossConfig
+from custom_components.rl.alarms import AlarmConfig, Alarms
 from custom_components.rl.learning import learn
 from custom_components.rl.samples import (
     Group,
@@ -106,6 +107,7 @@ class GRPOConfig(TrainingConfig):
     rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
     temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
     verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
+    alarms: AlarmConfig = option(AlarmConfig, "when to speak up")
     engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
 
@@ -132,6 +134,7 @@ def main(cfg: Any) -> None:
             check_rope(engine, trainer.model)
             if trainer.step:
                 sync(trainer, engine)
+            alarms = Alarms(cfg.alarms)
             samples_log = Metrics(run.path, trainer.step, None, world.rank, "samples.jsonl")
 
             for epoch, indices in trainer.batches(len(prompts)):
@@ -168,9 +171,12 @@ def main(cfg: Any) -> None:
                         answer=group.problem["answer"], response=sample.text,
                         verdict=sample.verdict, advantage=sample.advantage,
                     )  # fmt: skip
+                stats |= learned
+                for alarm in alarms.check(stats):
+                    trainer.say(f"alarm at step {step + 1}: {alarm}")
                 tokens = stats["generated_tokens"]
                 trainer.finish_step(
-                    loss, tokens, norm, epoch=epoch, temperature=temperature, **stats, **learned
+                    loss, tokens, norm, epoch=epoch, temperature=temperature, **stats
                 )
             engine.close()
         trainer.finish({"prompts": len(prompts)})

@@ -231,6 +231,11 @@ class Trainer:
             self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule)
             self.run.touch()
 
+    def say(self, message: str) -> None:
+        """A line above the progress bar, on rank 0."""
+        if self.world.rank == 0:
+            self._bar.write(message)
+
     def finish(self, counts: dict[str, Any] | None = None) -> None:
         """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
         self.metrics.close()

@@ -1,0 +1,37 @@
+import pytest
+
+from custom_components.rl.alarms import AlarmConfig, Alarms
+
+FINE = {"accuracy": 0.5, "truncated": 0.0, "undecided": 0.0, "entropy": 0.3, "logprob_gap": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"accuracy": 0.0, "truncated": 0.95}, "raise max_new_tokens"),
+        ({"entropy": 1e-5}, "entropy"),
+        ({"logprob_gap": 0.5}, "disagree"),
+        ({"undecided": 0.2}, "undecided"),
+    ],
+)
+def test_each_alarm_is_raised_once_while_it_lasts(change, word):
+    alarms = Alarms(AlarmConfig())
+    assert alarms.check(FINE) == []
+    [message] = alarms.check(FINE | change)
+    assert word in message
+    assert alarms.check(FINE | change) == []
+    assert alarms.check(FINE) == []
+    assert alarms.check(FINE | change) == [message]
+
+
+def test_steps_without_a_positive_are_counted_in_a_row():
+    alarms = Alarms(AlarmConfig(steps_without_positive=3))
+    nothing = FINE | {"accuracy": 0.0}
+    assert alarms.check(nothing) == alarms.check(nothing) == alarms.check(FINE) == []
+    assert alarms.check(nothing) == alarms.check(nothing) == []
+    [message] = alarms.check(nothing)
+    assert "no correct response for 3 steps" in message
+
+
+def test_a_step_without_an_update_has_no_entropy_to_judge():
+    assert Alarms(AlarmConfig()).check({"accuracy": 1.0, "truncated": 0.0, "undecided": 0.0}) == []
