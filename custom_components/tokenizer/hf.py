@@ -1,8 +1,9 @@
 """One wrapper around any Hugging Face tokenizer with a chat template."""
 
+import json
 from pathlib import Path
 
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer
 
 from custom_components.config import UserError
 
@@ -69,8 +70,9 @@ class ChatTokenizer:
         stop = {self.end_of_turn_id}
         if self.hf.eos_token_id is not None:
             stop.add(self.hf.eos_token_id)
-        if (self.path / "generation_config.json").is_file():
-            eos = GenerationConfig.from_pretrained(self.path).eos_token_id
+        path = self.path / "generation_config.json"
+        if path.is_file():
+            eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
             stop |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
         return sorted(stop)
 
