@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/tune run recipes/chain.py --config configs/tiny/chain.yaml seed=$(SEED) run_dir=$(RUN_DIR)
 
 test: lint
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)

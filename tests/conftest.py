@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+# two workers run side by side: more threads than cores make everything slower
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("REASONTUNE_DATA", ROOT.parent / "shared" / "data"))
 TUNE = str(Path(sys.executable).with_name("tune"))

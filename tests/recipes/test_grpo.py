@@ -135,7 +135,7 @@ def test_two_ranks_each_with_an_engine(coin, tmp_path):
 @pytest.mark.parametrize(
     ("engine", "status", "words"),
     [
-        ("Stalls", 75, "the engine (generate 8 x 4 responses) made no progress for 5 s"),
+        ("Stalls", 75, "the engine (generate 8 x 4 responses) made no progress for 10 s"),
         ("Crashes", 2, "the engine failed (generate 8 x 4 responses): RuntimeError: went away"),
         ("NeverStarts", 75, "the engine (start) made no progress"),
     ],
@@ -144,7 +144,7 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
     checkpoint = coin[0].partition("=")[2]
     done = recipe(
-        "grpo", *coin, f"output_dir={tmp_path}/x", "checkpoint_every=1", "engine_timeout=5",
+        "grpo", *coin, f"output_dir={tmp_path}/x", "checkpoint_every=1", "engine_timeout=10",
         "selection.rounds=0", "warmup_ratio=0.0", "rebalance.max_accuracy=1.0",
         f"engine={{_component_: faulty_engine.{engine}, model: {checkpoint}}}",
         check=False, env=env,
