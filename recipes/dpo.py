@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from custom_components.config import instantiate, option, recipe_main, required
+from custom_components.config import UserError, instantiate, option, recipe_main, required
 from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
@@ -126,6 +126,9 @@ def reference_logprobs(trainer: Trainer, rows: Any) -> np.ndarray:
     path, world = trainer.run.path / "reference.npy", trainer.world
     exists = path.exists()
     world.barrier()
+    if not exists and trainer.step:
+        raise UserError(f"{path} is missing, and step {trainer.step} is not the reference; "
+                        "set resume=never")  # fmt: skip
     if not exists:
         values = np.zeros((len(rows), 2))
         size = trainer.cfg.batch_size
