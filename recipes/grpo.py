@@ -134,6 +134,7 @@ def main(cfg: Any) -> None:
             check_rope(engine, trainer.model)
             if trainer.step:
                 sync(trainer, engine)
+            reference = trainer.frozen_start() if cfg.loss.kl_coefficient else None
             alarms = Alarms(cfg.alarms)
             samples_log = Metrics(run.path, trainer.step, None, world.rank, "samples.jsonl")
 
@@ -154,7 +155,7 @@ def main(cfg: Any) -> None:
                 with clock("train"):
                     loss, norm, learned = learn(
                         trainer, world.gather(chosen), setting, temperature,
-                        random.Random(f"{cfg.seed} {step}"),
+                        random.Random(f"{cfg.seed} {step}"), reference,
                     )  # fmt: skip
                 if step + 1 < trainer.steps:
                     with clock("sync"):

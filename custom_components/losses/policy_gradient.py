@@ -38,6 +38,30 @@ SETTINGS = {
 }
 
 
+KL_ESTIMATORS = {
+    # Schulman 2020, "Approximating KL divergence", with r = p_reference / p
+    "k1": lambda log_r: -log_r,
+    "k2": lambda log_r: log_r.square() / 2,
+    "k3": lambda log_r: log_r.exp() - 1 - log_r,
+}
+
+
+def kl_penalty(
+    logprobs: torch.Tensor, reference_logprobs: torch.Tensor, estimator: str
+) -> torch.Tensor:
+    """Estimates of KL(policy || reference) from tokens that the policy sampled.
+
+    Args:
+        logprobs: [tokens] under the policy.
+        reference_logprobs: [tokens] under the frozen reference; no gradient.
+        estimator: k1 (unbiased, may be negative), k2 (biased, smooth) or k3 (unbiased, positive).
+
+    Returns:
+        [tokens].
+    """
+    return KL_ESTIMATORS[estimator](reference_logprobs - logprobs)
+
+
 @dataclass
 class LossConfig:
     """Which policy gradient. A null keeps the named setting's own value."""
@@ -47,15 +71,19 @@ class LossConfig:
     clip_low: float | None = option(None, "the ratio is at least 1 - clip_low")
     clip_high: float | None = option(None, "the ratio is at most 1 + clip_high")
     aggregation: str | None = option(None, "sequence_mean, token_mean or constant")
+    kl_coefficient: float = option(0.0, "weight of the KL to the start model; 0 needs no reference")
+    kl_estimator: str = option("k3", "k1, k2 or k3")
 
     def resolve(self) -> PolicyGradient:
         """The setting with this config's changes.
 
         Raises:
-            UserError: when there is no setting of that name.
+            UserError: when there is no setting or estimator of that name.
         """
         if self.name not in SETTINGS:
             raise UserError(f"loss.name must be one of {', '.join(SETTINGS)}, not {self.name!r}")
+        if self.kl_estimator not in KL_ESTIMATORS:
+            raise UserError(f"loss.kl_estimator must be k1, k2 or k3, not {self.kl_estimator!r}")
         values = {f.name: getattr(self, f.name) for f in fields(PolicyGradient)}
         return replace(SETTINGS[self.name], **{k: v for k, v in values.items() if v is not None})
 

@@ -13,6 +13,7 @@ from custom_components.data.packing import IGNORE
 from custom_components.losses.policy_gradient import (
     PolicyGradient,
     importance_weights,
+    kl_penalty,
     policy_gradient_loss,
     token_weights,
 )
@@ -29,6 +30,7 @@ class PolicyBatch:
         engine_logprobs, advantages, weights: [tokens] float32.
         old_logprobs: [tokens], by the trainer before this step's updates; None where the first
             forward pass gives them.
+        reference_logprobs: [tokens], by the frozen start model; None without a KL term.
     """
 
     inputs: MicroBatch
@@ -36,11 +38,12 @@ class PolicyBatch:
     advantages: torch.Tensor
     weights: torch.Tensor
     old_logprobs: torch.Tensor | None = None
+    reference_logprobs: torch.Tensor | None = None
 
 
 def learn(
     trainer: Trainer, samples: list[Sample], setting: PolicyGradient, temperature: float,
-    rng: random.Random,
+    rng: random.Random, reference: torch.nn.Module | None = None,
 ) -> tuple[float, float, dict[str, float]]:  # fmt: skip
     """Update the weights from a step's samples (the same list on every rank).
 
@@ -50,6 +53,7 @@ def learn(
         setting: the policy gradient.
         temperature: that the samples were drawn at; the log-probs are taken at it too.
         rng: shuffles the samples into mini-batches, alike on every rank.
+        reference: frozen start model, for the KL term.
 
     Returns:
         (mean loss, mean gradient norm, metrics); zeros when there are fewer samples than ranks.
@@ -60,12 +64,14 @@ def learn(
     samples = rng.sample(samples, len(samples))
     count = max(1, min(cfg.minibatches, len(samples) // world.size))
     minibatches = [policy_batches(trainer, samples[i::count], setting) for i in range(count)]
-    if count * cfg.update_epochs > 1:  # later updates need the policy as it is now
-        with torch.no_grad():
-            for batch in (b for minibatch in minibatches for b in minibatch):
+    with torch.no_grad():
+        for batch in (b for minibatch in minibatches for b in minibatch):
+            if count * cfg.update_epochs > 1:  # later updates need the policy as it is now
                 batch.old_logprobs = logprobs_of(trainer, batch, temperature)[0]
+            if reference is not None:
+                batch.reference_logprobs = logprobs_of(trainer, batch, temperature, reference)[0]
     sums: Counter[str] = Counter()
-    losses, norms, largest_gap = [], [], 0.0
+    losses, norms = [], []
     for _, minibatch in product(range(cfg.update_epochs), minibatches):
         terms = loss_terms(trainer, minibatch, setting, temperature, sums)
         losses.append(trainer.backward(terms))
@@ -74,8 +80,9 @@ def learn(
     sums = world.sums(dict(sums))
     tokens = sums.pop("tokens")
     metrics = {name: value / tokens for name, value in sums.items()}
-    metrics |= {"largest_logprob_gap": largest_gap, "updates": len(losses), "tokens": tokens}
-    metrics["trained_tokens"] = metrics.pop("tokens")
+    metrics |= {
+        "largest_logprob_gap": largest_gap, "updates": len(losses), "trained_tokens": tokens,
+    }  # fmt: skip
     return sum(losses) / len(losses), sum(norms) / len(norms), metrics
 
 
@@ -108,11 +115,15 @@ def policy_batches(
 
 
 def logprobs_of(
-    trainer: Trainer, batch: PolicyBatch, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log-probs, entropies) of the response tokens at the sampling temperature, [tokens]."""
+    trainer: Trainer, batch: PolicyBatch, temperature: float,
+    model: torch.nn.Module | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """(log-probs, entropies) of the response tokens at the sampling temperature, [tokens].
+
+    `model` is the trained one unless another is given.
+    """
     logprobs, entropies = trainer.forward_logprobs(
-        batch.inputs, temperature=temperature, entropy=True
+        batch.inputs, model, temperature=temperature, entropy=True
     )
     scored = (batch.inputs.targets != IGNORE).to(logprobs.device)
     return logprobs[scored], entropies[scored].detach()
@@ -140,4 +151,10 @@ def loss_terms(
             logprob_gap=float(gap.sum()),
         )
         sums["largest_gap"] = max(sums["largest_gap"], float(gap.max()))
-        yield (losses * correction * batch.weights).sum()
+        losses = losses * correction
+        if batch.reference_logprobs is not None:
+            config = trainer.cfg.loss
+            kl = kl_penalty(logprobs, batch.reference_logprobs, config.kl_estimator)
+            sums.update(kl=float(kl.detach().sum()))
+            losses = losses + config.kl_coefficient * kl
+        yield (losses * batch.weights).sum()

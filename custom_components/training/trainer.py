@@ -113,10 +113,7 @@ class Trainer:
             set_activation_checkpointing(
                 self.model, auto_wrap_policy={TransformerSelfAttentionLayer}
             )
-        weights = self.checkpointer.load_checkpoint()["model"]
-        self.model.to(world.device).train()
-        shard(self.model, world)
-        load_full_state_dict(self.model, weights, world)
+        self._place(self.model.train())
         self.optimizer = instantiate(cfg.optimizer, "optimizer", self.model.parameters())
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
@@ -132,13 +129,29 @@ class Trainer:
         self.steps = steps
         self._nonfinite, self._rows = 0, []
 
-    def forward_logprobs(self, batch: Any, **kwargs: Any) -> torch.Tensor:
-        """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`)."""
+    def _place(self, model: torch.nn.Module) -> None:
+        model.to(self.world.device)
+        shard(model, self.world)
+        load_full_state_dict(model, self.checkpointer.load_checkpoint()["model"], self.world)
+
+    def frozen_start(self) -> torch.nn.Module:
+        """A second model with the start weights, sharded alike, without gradients."""
+        model = instantiate(self.cfg.model, "model").requires_grad_(False).eval()
+        self._place(model)
+        return model
+
+    def forward_logprobs(
+        self, batch: Any, model: torch.nn.Module | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`).
+
+        `model` is the trained one unless another is given.
+        """
         device = self.world.device
         batch = batch.to(device)
         half = self.cfg.dtype == "bf16"
         with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            return self.model(
+            return (model or self.model)(
                 batch.tokens,
                 mask=batch.documents,
                 input_pos=batch.positions,

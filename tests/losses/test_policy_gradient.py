@@ -8,6 +8,7 @@ from custom_components.losses.policy_gradient import (
     SETTINGS,
     LossConfig,
     importance_weights,
+    kl_penalty,
     policy_gradient_loss,
     token_weights,
 )
@@ -80,3 +81,18 @@ def test_settings_and_their_changes():
     assert (changed.normalise_std, changed.aggregation) == (False, "token_mean")
     with pytest.raises(UserError, match="dr_grpo"):
         LossConfig("ppo").resolve()
+
+
+def test_kl_estimators_by_hand_and_their_mean():
+    """log r = log 2: the three estimators by hand; k1 and k3 are unbiased, k3 never negative."""
+    logprobs, reference = torch.tensor([math.log(0.25)]), torch.tensor([math.log(0.5)])
+    values = [kl_penalty(logprobs, reference, k).item() for k in ("k1", "k2", "k3")]
+    assert values == pytest.approx([-math.log(2), math.log(2) ** 2 / 2, 2 - 1 - math.log(2)])
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(50, dtype=torch.float64, generator=generator).log_softmax(0) for _ in "pq")
+    exact = (p.exp() * (p - q)).sum()
+    for k in ("k1", "k3"):
+        torch.testing.assert_close((p.exp() * kl_penalty(p, q, k)).sum(), exact)
+    assert (kl_penalty(p, q, "k3") >= 0).all()
+    with pytest.raises(UserError, match="k1, k2 or k3"):
+        LossConfig(kl_estimator="k4").resolve()

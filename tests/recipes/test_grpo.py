@@ -99,6 +99,14 @@ def test_several_updates_per_step_leave_the_policy(coin, tmp_path):
     assert last["ratio"] != pytest.approx(1, abs=1e-4)
 
 
+def test_a_large_kl_coefficient_holds_the_policy_to_the_start(coin, tmp_path, whole):
+    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "loss.kl_coefficient=100.0")
+    rows = [r for r in metrics(tmp_path / "x") if r["updates"]]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the reference at first
+    assert all(r["kl"] >= 0 for r in rows)
+    assert metrics(tmp_path / "x")[-1]["accuracy"] < metrics(whole)[-1]["accuracy"]
+
+
 def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
                f"output_dir={tmp_path}/run"]  # fmt: skip
