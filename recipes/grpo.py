@@ -46,6 +46,7 @@ from custom_components.rl.samples import (
     sample_round,
 )
 from custom_components.rl.selection import check_statistic, selected
+from custom_components.rl.shaping import OverlongConfig
 from custom_components.rl.temperature import annealed_temperature
 from custom_components.rollout.engine import Sampling, check_rope
 from custom_components.rollout.guard import GuardedEngine
@@ -105,6 +106,10 @@ class GRPOConfig(TrainingConfig):
     importance_cap: float = option(2.0, "largest weight for the engine's other log-probs")
     selection: SelectionConfig = option(SelectionConfig, "prompt selection")
     rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
+    refill_rounds: int = option(
+        0, "rounds in which prompts without contrast make room for others (DAPO)"
+    )
+    overlong: OverlongConfig = option(OverlongConfig, "over-long responses (DAPO)")
     temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
     verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
     alarms: AlarmConfig = option(AlarmConfig, "when to speak up")
@@ -142,14 +147,22 @@ def main(cfg: Any) -> None:
                 clock, step = Stopwatch(), trainer.step
                 temperature = annealed_temperature(step, trainer.steps, **asdict(cfg.temperature))
                 mine = [prompts[i] for i in indices[world.rank :: world.size]]
-                groups = [Group(p, tokenizer.encode_prompt(p["problem"])) for p in mine]
+                groups = [Group.of(p, tokenizer) for p in mine]
                 rng = random.Random(f"{cfg.seed} {step} {world.rank}")
                 sample_groups(cfg, groups, temperature, tokenizer, engine, pool, rng, clock)
+                for _ in range(cfg.refill_rounds):
+                    missing = len(mine) - sum(g.mixed for g in groups)
+                    others = rng.sample(prompts, min(missing, len(prompts)))
+                    fresh = [Group.of(p, tokenizer) for p in others]
+                    sample_groups(cfg, fresh, temperature, tokenizer, engine, pool, rng, clock)
+                    groups += fresh
                 chosen = choose(
                     groups,
                     cfg.rebalance.max_accuracy if cfg.rebalance.enabled else None,
                     setting.normalise_std,
                     rng,
+                    cfg.overlong,
+                    cfg.max_new_tokens,
                 )
                 stats = group_statistics(groups, chosen, world)
                 with clock("train"):
@@ -224,10 +237,7 @@ def select_prompts(
     exists = path.exists()
     world.barrier()
     if not exists:
-        groups = [
-            Group(p, tokenizer.encode_prompt(p["problem"]))
-            for p in problems[world.rank :: world.size]
-        ]
+        groups = [Group.of(p, tokenizer) for p in problems[world.rank :: world.size]]
         rng = random.Random(f"{cfg.seed} selection {world.rank}")
         for _ in range(selection.rounds):
             sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))

@@ -8,6 +8,7 @@ from custom_components.data import curation
 from custom_components.data.packing import IGNORE
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
+from custom_components.rl.shaping import OverlongConfig, soft_length_penalty
 from custom_components.rollout.engine import Completion, Engine, Sampling
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.distributed import World
@@ -65,6 +66,11 @@ class Group:
     prompt_ids: list[int]
     samples: list[Sample] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, problem: dict[str, Any], tokenizer: ChatTokenizer) -> "Group":
+        """A group without responses yet."""
+        return cls(problem, tokenizer.encode_prompt(problem["problem"]))
+
     @property
     def decided(self) -> list[Sample]:
         return [s for s in self.samples if s.verdict in REWARDS]
@@ -73,6 +79,11 @@ class Group:
     def rewards(self) -> list[float]:
         """Rewards of the decided samples."""
         return [s.reward for s in self.decided]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it has both rewards: only then there is something to learn."""
+        return len(set(self.rewards)) == 2
 
     @property
     def accuracy(self) -> float:
@@ -114,8 +125,9 @@ def needs_more(group: Group, max_samples: int) -> bool:
 
 
 def choose(
-    groups: list[Group], max_accuracy: float | None, normalise_std: bool, rng: random.Random
-) -> list[Sample]:
+    groups: list[Group], max_accuracy: float | None, normalise_std: bool, rng: random.Random,
+    overlong: OverlongConfig | None = None, longest: int = 0,
+) -> list[Sample]:  # fmt: skip
     """The samples to learn from, each with its advantage.
 
     Args:
@@ -124,18 +136,26 @@ def choose(
             every decided sample.
         normalise_std: see `group_advantages`.
         rng: of the rebalancing.
+        overlong: what to do with over-long responses; nothing when None.
+        longest: longest allowed response, tokens.
 
     Returns:
         samples of all groups; none of a group whose rewards are all equal.
     """
+    overlong = overlong or OverlongConfig()
     chosen = []
     for group in groups:
-        samples = group.decided
+        samples = [s for s in group.decided if not (overlong.filter and s.truncated)]
         if max_accuracy is not None:
-            samples = [samples[i] for i in rebalance(group.rewards, max_accuracy, rng)]
+            kept = rebalance([s.reward for s in samples], max_accuracy, rng) if samples else []
+            samples = [samples[i] for i in kept]
         if len({s.reward for s in samples}) < 2:
             continue
-        advantages = group_advantages([s.reward for s in samples], normalise_std)
+        rewards = [
+            s.reward + soft_length_penalty(len(s.completion.token_ids), longest, overlong.buffer)
+            for s in samples
+        ]
+        advantages = group_advantages(rewards, normalise_std)
         for sample, advantage in zip(samples, advantages, strict=True):
             sample.advantage = advantage
         chosen += samples

@@ -107,6 +107,15 @@ def test_a_large_kl_coefficient_holds_the_policy_to_the_start(coin, tmp_path, wh
     assert metrics(tmp_path / "x")[-1]["accuracy"] < metrics(whole)[-1]["accuracy"]
 
 
+def test_dapo_replaces_prompts_without_contrast(coin, tmp_path):
+    """With groups of two, about half of the prompts have no contrast at first."""
+    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "loss.name=dapo", "rebalance.enabled=false",
+           "group_size=2", "refill_rounds=2", "overlong.filter=true", "max_steps=2")  # fmt: skip
+    first = metrics(tmp_path / "x")[0]
+    assert first["responses"] > 2 * 4
+    assert first["updates"] == 1
+
+
 def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
                f"output_dir={tmp_path}/run"]  # fmt: skip

@@ -9,6 +9,7 @@ from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
 from custom_components.rl.samples import Group, Sample, choose, needs_more
 from custom_components.rl.selection import check_statistic, selected
+from custom_components.rl.shaping import OverlongConfig, soft_length_penalty
 from custom_components.rl.temperature import annealed_temperature
 from custom_components.rollout.engine import Completion
 
@@ -86,6 +87,25 @@ def test_hard_prompts_are_sampled_again_up_to_the_cap():
     assert not needs_more(group(*["incorrect"] * 4), 4)
     assert not needs_more(group("incorrect", "correct"), 4)
     assert not needs_more(group("incorrect"), 0)
+
+
+def test_the_length_penalty_by_hand():
+    """Limit 100, buffer 20: nothing up to 80 tokens, -1/2 at 90, -1 at 100 and above."""
+    lengths = (10, 80, 85, 90, 100, 120)
+    assert [soft_length_penalty(n, 100, 20) for n in lengths] == [0, 0, -0.25, -0.5, -1, -1]
+    assert soft_length_penalty(100, 100, 0) == 0
+
+
+def test_overlong_responses_are_left_out_or_punished():
+    cut = Sample([1], Completion([2] * 10, [-0.1] * 10, "length"), "", "incorrect")
+    short, wrong = sample("correct"), sample("incorrect")
+    everyone = [Group({}, [1], [cut, short, wrong])]
+    rng = random.Random(0)
+    filtered = choose(everyone, None, False, rng, OverlongConfig(filter=True), 10)
+    assert filtered == [short, wrong]
+    choose(everyone, None, False, rng, OverlongConfig(buffer=4), 10)
+    # rewards -2, 1, -1: less their mean
+    assert [s.advantage for s in (cut, short, wrong)] == pytest.approx([-4 / 3, 5 / 3, -1 / 3])
 
 
 def test_selection():
