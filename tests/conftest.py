@@ -1,8 +1,11 @@
 """Shared fixtures: the real `tune run`, and one small chain that the recipe tests look at."""
 
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,20 @@ def recipe(name: str, *overrides: str, track: str = "tiny", **kwargs):
     """Run one recipe with a track's config."""
     config = f"configs/{track}/{name}.yaml"
     return tune(f"recipes/{name}.py", "--config", config, *overrides, **kwargs)
+
+
+def kill_in_step(command: list[str], metrics: Path, step: int) -> None:
+    """Start a recipe and SIGKILL it somewhere in the step after `step` logged ones."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    while process.poll() is None:
+        if metrics.is_file() and metrics.read_text().count("\n") >= step:
+            time.sleep(random.random() / 10)
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    assert process.wait() == -signal.SIGKILL
 
 
 # the tiny chain, cut down to seconds

@@ -3,13 +3,10 @@
 import json
 import os
 import random
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
-from conftest import ROOT, TUNE, recipe
+from conftest import ROOT, TUNE, kill_in_step, recipe
 from safetensors.torch import load_file
 
 from custom_components.data.curation import MESSAGES_SCHEMA
@@ -119,17 +116,7 @@ def test_dapo_replaces_prompts_without_contrast(coin, tmp_path):
 def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
                f"output_dir={tmp_path}/run"]  # fmt: skip
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    )
-    file = tmp_path / "run" / "metrics.jsonl"
-    stop_at = random.randint(3, 6)
-    while process.poll() is None:
-        if file.is_file() and file.read_text().count("\n") >= stop_at:
-            time.sleep(random.random() / 10)  # anywhere in a step: rollout, reward or update
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.005)
-    assert process.wait() == -signal.SIGKILL
+    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 6))
     assert "continuing from step" in recipe("grpo", *coin, f"output_dir={tmp_path}/run").stdout
     kept = ("loss", "reward", "entropy", "grad_norm")
     assert [[r[k] for k in kept if k in r] for r in metrics(tmp_path / "run")] == [

@@ -3,13 +3,12 @@
 import json
 import random
 import shutil
-import signal
 import subprocess
 import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, SMALL_GRPO, TUNE, recipe
+from conftest import ROOT, SMALL, SMALL_GRPO, TUNE, kill_in_step, recipe
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -87,17 +86,7 @@ def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path / 'whole'}", *SMALL[name],
            "max_steps=12")  # fmt: skip
     command = [TUNE, "run", f"recipes/{name}.py", "--config", f"configs/tiny/{name}.yaml", *steps]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    stop_at = random.randint(3, 9)
-    while process.poll() is None:
-        if metrics.is_file() and metrics.read_text().count("\n") >= stop_at:
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.02)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 9))
     assert manifest(tmp_path / "run")["status"] == "running"
     done = recipe(name, *steps)
     assert "continuing from step" in done.stdout
