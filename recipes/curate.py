@@ -50,6 +50,7 @@ class SplitsConfig:
     sft_sources: list[str] = option(list, "sources of the sft split")
     sft_problems: int | None = option(None, "problems in the sft split; all by default")
     sft_per_problem: int = option(1, "rollouts of each problem, the shortest first")
+    sft_unverified: bool = option(False, "take finished rollouts whatever their verdict")
     sft_exclusive: bool = option(False, "keep the sft problems out of midtrain")
     pairs_per_problem: int = option(4, "most preference pairs of one problem")
     max_pairs: int | None = option(None, "preference pairs in all; all by default")
@@ -193,7 +194,11 @@ def write_splits(cfg: Any, run: RunFolder) -> dict[str, Any]:
         return {p: g for p, g in groups.items() if not names or g[0].source in names}
 
     sft = curation.select_sft(
-        groups_from(splits.sft_sources), splits.sft_problems, splits.sft_per_problem, cfg.seed
+        groups_from(splits.sft_sources),
+        splits.sft_problems,
+        splits.sft_per_problem,
+        cfg.seed,
+        curation.as_they_come if splits.sft_unverified else curation.distinct_correct,
     )
     withheld = set(sft) if splits.sft_exclusive else set()
     midtrain = curation.select_midtrain(

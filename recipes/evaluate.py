@@ -36,7 +36,7 @@ class EvaluateConfig:
     """Config of recipes/evaluate.py."""
 
     output_dir: str = required("run folder")
-    models: dict[str, str] = required("name: Hugging Face folder")
+    models: dict[str, str] = required("name: Hugging Face folder, or hub id")
     tasks: list[str] = required("lm-eval tasks, e.g. reasoning_gsm8k")
     engine: Component = required("rollout engine; its model is filled in")
     tokenizer: Component = required("chat tokenizer; its path is filled in")
@@ -69,7 +69,9 @@ def main(cfg: Any) -> None:
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
-    run = RunFolder("evaluate", cfg, list(cfg.models.values()))
+    # a hub id is named by the config alone; for a folder that is missing, local_folder speaks up
+    folders = [path for path in cfg.models.values() if Path(path).is_dir()]
+    run = RunFolder("evaluate", cfg, folders)
     if run.already_complete:
         return
     for name in names:

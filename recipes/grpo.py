@@ -50,7 +50,7 @@ from custom_components.rl.shaping import OverlongConfig
 from custom_components.rl.temperature import annealed_temperature
 from custom_components.rollout.engine import Sampling, check_rope
 from custom_components.rollout.guard import GuardedEngine
-from custom_components.training.distributed import World, full_state_dict, setup_world
+from custom_components.training.distributed import World, setup_world
 from custom_components.training.run_folder import Metrics, RunFolder
 from custom_components.training.stopwatch import Stopwatch
 from custom_components.training.trainer import (
@@ -214,8 +214,8 @@ def sample_groups(
 
 def sync(trainer: Trainer, engine: GuardedEngine) -> None:
     """Give the engine the trainer's weights."""
-    weights = full_state_dict(trainer.model, trainer.world, every_rank=True)
-    engine.load_weights(trainer.checkpointer.to_hf(weights).items(), trainer.step)
+    weights = trainer.checkpointer.to_hf(trainer.plain_weights(every_rank=True))
+    engine.load_weights(weights.items(), trainer.step)
 
 
 def select_prompts(

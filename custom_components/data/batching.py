@@ -20,16 +20,18 @@ class MicroBatch:
         tokens: [1, T] int64.
         targets: [1, T] int64: the next token of the same document, or -100.
         positions: [1, T] int64, restarting with each document.
+        scored: [S] int64: where `targets` has a target.
         documents: their lengths.
     """
 
     tokens: torch.Tensor
     targets: torch.Tensor
     positions: torch.Tensor
+    scored: torch.Tensor
     documents: Documents
 
     def to(self, device: torch.device) -> "MicroBatch":
-        tensors = (t.to(device) for t in (self.tokens, self.targets, self.positions))
+        tensors = (t.to(device) for t in (self.tokens, self.targets, self.positions, self.scored))
         return MicroBatch(*tensors, self.documents)
 
 
@@ -53,8 +55,13 @@ def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatc
             start += length
         lengths += row["lengths"] if document_mask else [start]
     documents = Documents(tuple(lengths))
+    scored = [i for i, target in enumerate(targets) if target != IGNORE]
     return MicroBatch(
-        torch.tensor([tokens]), torch.tensor([targets]), documents.positions(), documents
+        torch.tensor([tokens]),
+        torch.tensor([targets]),
+        documents.positions(),
+        torch.tensor(scored, dtype=torch.int64),
+        documents,
     )
 
 

@@ -3,7 +3,7 @@
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -119,9 +119,15 @@ def distinct_correct(group: list[Record]) -> list[Record]:
     return list({r.response_key: r for r in reversed(group) if r.usable}.values())[::-1]
 
 
+def as_they_come(group: list[Record]) -> list[Record]:
+    """A problem's finished rollouts whatever their verdict, exact repeats left out."""
+    return list({r.response_key: r for r in group if r.finished}.values())
+
+
 def select_sft(
-    groups: dict[str, list[Record]], max_problems: int | None, per_problem: int, seed: int
-) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]], max_problems: int | None, per_problem: int, seed: int,
+    candidates: Callable[[list[Record]], list[Record]] = distinct_correct,
+) -> dict[str, list[Record]]:  # fmt: skip
     """A compact subset, balanced over domain and difficulty, hard problems first.
 
     Problems with a usable rollout are dealt in turn from each (domain, difficulty) group, the
@@ -133,6 +139,7 @@ def select_sft(
         max_problems: size of the subset; None takes all.
         per_problem: rollouts of each problem.
         seed: of the ties.
+        candidates: a problem's rollouts to choose from.
 
     Returns:
         {problem: chosen rollouts}.
@@ -140,7 +147,7 @@ def select_sft(
     rng = random.Random(f"{seed} sft")
     decks: dict[tuple[str, str], list[tuple[float, float, str]]] = defaultdict(list)
     for problem, group in groups.items():
-        if any(r.usable for r in group):
+        if candidates(group):
             label = (group[0].domain, group[0].difficulty)
             decks[label].append((pass_rate(group), rng.random(), problem))
     for deck in decks.values():
@@ -151,7 +158,7 @@ def select_sft(
             if max_problems is not None and len(chosen) >= max_problems:
                 break
             problem = decks[label].pop()[2]
-            usable = sorted(distinct_correct(groups[problem]), key=lambda r: (r.length, r.row))
+            usable = sorted(candidates(groups[problem]), key=lambda r: (r.length, r.row))
             chosen[problem] = usable[:per_problem]
         decks = {label: deck for label, deck in decks.items() if deck}
     return chosen

@@ -154,7 +154,7 @@ def _adapt(
         except KeyError as e:
             yield Reject(where, f"column {e.args[0]!r} is missing")
             continue
-        except ValueError as e:
+        except (AttributeError, TypeError, ValueError) as e:
             yield Reject(where, str(e))
             continue
         yield checked(adapted, where)
@@ -244,6 +244,7 @@ def jsonl(
     problem: str = "problem",
     answer: str = "answer",
     response: str = "response",
+    reasoning: str | None = None,
     source: str = "jsonl",
 ) -> Rows:
     """Any JSONL or Parquet file with traces, by a column map.
@@ -251,13 +252,18 @@ def jsonl(
     Args:
         path: file, or hub id.
         problem, answer, response: names of its columns.
+        reasoning: column with the reasoning where it stands apart from the response; it goes
+            before the response, in <think> tags.
         source: name of the source in the rows.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
+        text = row[response]
+        if reasoning is not None:
+            text = f"<think>\n{row[reasoning].strip()}\n</think>\n\n{text.strip()}"
         return rollout_row(
             id=str(row.get("id", f"{source}-{i}")), source=source, problem=row[problem],
-            answer=str(row[answer]), response=row[response],
+            answer=str(row[answer]), response=text,
             finish_reason=row.get("finish_reason", "stop"), model=str(row.get("model", "")),
             domain=row.get("domain"), difficulty=row.get("difficulty"),
         )  # fmt: skip

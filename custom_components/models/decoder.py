@@ -1,5 +1,6 @@
 """torchtune's decoder with document-aware attention and per-token log-probs in its forward."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,9 @@ from torchtune.modules import (
     TransformerDecoder,
     TransformerSelfAttentionLayer,
 )
+from torchtune.modules.peft import LoRALinear
 
+from custom_components.models.lora import LORA_MODULES, train_adapters_only
 from custom_components.training.logprobs import token_logprobs
 
 
@@ -32,6 +35,8 @@ class Documents:
         return torch.cat([torch.arange(n, device=device) for n in self.lengths])[None]
 
 
+# the documents change with every batch: compiled code would be compiled anew for each
+@torch.compiler.disable
 def document_attention(q, k, v, mask, dropout_p: float = 0.0, is_causal: bool = True):
     """Causal attention inside each document; takes the place of torchtune's SDPA call.
 
@@ -94,6 +99,7 @@ class Decoder(TransformerDecoder):
         temperature: float = 1.0,
         chunk_size: int = 1024,
         entropy: bool = False,
+        scored: torch.Tensor | None = None,
         **kwargs,
     ):
         """
@@ -106,6 +112,7 @@ class Decoder(TransformerDecoder):
             temperature: divides the logits before the softmax.
             chunk_size: scored tokens per chunk of the head.
             entropy: also return each position's entropy in nats.
+            scored: where `targets` has a target (see `token_logprobs`).
 
         Returns:
             logits [batch, seq, vocab] float32 without `targets`; with them log-probs
@@ -115,7 +122,9 @@ class Decoder(TransformerDecoder):
         if targets is None:
             return super().forward(tokens, mask=mask, input_pos=input_pos, **kwargs)
         h = self.hidden_states(tokens, mask=mask, input_pos=input_pos)
-        return token_logprobs(h, self.head_weight, targets, temperature, chunk_size, entropy)
+        return token_logprobs(
+            h, self.head_weight, targets, temperature, chunk_size, entropy, scored
+        )
 
     def hidden_states(self, tokens: torch.Tensor, *, mask=None, input_pos=None) -> torch.Tensor:
         """What the head sees, [batch, seq, dim]; arguments as for forward.
@@ -147,44 +156,57 @@ def build_decoder(
     intermediate_dim: int,
     max_seq_len: int,
     norm_eps: float,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
 ) -> Decoder:
-    """Bias-free pre-norm decoder with GQA, SwiGLU and tied embeddings around one shared `rope`."""
-    head_dim = embed_dim // num_heads
+    """Bias-free pre-norm decoder with GQA, SwiGLU and tied embeddings around one shared `rope`.
 
-    def linear(inputs: int, outputs: int) -> nn.Linear:
+    Raises:
+        ValueError: when `lora_modules` names a layer that there is not.
+    """
+    head_dim = embed_dim // num_heads
+    if unknown := set(lora_modules) - set(LORA_MODULES):
+        raise ValueError(f"lora_modules: no {sorted(unknown)}; there are {list(LORA_MODULES)}")
+
+    def linear(name: str, inputs: int, outputs: int) -> nn.Module:
+        if lora_rank and name in lora_modules:
+            return LoRALinear(inputs, outputs, lora_rank, lora_alpha)
         return nn.Linear(inputs, outputs, bias=False)
 
-    layers = [
-        TransformerSelfAttentionLayer(
+    def attention_layer() -> TransformerSelfAttentionLayer:
+        return TransformerSelfAttentionLayer(
             attn=DocumentAttention(
                 embed_dim=embed_dim,
                 num_heads=num_heads,
                 num_kv_heads=num_kv_heads,
                 head_dim=head_dim,
-                q_proj=linear(embed_dim, num_heads * head_dim),
-                k_proj=linear(embed_dim, num_kv_heads * head_dim),
-                v_proj=linear(embed_dim, num_kv_heads * head_dim),
-                output_proj=linear(num_heads * head_dim, embed_dim),
+                q_proj=linear("q_proj", embed_dim, num_heads * head_dim),
+                k_proj=linear("k_proj", embed_dim, num_kv_heads * head_dim),
+                v_proj=linear("v_proj", embed_dim, num_kv_heads * head_dim),
+                output_proj=linear("output_proj", num_heads * head_dim, embed_dim),
                 pos_embeddings=rope,
                 max_seq_len=max_seq_len,
             ),
             mlp=FeedForward(
-                gate_proj=linear(embed_dim, intermediate_dim),
-                down_proj=linear(intermediate_dim, embed_dim),
-                up_proj=linear(embed_dim, intermediate_dim),
+                gate_proj=linear("gate_proj", embed_dim, intermediate_dim),
+                down_proj=linear("down_proj", intermediate_dim, embed_dim),
+                up_proj=linear("up_proj", embed_dim, intermediate_dim),
             ),
             sa_norm=RMSNorm(embed_dim, eps=norm_eps),
             mlp_norm=RMSNorm(embed_dim, eps=norm_eps),
         )
-        for _ in range(num_layers)
-    ]
+
     embeddings = nn.Embedding(vocab_size, embed_dim)
-    return Decoder(
+    model = Decoder(
         tok_embeddings=embeddings,
-        layers=layers,
+        layers=[attention_layer() for _ in range(num_layers)],
         max_seq_len=max_seq_len,
         num_heads=num_heads,
         head_dim=head_dim,
         norm=RMSNorm(embed_dim, eps=norm_eps),
         output=TiedLinear(embeddings),
     )
+    if lora_rank:
+        train_adapters_only(model)
+    return model

@@ -15,6 +15,7 @@ from custom_components.config import UserError
 from custom_components.io import atomic_path
 from custom_components.models.decoder import Decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor
+from custom_components.models.lora import is_adapter
 from custom_components.models.phi4_mini import phi4_mini
 from custom_components.models.smollm2 import smollm2
 
@@ -122,6 +123,17 @@ def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
     return phi4_mini, arguments
 
 
+def served_rope_factors(folder: str | Path, max_model_len: int) -> tuple[float, ...] | None:
+    """The LongRoPE factors that vLLM computes with: it picks the branch once, by the longest
+    sequence that it is to serve. None for models of another family, which are not trained here.
+    """
+    if (read_config(folder).get("architectures") or ["?"])[0] != "Phi3ForCausalLM":
+        return None
+    _, arguments = builder_arguments(folder)
+    branch = "long" if max_model_len > arguments["original_max_seq_len"] else "short"
+    return arguments[f"{branch}_factor"]
+
+
 def build_from_folder(folder: str | Path, rope_factor: RopeFactor = "long") -> Decoder:
     """The decoder that a Hugging Face folder describes, with its weights (float32).
 
@@ -204,7 +216,7 @@ class HFCheckpointer:
         """
         with torch.device("meta"):
             described = self.builder(**self.arguments)
-        ours = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+        ours = {k: tuple(v.shape) for k, v in model.state_dict().items() if not is_adapter(k)}
         theirs = {k: tuple(v.shape) for k, v in described.state_dict().items()}
         for name in ours.keys() | theirs.keys():
             if ours.get(name) != theirs.get(name):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from custom_components.models.decoder import Decoder, build_decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor
+from custom_components.models.lora import LORA_MODULES
 
 # microsoft/Phi-4-mini-instruct, config.json
 PHI4_MINI_LONG_FACTOR = (
@@ -31,6 +32,9 @@ def phi4_mini(
     partial_rotary_factor: float = 0.75,
     rope_base: float = 10_000.0,
     norm_eps: float = 1e-5,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
 ) -> Decoder:
     """A decoder of Phi-4-mini's shape: GQA, SwiGLU, RMSNorm, LongRoPE on part of each head,
     input and output embeddings tied, no biases.
@@ -44,6 +48,9 @@ def phi4_mini(
         partial_rotary_factor: share of each head's dimensions that rotate.
         rope_base: rotary base.
         norm_eps: epsilon of the RMS norms.
+        lora_rank: rank of the LoRA adapters, which alone are trained; 0 trains the whole model.
+        lora_alpha: their output is scaled by lora_alpha / lora_rank.
+        lora_modules: which linear layers get one.
 
     Returns:
         `Decoder` with random weights.
@@ -61,12 +68,17 @@ def phi4_mini(
     )
     return build_decoder(
         rope, vocab_size, num_layers, num_heads, num_kv_heads, embed_dim, intermediate_dim,
-        max_seq_len, norm_eps,
+        max_seq_len, norm_eps, lora_rank, lora_alpha, lora_modules,
     )  # fmt: skip
 
 
-def phi4_mini_3_8b(rope_factor: RopeFactor = "long") -> Decoder:
-    """microsoft/Phi-4-mini-instruct: 3,836,021,760 parameters."""
+def phi4_mini_3_8b(
+    rope_factor: RopeFactor = "long",
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
+) -> Decoder:
+    """microsoft/Phi-4-mini-instruct: 3,836,021,760 parameters. Arguments as for `phi4_mini`."""
     return phi4_mini(
         vocab_size=200_064,
         num_layers=32,
@@ -79,10 +91,19 @@ def phi4_mini_3_8b(rope_factor: RopeFactor = "long") -> Decoder:
         short_factor=(1.0,) * 48,
         long_factor=PHI4_MINI_LONG_FACTOR,
         rope_factor=rope_factor,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_modules=lora_modules,
     )
 
 
-def phi4_mini_tiny(vocab_size: int = 88, rope_factor: RopeFactor = "long") -> Decoder:
+def phi4_mini_tiny(
+    vocab_size: int = 88,
+    rope_factor: RopeFactor = "long",
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
+) -> Decoder:
     """The same shape at about 2M parameters: the `tiny` track, minutes on a CPU.
 
     Heads of 32 are the smallest that vLLM's CPU build accepts; a quarter of each does not
@@ -100,4 +121,7 @@ def phi4_mini_tiny(vocab_size: int = 88, rope_factor: RopeFactor = "long") -> De
         short_factor=(1.0,) * 12,
         long_factor=tuple(1.0 + 0.25 * i for i in range(12)),
         rope_factor=rope_factor,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_modules=lora_modules,
     )

@@ -1,8 +1,11 @@
 """Builders of the SmolLM2 family (LlamaForCausalLM with tied embeddings)."""
 
+from collections.abc import Sequence
+
 from torchtune.modules import RotaryPositionalEmbeddings
 
 from custom_components.models.decoder import Decoder, build_decoder
+from custom_components.models.lora import LORA_MODULES
 
 
 def smollm2(
@@ -15,6 +18,9 @@ def smollm2(
     max_seq_len: int,
     rope_base: float = 100_000.0,
     norm_eps: float = 1e-5,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
 ) -> Decoder:
     """A Llama-shaped decoder with tied embeddings.
 
@@ -24,6 +30,9 @@ def smollm2(
         max_seq_len: longest sequence.
         rope_base: rotary base.
         norm_eps: epsilon of the RMS norms.
+        lora_rank: rank of the LoRA adapters, which alone are trained; 0 trains the whole model.
+        lora_alpha: their output is scaled by lora_alpha / lora_rank.
+        lora_modules: which linear layers get one.
 
     Returns:
         `Decoder` with random weights.
@@ -33,12 +42,16 @@ def smollm2(
     )
     return build_decoder(
         rope, vocab_size, num_layers, num_heads, num_kv_heads, embed_dim, intermediate_dim,
-        max_seq_len, norm_eps,
+        max_seq_len, norm_eps, lora_rank, lora_alpha, lora_modules,
     )  # fmt: skip
 
 
-def smollm2_135m() -> Decoder:
-    """HuggingFaceTB/SmolLM2-135M(-Instruct): 134,515,008 parameters."""
+def smollm2_135m(
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
+) -> Decoder:
+    """HuggingFaceTB/SmolLM2-135M(-Instruct): 134,515,008 parameters. Arguments as for `smollm2`."""
     return smollm2(
         vocab_size=49_152,
         num_layers=30,
@@ -47,4 +60,7 @@ def smollm2_135m() -> Decoder:
         embed_dim=576,
         intermediate_dim=1536,
         max_seq_len=8192,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_modules=lora_modules,
     )

@@ -11,6 +11,7 @@ from torchtune.models.phi3._convert_weights import phi3_tune_to_hf
 from transformers import Phi3Config
 
 from custom_components.config import UserError
+from custom_components.models.hub import FILES, local_folder
 from custom_components.models.phi4_mini import phi4_mini_tiny
 from custom_components.tokenizer.character import save_character_tokenizer
 
@@ -63,36 +64,34 @@ def random_tiny(folder: Path, seed: int = 0) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def pretrained(folder: Path, path: str, revision: str | None = None) -> None:
-    """A model from the Hugging Face hub, or a copy of a local folder.
+def pretrained(
+    folder: Path, path: str, revision: str | None = None, chat_template: str | None = None
+) -> None:
+    """A copy of a model from the Hugging Face hub, or of a local folder.
 
     Args:
         folder: empty folder to fill.
         path: a hub id like microsoft/Phi-4-mini-instruct, or a folder.
         revision: branch, tag or commit on the hub.
+        chat_template: a Jinja file that takes the place of the model's own template, here and in
+            every model trained from it.
 
     Raises:
-        UserError: when the hub cannot be reached or has no such model.
+        UserError: when there is no such model, or no such template.
     """
-    patterns = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*")
-    if Path(path).is_dir():
-        for pattern in patterns:
-            for file in Path(path).glob(pattern):
-                shutil.copyfile(file, folder / file.name)
-        return
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        snapshot_download(path, revision=revision, local_dir=folder, allow_patterns=patterns)
-    except HFValidationError as e:
-        raise UserError(f"source.path: {path} is neither a folder nor a hub id") from e
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise UserError(
-            f"source.path: {path} could not be downloaded from the hub "
-            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
-        ) from e
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    source = local_folder(path, "source.path", revision)
+    for pattern in FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+    if chat_template:
+        if not Path(chat_template).is_file():
+            raise UserError(f"source.chat_template: {chat_template} does not exist")
+        shutil.copyfile(chat_template, folder / "chat_template.jinja")
+        config = folder / "tokenizer_config.json"
+        if config.is_file():  # older folders keep the template there
+            settings = json.loads(config.read_text(encoding="utf-8"))
+            settings.pop("chat_template", None)
+            config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def gguf(folder: Path, path: str) -> None:

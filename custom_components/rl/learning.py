@@ -2,14 +2,14 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 
 from custom_components.data.batching import MicroBatch, collate, split_batch
-from custom_components.data.packing import IGNORE
 from custom_components.losses.policy_gradient import (
     PolicyGradient,
     importance_weights,
@@ -43,7 +43,7 @@ class PolicyBatch:
 
 def learn(
     trainer: Trainer, samples: list[Sample], setting: PolicyGradient, temperature: float,
-    rng: random.Random, reference: torch.nn.Module | None = None,
+    rng: random.Random, reference: Callable[..., Any] | None = None,
 ) -> tuple[float, float, dict[str, float]]:  # fmt: skip
     """Update the weights from a step's samples (the same list on every rank).
 
@@ -116,7 +116,7 @@ def policy_batches(
 
 def logprobs_of(
     trainer: Trainer, batch: PolicyBatch, temperature: float,
-    model: torch.nn.Module | None = None,
+    model: Callable[..., Any] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(log-probs, entropies) of the response tokens at the sampling temperature, [tokens].
 
@@ -125,8 +125,8 @@ def logprobs_of(
     logprobs, entropies = trainer.forward_logprobs(
         batch.inputs, model, temperature=temperature, entropy=True
     )
-    scored = (batch.inputs.targets != IGNORE).to(logprobs.device)
-    return logprobs[scored], entropies[scored].detach()
+    scored = batch.inputs.scored.to(logprobs.device)
+    return logprobs[0, scored], entropies[0, scored].detach()
 
 
 def loss_terms(

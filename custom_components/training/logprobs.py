@@ -22,6 +22,7 @@ def token_logprobs(
     temperature: float = 1.0,
     chunk_size: int = 1024,
     entropy: bool = False,
+    scored: torch.Tensor | None = None,
 ):
     """log p(target | hidden) of each scored position, in float32.
 
@@ -36,12 +37,15 @@ def token_logprobs(
         temperature: divides the logits before the softmax.
         chunk_size: scored tokens per chunk.
         entropy: also return the entropy of each scored position's distribution, in nats.
+        scored: positions with a target, as indices into the flattened `targets`; looked up when
+            None (on CUDA that waits for the device).
 
     Returns:
         [batch, seq] float32, 0 at -100; with `entropy` the pair (log-probs, entropies).
     """
-    scored = targets != -100
-    hidden, flat_targets = hidden[scored], targets[scored]
+    if scored is None:
+        scored = (targets != -100).flatten().nonzero()[:, 0]
+    hidden, flat_targets = hidden.flatten(0, 1)[scored], targets.flatten()[scored]
     logprobs, entropies = [], []
     for h, t in zip(hidden.split(chunk_size), flat_targets.split(chunk_size), strict=True):
         args = (h, weight, t, temperature, entropy)
@@ -52,7 +56,7 @@ def token_logprobs(
         entropies.append(ent)
 
     def spread(values):
-        out = torch.zeros(targets.shape, dtype=torch.float32, device=targets.device)
-        return out.masked_scatter(scored, torch.cat(values))
+        out = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
+        return out.index_put((scored,), torch.cat(values)).view(targets.shape)
 
     return (spread(logprobs), spread(entropies)) if entropy else spread(logprobs)

@@ -5,7 +5,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +19,13 @@ from tqdm import tqdm
 from custom_components.config import Component, UserError, instantiate, option, required
 from custom_components.data.batching import batch_order
 from custom_components.models.hf import DTYPES, rope_factor_of
+from custom_components.models.lora import (
+    adapter_scale,
+    adapters_off,
+    cast_frozen,
+    initial_adapters,
+    merge_adapters,
+)
 from custom_components.report.card import model_card
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.checkpoint import StepCheckpoints
@@ -44,9 +51,13 @@ class TrainingConfig:
     seed: int = option(0, "seed of the data order")
     resume: str = option("auto", "auto: continue from the latest checkpoint; never: start over")
     device: str = option("auto", "auto, cpu or cuda")
-    dtype: str = option("bf16", "bf16: compute in bfloat16, weights stay float32; or fp32")
+    dtype: str = option(
+        "bf16",
+        "bf16: compute in bfloat16, trained weights stay float32, frozen ones do not; or fp32",
+    )
     save_dtype: str = option("bf16", "dtype of the weights in model/: bf16 or fp32")
     activation_checkpointing: bool = option(False, "recompute layers in backward to save memory")
+    compile: bool = option(False, "compile each layer; the first steps take minutes")
     max_seq_len: int = required("longest sequence, tokens")
     batch_size: int = required("rows of a global batch, over all ranks")
     max_tokens_per_micro_batch: int = option(16_384, "tokens of one forward pass on one rank")
@@ -106,15 +117,14 @@ class Trainer:
                 raise UserError(f"{key} must be bf16 or fp32, not {getattr(cfg, key)!r}")
         self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
         self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
-        self.model = instantiate(cfg.model, "model")
+        self.model = self._build()
         check_fit(self.model, tokenizer, cfg.max_seq_len)
         self.checkpointer.check_model(self.model)
-        if cfg.activation_checkpointing:
-            set_activation_checkpointing(
-                self.model, auto_wrap_policy={TransformerSelfAttentionLayer}
-            )
+        self.adapter_scale = adapter_scale(self.model)
+        prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
         self._place(self.model.train())
-        self.optimizer = instantiate(cfg.optimizer, "optimizer", self.model.parameters())
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = instantiate(cfg.optimizer, "optimizer", trained)
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
         )
@@ -129,19 +139,47 @@ class Trainer:
         self.steps = steps
         self._nonfinite, self._rows = 0, []
 
-    def _place(self, model: torch.nn.Module) -> None:
-        model.to(self.world.device)
-        shard(model, self.world)
-        load_full_state_dict(model, self.checkpointer.load_checkpoint()["model"], self.world)
+    def _build(self) -> torch.nn.Module:
+        """The model on meta: no rank ever holds more than its shards."""
+        with torch.device("meta"):
+            return instantiate(self.cfg.model, "model")
 
-    def frozen_start(self) -> torch.nn.Module:
-        """A second model with the start weights, sharded alike, without gradients."""
-        model = instantiate(self.cfg.model, "model").requires_grad_(False).eval()
+    def _place(self, model: torch.nn.Module) -> None:
+        if self.cfg.dtype == "bf16":
+            cast_frozen(model, torch.bfloat16)
+        shard(model, self.world)
+        model.to_empty(device=self.world.device)
+        with self.world.device:  # torchtune's rotary cache goes to the default device
+            for module in model.modules():
+                if hasattr(module, "rope_init"):
+                    module.rope_init()
+        weights = {}
+        if self.world.rank == 0 or self.world.size == 1:
+            weights = self.checkpointer.load_checkpoint()["model"]
+            weights |= initial_adapters(model, self.cfg.seed)
+        load_full_state_dict(model, weights, self.world)
+
+    def frozen_start(self) -> Callable[..., Any]:
+        """The start model, without gradients: the trained one with its adapters off where it has
+        some, else a second model, sharded alike.
+        """
+        if self.adapter_scale is not None:
+            return self._without_adapters
+        model = self._build().requires_grad_(False).eval()
         self._place(model)
         return model
 
+    def _without_adapters(self, *args: Any, **kwargs: Any) -> Any:
+        with adapters_off(self.model):
+            return self.model(*args, **kwargs)
+
+    def plain_weights(self, every_rank: bool = False) -> dict[str, torch.Tensor]:
+        """The whole model's weights, adapters merged (see `full_state_dict`)."""
+        weights = full_state_dict(self.model, self.world, every_rank)
+        return merge_adapters(weights, self.adapter_scale)
+
     def forward_logprobs(
-        self, batch: Any, model: torch.nn.Module | None = None, **kwargs: Any
+        self, batch: Any, model: Callable[..., Any] | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`).
 
@@ -156,6 +194,7 @@ class Trainer:
                 mask=batch.documents,
                 input_pos=batch.positions,
                 targets=batch.targets,
+                scored=batch.scored,
                 chunk_size=self.cfg.head_chunk_size,
                 **kwargs,
             )
@@ -253,7 +292,7 @@ class Trainer:
         """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
         self.metrics.close()
         output = self.run.path / "model"
-        weights = full_state_dict(self.model, self.world)
+        weights = self.plain_weights()
         if self.world.rank == 0:
             config = dataclasses.asdict(self.cfg)
             self.checkpointer.save_model(
@@ -266,6 +305,15 @@ class Trainer:
             )
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})
+
+
+def prepare_layers(model: torch.nn.Module, compiled: bool, activation_checkpointing: bool) -> None:
+    """Compile and checkpoint layer by layer; before sharding, which wraps what is here."""
+    if compiled:
+        for layer in model.layers:
+            layer.compile(dynamic=True)
+    if activation_checkpointing:
+        set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,13 +1,16 @@
 """Our decoders against transformers, on random models of several shapes."""
 
 import json
+import os
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from custom_components.config import UserError
+from custom_components.models import hf
+from custom_components.models.decoder import Documents
 from custom_components.models.hf import HFCheckpointer, build_from_folder, builder_arguments
 from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
 from custom_components.models.smollm2 import smollm2_135m
@@ -57,6 +60,50 @@ def test_phi4_mini_equals_transformers(tmp_path, shape, length):
     assert (other - expected).abs().max() > 1e-3  # the branch matters
 
 
+@pytest.mark.parametrize(("rope_factor", "lengths"), [("short", (7, 32, 20)), ("long", (40, 33, 90)),
+                                                      ("by_length", (12, 30)), ("by_length", (50, 34))])  # fmt: skip
+def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, lengths):
+    """Laid end to end or padded to a batch: what transformers computes for each by itself."""
+    theirs = phi3_folder(tmp_path, *SHAPES[0])
+    ours = build_from_folder(tmp_path, rope_factor)
+    generator = torch.Generator().manual_seed(2)
+    documents = [torch.randint(0, 101, (1, n), generator=generator) for n in lengths]
+    longest = max(lengths)
+    with torch.no_grad():
+        expected = [theirs(d).logits[0] for d in documents]
+        packed = Documents(lengths)
+        row = ours(torch.cat(documents, 1), mask=packed, input_pos=packed.positions())[0]
+        for part, logits in zip(row.split(lengths), expected, strict=True):
+            assert (part - logits).abs().max() < 1e-5
+        # left padding, as engines batch; a padded position attends to itself alone
+        pad = torch.tensor([longest - n for n in lengths])
+        batch = torch.cat(
+            [torch.nn.functional.pad(d, (longest - d.shape[1], 0)) for d in documents]
+        )
+        columns = torch.arange(longest)
+        mask = (columns[None, None] <= columns[None, :, None]) & (columns >= pad[:, None])[:, None]
+        mask |= torch.eye(longest, dtype=torch.bool)
+        positions = (columns[None] - pad[:, None]).clamp(min=0)
+        padded = ours(batch, mask=mask, input_pos=positions)
+        for row, n, logits in zip(padded, lengths, expected, strict=True):
+            assert (row[longest - n :] - logits).abs().max() < 1e-5
+
+
+def test_smollm2_with_its_real_weights_equals_transformers():
+    """`REASONTUNE_SMOLLM2`: a folder with SmolLM2-135M, such as recipes/start.py leaves."""
+    folder = os.environ.get("REASONTUNE_SMOLLM2")
+    if not folder:
+        pytest.skip("no folder with SmolLM2's weights (REASONTUNE_SMOLLM2)")
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ours = build_from_folder(folder)
+    tokens = torch.randint(0, 49_152, (2, 300), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        a, b = ours(tokens), theirs(tokens).logits
+    # logits of this size: float32 itself is no finer than 1e-5 of them
+    assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+    assert (a.log_softmax(-1) - b.log_softmax(-1)).abs().max() < 1e-3
+
+
 @pytest.mark.parametrize("heads", [(4, 2), (3, 3)])
 def test_smollm2_equals_transformers(tmp_path, heads):
     torch.manual_seed(0)
@@ -73,16 +120,36 @@ def test_smollm2_equals_transformers(tmp_path, heads):
         assert (build_from_folder(tmp_path)(tokens) - theirs(tokens).logits).abs().max() < 1e-5
 
 
+def all_tensors(folder):
+    return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_round_trip_is_bit_identical(tmp_path, dtype):
-    phi3_folder(tmp_path / "a", *SHAPES[0]).to(dtype).save_pretrained(tmp_path / "a")
+@pytest.mark.parametrize("shards", [1, 3])
+def test_round_trip_is_bit_identical(tmp_path, monkeypatch, dtype, shards):
+    """Sharded or not, on both sides; what stands beside the weights is kept."""
+    model = phi3_folder(tmp_path / "a", *SHAPES[0]).to(dtype)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if shards > 1:
+        (tmp_path / "a" / "model.safetensors").unlink()
+        monkeypatch.setattr(hf, "SHARD_BYTES", size // 2)
+    model.save_pretrained(tmp_path / "a", max_shard_size=size if shards == 1 else size // 2)
     (tmp_path / "a" / "chat_template.jinja").write_text("{{ messages }}")
+    config = json.loads((tmp_path / "a" / "config.json").read_text()) | {"a_field_of_theirs": [1]}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
     checkpointer = HFCheckpointer(tmp_path / "a")
     weights = checkpointer.load_checkpoint()["model"]
     checkpointer.save_model(weights, tmp_path / "b", dtype)
-    before = load_file(tmp_path / "a" / "model.safetensors")
-    after = load_file(tmp_path / "b" / "model.safetensors")
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert (len(list(folder.glob("*.safetensors"))) > 1) == (shards > 1)
+    before, after = all_tensors(tmp_path / "a"), all_tensors(tmp_path / "b")
     assert before.keys() == after.keys()
+    kept = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert {k: v for k, v in kept.items() if k != "dtype"} == {
+        k: v for k, v in config.items() if k != "dtype"
+    }
+    again = Phi3ForCausalLM.from_pretrained(tmp_path / "b", dtype=dtype).state_dict()
+    assert all(torch.equal(v, again[k]) for k, v in model.state_dict().items())
     assert all(torch.equal(before[k], after[k]) and after[k].dtype == dtype for k in before)
     assert (tmp_path / "b" / "chat_template.jinja").read_text() == "{{ messages }}"
 
@@ -138,6 +205,37 @@ def test_damaged_and_missing_weights_are_named(tmp_path):
     weights.unlink()
     with pytest.raises(UserError, match="model.safetensors is missing"):
         HFCheckpointer(tmp_path).load_checkpoint()
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="model-00001-of-00002.safetensors is missing"):
+        HFCheckpointer(tmp_path).load_checkpoint()
+
+
+def test_a_redundant_head_is_dropped(tmp_path):
+    model = phi3_folder(tmp_path, *SHAPES[0])
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = model.lm_head.weight.detach().clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    build_from_folder(tmp_path)  # loads strictly
+
+
+def test_older_configs_say_rope_scaling(tmp_path):
+    phi3_folder(tmp_path, *SHAPES[0])
+    new = builder_arguments(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": {
+        "type": "longrope", "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}}  # fmt: skip
+    path.write_text(json.dumps(config))
+    assert builder_arguments(tmp_path) == new
+
+
+def test_vllm_serves_the_branch_that_its_context_decides(tmp_path):
+    phi3_folder(tmp_path, *SHAPES[0])
+    _, arguments = builder_arguments(tmp_path)
+    assert hf.served_rope_factors(tmp_path, 32) == arguments["short_factor"]
+    assert hf.served_rope_factors(tmp_path, 33) == arguments["long_factor"]
 
 
 def test_a_builder_that_is_not_the_checkpoint_is_refused(tmp_path):

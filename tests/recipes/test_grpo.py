@@ -157,3 +157,23 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert manifest(tmp_path / "x")["status"] == "running"
+
+
+def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
+    """The engine gets merged weights each step; with the adapters off the KL is that to the start."""
+    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "model.lora_rank=8", "model.lora_alpha=16",
+           "optimizer.lr=1e-2", "loss.kl_coefficient=0.01", "max_steps=4")  # fmt: skip
+    rows = [r for r in metrics(tmp_path / "x") if r["updates"]]
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert rows[-1]["kl"] > 1e-4
+    assert all(r["largest_logprob_gap"] < 1e-3 for r in rows)  # a stale engine would show
+
+
+def test_an_engine_on_another_longrope_branch_is_refused(coin, tmp_path):
+    done = recipe("grpo", *coin, f"output_dir={tmp_path}/x", "engine.rope_factor=short",
+                  "selection.rounds=0", check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        "the rollout engine computes another LongRoPE branch than model.rope_factor=long"
+        in done.stderr
+    )

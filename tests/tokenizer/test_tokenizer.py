@@ -1,6 +1,10 @@
 import json
+import os
+import shutil
 
 import pytest
+from conftest import ROOT
+from transformers import AutoTokenizer
 
 from custom_components.config import UserError
 from custom_components.tokenizer.character import save_character_tokenizer
@@ -64,3 +68,40 @@ def test_what_is_no_chat_tokenizer_is_refused(folder, tmp_path_factory):
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(UserError, match="no chat template"):
         ChatTokenizer(folder)
+
+
+PHI_TEMPLATE = ROOT / "custom_components" / "tokenizer" / "phi4_mini_reasoning.jinja"
+PHI_SENTENCE = "Your name is Phi, an AI math expert developed by Microsoft."
+
+
+def test_phis_template_is_the_models_format(folder):
+    shutil.copyfile(PHI_TEMPLATE, folder / "chat_template.jinja")
+    tokenizer = ChatTokenizer(folder)
+    render = AutoTokenizer.from_pretrained(folder).apply_chat_template
+    user, answer = {"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}
+    assert render([user], tokenize=False, add_generation_prompt=True) == (
+        f"<|system|>{PHI_SENTENCE}<|end|><|user|>1+1?<|end|><|assistant|>"
+    )
+    own = {"role": "system", "content": "Be brief."}
+    assert render([own, user, answer], tokenize=False) == (
+        f"<|system|>{PHI_SENTENCE} Be brief.<|end|><|user|>1+1?<|end|><|assistant|>2<|end|>"
+    )
+    for turns in ([user, answer], [own, user, answer]):
+        ids, prompt = tokenizer.encode_example(turns)
+        assert ids == render(turns)["input_ids"]
+        assert ids[:prompt] == render(turns[:-1], add_generation_prompt=True)["input_ids"]
+        assert ids[-1] == tokenizer.end_of_turn_id
+
+
+def test_phis_real_tokenizer():
+    """`REASONTUNE_PHI4_MINI`: a folder with the tokenizer files of microsoft/Phi-4-mini-instruct."""
+    path = os.environ.get("REASONTUNE_PHI4_MINI")
+    if not path:
+        pytest.skip("no folder with Phi-4-mini's tokenizer (REASONTUNE_PHI4_MINI)")
+    tokenizer = ChatTokenizer(path)
+    ids = tokenizer.hf.convert_tokens_to_ids(
+        ["<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>"]
+    )
+    assert ids == [199999, 200019, 200020, 200021, 200022]
+    assert {199999, 200020} <= set(tokenizer.stop_ids)
+    assert tokenizer.hf.decode(tokenizer.encode_prompt("1+1?")).endswith("1+1?<|end|><|assistant|>")

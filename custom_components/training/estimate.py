@@ -1,0 +1,223 @@
+"""Memory and time of a training stage, from its config alone, before anything is loaded.
+
+The forward and backward pass of one micro-batch are run on fake tensors (shapes without data) by
+the same code that trains, counting the bytes alive; with few layers, and extended linearly to all.
+What sharding saves and what the optimizer keeps is arithmetic on top.
+"""
+
+import weakref
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from custom_components.config import UserError, instantiate
+from custom_components.models.decoder import Decoder, Documents
+from custom_components.models.lora import cast_frozen
+from custom_components.training.trainer import TrainingConfig, prepare_layers
+
+# bytes of optimizer state per trained parameter (float32 weights)
+OPTIMIZER_BYTES = {
+    "torch.optim.AdamW": 8.0,
+    "torch.optim.Adam": 8.0,
+    "torch.optim.SGD": 0.0,
+    # two one-byte moments and a float32 scale for each block of 256
+    "torchao.optim.AdamW8bit": 2 + 2 * 4 / 256,
+}
+# CUDA context, NCCL buffers and the allocator's cut-offs, by experience
+OVERHEAD_GIB = 1.5
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of one rank at its highest point in bytes, by what holds it.
+
+    Attributes:
+        weights, gradients, optimizer: this rank's shards; gradients as far as they exist there.
+        reference: a second frozen model (GRPO's KL term).
+        gathered: full weights of the layers at work, under sharding.
+        activations: saved for backward, and temporary.
+        engine: what the rollout engine reserves.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    reference: float
+    gathered: float
+    activations: float
+    engine: float
+
+    @property
+    def trainer(self) -> float:
+        """All but the engine."""
+        return sum(vars(self).values()) - self.engine
+
+
+def build_on_meta(cfg: TrainingConfig) -> Decoder:
+    """The config's model, without data."""
+    with torch.device("meta"):
+        return instantiate(cfg.model, "model")
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make within it; `peak` is the most at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage())
+        return result
+
+    def ignore(self, tensors) -> None:
+        """Leave out storages made before."""
+        self._seen |= {t.untyped_storage()._cdata for t in tensors}
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._seen:
+            return
+        self._seen.add(storage._cdata)
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, key: int, nbytes: int) -> None:
+        self._seen.discard(key)
+        self.alive -= nbytes
+
+
+def pass_peak(
+    cfg: TrainingConfig, layers: int, documents_per_row: int = 1, entropy: bool = False,
+    keep: bool = True,
+) -> float:  # fmt: skip
+    """Most bytes at once in the forward and backward pass of one micro-batch, besides the weights.
+
+    Args:
+        cfg: a training recipe's config. Every token counts as scored, and documents are as long
+            as `max_seq_len` allows: the most that the config can ask for.
+        layers: of the model's layers, so many.
+        documents_per_row: 2 for preference pairs.
+        entropy: as in RL, where the head also computes entropies.
+        keep: keep the gradients; False drops each as soon as it is whole.
+    """
+    total = max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len)
+    whole, rest = divmod(total, cfg.max_seq_len)
+    documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
+    half = cfg.dtype == "bf16"
+    with FakeTensorMode():
+        model = instantiate(cfg.model, "model")
+        model.layers = model.layers[:layers]
+        if half:
+            cast_frozen(model, torch.bfloat16)
+        prepare_layers(model, False, cfg.activation_checkpointing)
+        if not keep:
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        tokens = torch.zeros(1, total, dtype=torch.int64)
+        inputs = {
+            "mask": documents, "input_pos": documents.positions(), "targets": tokens,
+            "scored": torch.arange(total), "chunk_size": cfg.head_chunk_size, "entropy": entropy,
+        }  # fmt: skip
+        with PeakBytes() as count:
+            count.ignore([*model.parameters(), *model.buffers()])
+            with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+                output = model(tokens, **inputs)
+            (output[0] if entropy else output).sum().backward()
+    return count.peak
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+def stage_memory(
+    cfg: TrainingConfig, ranks: int, device_gib: float, engine_gib: float | None = None
+) -> Memory:
+    """Peak memory of a rank of a training stage.
+
+    Args:
+        cfg: config of midtrain, sft, dpo or grpo.
+        ranks: that the model is sharded over (FSDP2).
+        device_gib: memory of the device, for the share that a vLLM engine reserves.
+        engine_gib: what the engine takes, where that is known.
+
+    Raises:
+        UserError: when the optimizer's state is not known.
+    """
+    component = cfg.optimizer["_component_"]
+    if component not in OPTIMIZER_BYTES:
+        raise UserError(
+            f"optimizer: the memory of {component} is not known; known: "
+            f"{', '.join(OPTIMIZER_BYTES)}"
+        )
+    model = build_on_meta(cfg)
+    if cfg.dtype == "bf16":
+        cast_frozen(model, torch.bfloat16)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    engine = getattr(cfg, "engine", None)
+    if engine_gib is None:
+        engine_gib = device_gib * (engine or {}).get("gpu_memory_utilization", 0.0)
+    full = trained == model_size(model)
+    has_copy = engine is not None and cfg.loss.kl_coefficient and full
+    gathered = 0.0
+    if ranks > 1:
+        # the root's weights stay; one layer is at work while the next is gathered; the same again
+        # in gradients before they are reduced
+        layer = sum(p.numel() * p.element_size() for p in model.layers[0].parameters())
+        root = weights - len(model.layers) * layer
+        gathered = (root + 2 * layer) * (2 if full else 1)
+    options = {"documents_per_row": 2 if hasattr(cfg, "beta") else 1, "entropy": engine is not None}
+    layer_gradients = 4.0 * sum(p.numel() for p in model.layers[0].parameters() if p.requires_grad)
+    # activations are highest where backward begins; gradients where it ends, one layer still at work
+    two, four = (pass_peak(cfg, n, **options, keep=False) for n in (2, 4))
+    highest = two + (len(model.layers) - 2) / 2 * (four - two)
+    last_layer = pass_peak(cfg, 1, **options)
+    earlier = layer_gradients * (len(model.layers) - 1)
+    points = [(0.0, highest), (earlier, last_layer), (4.0 * trained, 0.0)]
+    gradients, activations = max(points, key=lambda p: p[0] / ranks + p[1])
+    return Memory(
+        weights=weights / ranks,
+        gradients=gradients / ranks,
+        optimizer=OPTIMIZER_BYTES[component] * trained / ranks,
+        reference=weights / ranks if has_copy else 0.0,
+        gathered=gathered,
+        activations=activations,
+        engine=engine_gib * GIB,
+    )
+
+
+def model_size(model: torch.nn.Module) -> int:
+    """Parameters of a model, tied ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def kv_bytes_per_token(model: Decoder, element_size: int = 2) -> int:
+    """KV cache of one token over all layers, bytes."""
+    attention = model.layers[0].attn
+    return 2 * len(model.layers) * attention.num_kv_heads * attention.head_dim * element_size
+
+
+def training_flops(model: Decoder, tokens: float, document_length: float) -> float:
+    """Model FLOPs of training on `tokens` tokens in documents of a length; no recomputation.
+
+    2 per weight and token forward (the tied embedding serves as the head), as much again for the
+    gradients of the inputs and, where they are trained, of the weights; causal attention adds
+    2 * length * width per layer and token forward.
+    """
+    size, trained = model_size(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    attention = model.layers[0].attn
+    width = attention.num_heads * attention.head_dim
+    per_token = 4 * size + 2 * trained + 3 * 2 * document_length * width * len(model.layers)
+    return per_token * tokens

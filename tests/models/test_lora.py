@@ -1,0 +1,99 @@
+import pytest
+import torch
+from torchtune.modules.peft import get_merged_lora_ckpt
+
+from custom_components.models.decoder import Documents
+from custom_components.models.lora import (
+    adapter_scale,
+    adapters_off,
+    cast_frozen,
+    initial_adapters,
+    is_adapter,
+    merge_adapters,
+)
+from custom_components.models.phi4_mini import phi4_mini_tiny
+
+TOKENS = torch.randint(0, 88, (1, 40), generator=torch.Generator().manual_seed(0))
+
+
+def adapted(**arguments):
+    """A model whose adapters are not zero."""
+    torch.manual_seed(0)
+    model = phi4_mini_tiny(lora_rank=4, lora_alpha=12.0, **arguments)
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def test_only_the_adapters_are_trained():
+    model = phi4_mini_tiny(lora_rank=4)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained and all(is_adapter(n) for n in trained)
+    assert len(trained) == 4 * 7 * 2  # layers x linear layers x (A, B)
+    some = phi4_mini_tiny(lora_rank=4, lora_modules=("q_proj", "v_proj"))
+    assert sum(p.requires_grad for p in some.parameters()) == 4 * 2 * 2
+    with pytest.raises(ValueError, match="no \\['qproj'\\]"):
+        phi4_mini_tiny(lora_rank=4, lora_modules=("qproj",))
+
+
+def test_merged_weights_compute_what_the_adapters_do():
+    model = adapted()
+    assert adapter_scale(model) == 3.0
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    merged = merge_adapters(model.state_dict(), adapter_scale(model))
+    plain = phi4_mini_tiny()
+    plain.load_state_dict(merged, strict=True)
+    with torch.no_grad():
+        assert (plain(TOKENS) - model(TOKENS)).abs().max() < 1e-4
+        assert (plain(TOKENS) - phi4_mini_tiny()(TOKENS)).abs().max() > 0.1
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())  # not in place
+    theirs = get_merged_lora_ckpt(before, rank=4, alpha=12.0)
+    assert merged.keys() == theirs.keys()
+    assert all(torch.allclose(merged[k], theirs[k], atol=1e-6) for k in theirs)
+
+
+def test_a_plain_model_is_merged_as_it_is():
+    weights = phi4_mini_tiny().state_dict()
+    assert merge_adapters(weights, adapter_scale(phi4_mini_tiny())) is weights
+
+
+def test_without_its_adapters_a_model_is_its_start():
+    model, plain = adapted(), phi4_mini_tiny()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not is_adapter(k)})
+    with torch.no_grad():
+        with adapters_off(model):
+            assert torch.equal(model(TOKENS), plain(TOKENS))
+        assert not torch.equal(model(TOKENS), plain(TOKENS))
+
+
+def test_initial_adapters_change_nothing_and_follow_from_the_seed():
+    with torch.device("meta"):
+        empty = phi4_mini_tiny(lora_rank=4)
+    start = initial_adapters(empty, seed=1)
+    assert all(torch.equal(v, initial_adapters(empty, seed=1)[k]) for k, v in start.items())
+    model = phi4_mini_tiny(lora_rank=4)
+    model.load_state_dict(start, strict=False)
+    with torch.no_grad(), adapters_off(model):
+        expected = model(TOKENS)
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS), expected)
+    a = start["layers.0.attn.q_proj.lora_a.weight"]
+    assert a.abs().max() <= 1 / 192**0.5 and a.std() > 0.5 / 3**0.5 / 192**0.5
+    assert not torch.equal(a, initial_adapters(empty, seed=2)["layers.0.attn.q_proj.lora_a.weight"])
+
+
+def test_gradients_reach_the_adapters_alone_with_a_bf16_base():
+    model = adapted()
+    cast_frozen(model, torch.bfloat16)
+    assert model.tok_embeddings.weight.dtype == torch.bfloat16
+    targets = TOKENS.roll(-1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs = model(TOKENS, mask=Documents((40,)), targets=targets)
+    (-logprobs.mean()).backward()
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            assert parameter.dtype == torch.float32
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+        else:
+            assert parameter.grad is None
