@@ -1,0 +1,58 @@
+"""Run by test_estimate.py: peak memory of real training steps and its estimate, as JSON.
+
+python tests/training/step_memory.py OVERRIDE...
+"""
+
+import gc
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from custom_components.config import instantiate, load
+from custom_components.models.decoder import Documents
+from custom_components.models.lora import cast_frozen
+from custom_components.training.estimate import stage_memory
+from custom_components.training.trainer import prepare_layers
+from recipes.midtrain import main as midtrain
+
+cfg = load(midtrain.schema, "configs/tiny/midtrain.yaml", sys.argv[1:])
+estimate = stage_memory(cfg, ranks=1, device_gib=0)
+
+
+def field(name: str) -> int:
+    [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name)]
+    return int(line.split()[1]) * 1024
+
+
+# what torch sets up once is not the step's: thread pools, kernels
+F.scaled_dot_product_attention(*torch.rand(3, 1, 2, 64, 32, requires_grad=True)).sum().backward()
+gc.collect()
+before = field("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+
+model = instantiate(cfg.model, "model")
+if half := cfg.dtype == "bf16":
+    cast_frozen(model, torch.bfloat16)
+prepare_layers(model, False, cfg.activation_checkpointing)
+optimizer = instantiate(
+    cfg.optimizer, "optimizer", [p for p in model.parameters() if p.requires_grad]
+)
+length = cfg.max_tokens_per_micro_batch
+whole, rest = divmod(length, cfg.max_seq_len)
+documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
+tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, length))
+for _ in range(3):
+    with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+        logprobs = model(
+            tokens, mask=documents, input_pos=documents.positions(), targets=tokens,
+            chunk_size=cfg.head_chunk_size,
+        )  # fmt: skip
+    (-logprobs.mean()).backward()
+    del logprobs
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+print(json.dumps({"measured": field("VmHWM") - before, "estimated": estimate.trainer}))
