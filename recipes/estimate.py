@@ -82,7 +82,7 @@ def main(cfg: Any) -> None:
             _short(figures["kv_tokens"]), _short(figures["tokens"]),
             f"{figures['hours']:.1f}" if figures["hours"] is not None else "",
         )  # fmt: skip
-    Console(width=150).print(table)
+    Console(width=170).print(table)
     print(
         f"all includes {OVERHEAD_GIB} GiB for the CUDA context and the allocator; hours at {cfg.mfu:.0%} MFU"
     )

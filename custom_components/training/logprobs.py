@@ -12,7 +12,10 @@ def _chunk(hidden, weight, targets, temperature: float, entropy: bool):
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
     if not entropy:
         return logprobs, None
-    return logprobs, normaliser - (logits.softmax(-1) * logits).sum(-1)
+    # without a graph: a checkpoint keeps what it recomputed for an output that backward never asks
+    # for, and that would be the logits of every chunk
+    with torch.no_grad():
+        return logprobs, normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
 
 
 def token_logprobs(
@@ -36,7 +39,8 @@ def token_logprobs(
         targets: [batch, seq] int64; -100 marks positions without a target.
         temperature: divides the logits before the softmax.
         chunk_size: scored tokens per chunk.
-        entropy: also return the entropy of each scored position's distribution, in nats.
+        entropy: also return the entropy of each scored position's distribution, in nats; it has
+            no gradient.
         scored: positions with a target, as indices into the flattened `targets`; looked up when
             None (on CUDA that waits for the device).
 

@@ -35,8 +35,8 @@ def shape(vocab, layers, heads, kv, dim, inner):
         (shape(60_000, 2, 6, 2, 384, 1024), ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"]),
         (shape(8000, 12, 8, 4, 512, 2048),
          ["max_tokens_per_micro_batch=2048", "activation_checkpointing=true", "head_chunk_size=512"]),
-        (shape(30_000, 3, 8, 2, 512, 2048),
-         ["max_tokens_per_micro_batch=1024", "dtype=bf16", "model.lora_rank=8",
+        (shape(8000, 3, 8, 2, 512, 2048),
+         ["max_tokens_per_micro_batch=512", "dtype=bf16", "model.lora_rank=8",
           "activation_checkpointing=true", "head_chunk_size=256"]),
     ],
 )  # fmt: skip
@@ -44,13 +44,13 @@ def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, ov
     # freed memory goes back at once, so that the process holds what is alive
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "tests/training/step_memory.py", model, "max_seq_len=1024", *overrides],
+        [sys.executable, "tests/training/step_memory.py", model, "max_seq_len=512", *overrides],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(found, found["estimated"] / found["measured"])
-    assert found["measured"] > 100e6
+    assert found["measured"] > 50e6
     assert found["estimated"] == pytest.approx(found["measured"], rel=0.15)
 
 
@@ -91,8 +91,9 @@ def test_the_papers_stages_fit_their_hardware(tmp_path):
     assert all(f["total_gib"] < f["device_gib"] for f in found)
     print(done.stdout)
     refused = tune("recipes/estimate.py", "--config", "configs/phi4_mini/estimate.yaml",
-                   "only=[dpo]", "ranks=1", "device=A100", check=False)  # fmt: skip
-    assert refused.returncode in (0, 2)
+                   "only=[grpo]", "ranks=1", "device=H100", check=False)  # fmt: skip
+    assert refused.returncode == 2
+    assert "stage grpo needs " in refused.stderr and "GiB of 79 on 1 x H100" in refused.stderr
 
 
 def adapters(found):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from custom_components.training.estimate import PeakBytes
 from custom_components.training.logprobs import token_logprobs
 
 
@@ -45,3 +46,21 @@ def test_bf16_inputs_stay_within_a_hundredth_of_float64():
         got = token_logprobs(hidden, weight, targets, chunk_size=16)
     assert got.dtype == torch.float32
     assert (got - exact[..., 0]).abs().max() < 1e-2
+
+
+def test_memory_holds_the_logits_of_one_chunk():
+    """Whatever the length, with entropies or without."""
+    peaks = {}
+    weight = torch.randn(5000, 8, requires_grad=True)
+    for length in (64, 512):
+        for entropy in (False, True):
+            hidden = torch.randn(1, length, 8, requires_grad=True)
+            targets = torch.randint(0, 5000, (1, length))
+            with PeakBytes() as count:
+                out = token_logprobs(hidden, weight, targets, chunk_size=32, entropy=entropy)
+                (out[0] if entropy else out).sum().backward()
+            peaks[length, entropy] = count.peak
+            weight.grad = None
+    chunk = 32 * 5000 * 4
+    assert all(peak < 6 * chunk for peak in peaks.values()), peaks
+    assert peaks[512, True] < 1.2 * peaks[64, False] + 0.5 * chunk
