@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torchtune.models.convert_weights import hf_to_tune, tune_to_hf
 from torchtune.models.phi3._convert_weights import phi3_hf_to_tune, phi3_tune_to_hf
+from torchtune.models.qwen2._convert_weights import qwen2_hf_to_tune, qwen2_tune_to_hf
 
 from custom_components.config import UserError
 from custom_components.io import atomic_path
@@ -199,14 +199,15 @@ class HFCheckpointer:
     def to_tune(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A Hugging Face state dict in torchtune's names and layout; a tied head is dropped."""
         weights = {k: v for k, v in weights.items() if k != "lm_head.weight"}
-        convert = phi3_hf_to_tune if self.builder is phi4_mini else hf_to_tune
-        return convert(weights, **self._heads())
+        if self.builder is phi4_mini:
+            return phi3_hf_to_tune(weights, **self._heads())
+        return qwen2_hf_to_tune(weights)
 
     def to_hf(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A torchtune state dict in Hugging Face's names and layout."""
         if self.builder is phi4_mini:
             return phi3_tune_to_hf(state_dict)
-        return tune_to_hf(state_dict, **self._heads())
+        return qwen2_tune_to_hf(state_dict)
 
     def check_model(self, model: Decoder) -> None:
         """Check that a built model is the one the folder describes.

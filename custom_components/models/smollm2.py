@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torchtune.modules import RotaryPositionalEmbeddings
+from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings
 
 from custom_components.models.decoder import Decoder, build_decoder
 from custom_components.models.lora import LORA_MODULES
@@ -37,7 +37,8 @@ def smollm2(
     Returns:
         `Decoder` with random weights.
     """
-    rope = RotaryPositionalEmbeddings(
+    # halves rotate against each other, as in transformers: no permuted weights, the same rounding
+    rope = Qwen2RotaryPositionalEmbeddings(
         dim=embed_dim // num_heads, max_seq_len=max_seq_len, base=rope_base
     )
     return build_decoder(
