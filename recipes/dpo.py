@@ -24,6 +24,7 @@ from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
 from custom_components.losses.dpo import dpo_loss
+from custom_components.training.alarms import FallingAlarm
 from custom_components.training.distributed import setup_world
 from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import GlobalBatch, global_batch
@@ -43,6 +44,9 @@ class DPOConfig(TrainingConfig):
     beta: float = option(0.1, "how strongly the policy is held to the reference")
     length_normalised: bool = option(False, "compare mean instead of summed log-probs")
     nll_weight: float = option(0.0, "weight of the chosen response's next-token loss, added")
+    alarm_window: int = option(
+        20, "steps; an alarm when the chosen log-probs fell over three windows in a row; 0 for none"
+    )
 
 
 @recipe_main(DPOConfig)
@@ -59,6 +63,7 @@ def main(cfg: Any) -> None:
         rows = open_table(folder)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
         reference = reference_logprobs(trainer, rows)
+        falling = FallingAlarm(cfg.alarm_window)
 
         for epoch, indices in trainer.batches(len(rows)):
             batch = global_batch(trainer, rows, indices)
@@ -66,7 +71,12 @@ def main(cfg: Any) -> None:
             loss = trainer.backward(pair_losses(trainer, batch, reference, sums))
             means = {name: total / batch.rows for name, total in world.sums(sums).items()}
             margin = means["reward_chosen"] - means["reward_rejected"]
-            trainer.finish_step(loss, batch.tokens, epoch=epoch, margin=margin, **means)
+            if alarm := falling.check(means["logprob_chosen"]):
+                trainer.say(f"alarm at step {trainer.step + 1}: {alarm}")
+            trainer.finish_step(
+                loss, batch.tokens, document_length=batch.document_length, epoch=epoch,
+                margin=margin, **means,
+            )  # fmt: skip
         trainer.finish()
 
 

@@ -18,16 +18,14 @@ from rich.table import Table
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
 from custom_components.io import write_json
-from custom_components.training.devices import DEVICES, Device
 from custom_components.training.estimate import (
     GIB,
     OVERHEAD_GIB,
     build_on_meta,
     kv_bytes_per_token,
-    model_size,
     stage_memory,
-    training_flops,
 )
+from custom_components.training.flops import DEVICES, Device, model_size, training_flops
 
 
 @dataclass

@@ -7,14 +7,22 @@ Documents are packed best-fit into rows of `max_seq_len` tokens. Attention stays
 document and positions restart, so a pack computes what its documents would compute apart;
 `document_mask: false` turns that off, for the ablation. Left out: nothing is truncated (longer
 documents are dropped and counted), and no label crosses a document's end.
+
+With `validation.share` some problems are held out; the run ends when the loss on them saturates, and
+the model of its lowest point is the one that is exported.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from custom_components.config import instantiate, option, recipe_main, required
-from custom_components.data.packing import encode_messages, open_table, prepare_packs
+from custom_components.config import UserError, instantiate, option, recipe_main, required
+from custom_components.data.packing import (
+    encode_messages,
+    open_table,
+    prepare_packs,
+    validation_tables,
+)
 from custom_components.training.distributed import setup_world
 from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
@@ -23,6 +31,11 @@ from custom_components.training.trainer import (
     TrainingConfig,
     inputs_of,
     total_steps,
+)
+from custom_components.training.validation import (
+    Saturation,
+    ValidationConfig,
+    validation_losses,
 )
 
 
@@ -33,6 +46,8 @@ class MidtrainConfig(TrainingConfig):
     data: str = required("Parquet file of the midtrain split")
     train_on_prompt: bool = option(False, "also score the tokens of the prompt")
     document_mask: bool = option(True, "attention and positions stay inside a document")
+    mixture: dict[str, float] = option(dict, "source: how often its rows are there; 1 by default")
+    validation: ValidationConfig = option(ValidationConfig, "held-out problems, and when to stop")
 
 
 @recipe_main(MidtrainConfig)
@@ -44,16 +59,41 @@ def main(cfg: Any) -> None:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_messages, tokenizer=tokenizer, train_on_prompt=cfg.train_on_prompt)
-        packs = run.path / "packs"
-        run.once("packs", lambda: prepare_packs(cfg.data, encode, cfg.max_seq_len, packs))
-        rows = open_table(packs)
+        packs, held_out = run.path / "packs", cfg.validation.share
+        run.once(
+            "packs",
+            lambda: prepare_packs(cfg.data, encode, cfg.max_seq_len, packs, cfg.mixture, held_out),
+        )
+        rows, tables = open_table(packs), validation_tables(packs)
+        if held_out and not tables:
+            raise UserError(
+                f"validation.share={held_out} holds no problem of {cfg.data} out; raise it"
+            )
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
+        progress = Saturation(**trainer.extra.get("validation", {}))
 
         for epoch, indices in trainer.batches(len(rows)):
             batch = global_batch(trainer, rows, indices, cfg.document_mask)
             loss = trainer.backward(next_token_losses(trainer, batch))
-            trainer.finish_step(loss, batch.tokens, scored_tokens=batch.scored, epoch=epoch)
-        trainer.finish()
+            norm, validated, best = trainer.update(), {}, False
+            if tables and (trainer.step + 1) % cfg.validation.every == 0:
+                validated = validation_losses(
+                    trainer, tables, cfg.validation.max_packs, cfg.document_mask
+                )
+                best = progress.update(
+                    trainer.step + 1, validated["val_loss"], cfg.validation.min_delta
+                )
+            trainer.finish_step(
+                loss, batch.tokens, norm, batch.document_length, best=best,
+                extra={"validation": asdict(progress)}, scored_tokens=batch.scored, epoch=epoch,
+                **validated,
+            )  # fmt: skip
+            if progress.waited >= cfg.validation.patience > 0:
+                trainer.say(f"validation loss saturated: lowest at step {progress.best_step}")
+                break
+        if progress.best_step:
+            trainer.restore(progress.best_step)
+        trainer.finish(asdict(progress) if tables else {})
 
 
 if __name__ == "__main__":

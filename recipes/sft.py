@@ -53,7 +53,10 @@ def main(cfg: Any) -> None:
         for epoch, indices in trainer.batches(len(rows)):
             batch = global_batch(trainer, rows, indices)
             loss = trainer.backward(next_token_losses(trainer, batch))
-            trainer.finish_step(loss, batch.tokens, scored_tokens=batch.scored, epoch=epoch)
+            trainer.finish_step(
+                loss, batch.tokens, document_length=batch.document_length,
+                scored_tokens=batch.scored, epoch=epoch,
+            )  # fmt: skip
         trainer.finish()
 
 

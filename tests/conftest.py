@@ -1,5 +1,6 @@
 """Shared fixtures: the real `tune run`, and one small chain that the recipe tests look at."""
 
+import json
 import os
 import random
 import signal
@@ -56,6 +57,13 @@ def kill_in_step(command: list[str], metrics: Path, step: int) -> None:
             break
         time.sleep(0.005)
     assert process.wait() == -signal.SIGKILL
+
+
+def reopen(folder: Path) -> None:
+    """Make a complete run one that was cut off after its last checkpoint."""
+    path = folder / "manifest.json"
+    state = json.loads(path.read_text()) | {"status": "running", "outputs": {}}
+    path.write_text(json.dumps(state))
 
 
 # the tiny chain, cut down to seconds

@@ -1,7 +1,9 @@
 """Tokenised examples and packs in memory-mapped Arrow, made once and shared by all ranks."""
 
 import bisect
+import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +56,8 @@ def tokenize(
     encode: Callable[[dict[str, Any]], list[Document]],
     max_seq_len: int,
     counts: TokenCounts,
-) -> Iterator[list[Document]]:
-    """The documents of a split's rows.
+) -> Iterator[tuple[dict[str, Any], list[Document]]]:
+    """A split's rows with their documents.
 
     Args:
         path: Parquet file of the split.
@@ -75,7 +77,7 @@ def tokenize(
             continue
         counts.tokens += sum(len(ids) for ids, _ in documents)
         counts.scored_tokens += sum(x != IGNORE for _, labels in documents for x in labels)
-        yield documents
+        yield row, documents
 
 
 def encode_messages(
@@ -147,15 +149,11 @@ def best_fit(lengths: Iterable[int], capacity: int, seed: int = 0) -> list[list[
     return bins
 
 
-def _save(rows: Iterable[dict[str, Any]], folder: Path, counts: TokenCounts) -> None:
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        with ArrowWriter(path=str(temporary / "rows.arrow"), features=FEATURES) as writer:
-            for row in rows:
-                writer.write(row)
-            writer.finalize()
-        if counts.rejected:
-            write_jsonl(temporary / "rejects.jsonl", [vars(r) for r in counts.rejected])
+def _write(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    with ArrowWriter(path=str(path), features=FEATURES) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finalize()
 
 
 def _row(documents: list[Document]) -> dict[str, Any]:
@@ -181,36 +179,103 @@ def prepare_examples(
         UserError: when no row is left.
     """
     counts = TokenCounts()
-    rows = list(tokenize(path, encode, max_seq_len, counts))
-    _check_some(rows, path, counts)
-    _save((_row(documents) for documents in rows), folder, counts)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        rows = tokenize(path, encode, max_seq_len, counts)
+        _write((_row(documents) for _, documents in rows), temporary / "rows.arrow")
+        _finish(path, temporary, counts)
     return counts.as_dict()
 
 
 def prepare_packs(
     path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
-    folder: Path,
-) -> dict[str, float]:  # fmt: skip
+    folder: Path, mixture: dict[str, float] | None = None, held_out: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
     """Tokenise a split and pack it best-fit into rows of at most `max_seq_len` tokens.
 
+    Only the documents' lengths are held in memory; the documents go through the disk.
+
+    Args:
+        path: Parquet file of the split.
+        encode: makes a row's documents.
+        max_seq_len: of a pack; longer documents are dropped and counted.
+        folder: gets `rows.arrow`, and `validation-<domain>.arrow` for what is held out.
+        mixture: how often each source's rows are there; 1 where not named. A fraction takes
+            that share of the rows once more.
+        held_out: share of the problems kept for validation, packed domain by domain.
+
     Returns:
-        counts of rows and tokens, `packs`, and `density`: the share of the packs' capacity that
-        holds tokens.
+        counts of rows and tokens, `packs`, `density` (the share of the packs' capacity that
+        holds tokens), and `validation_packs` by domain.
 
     Raises:
-        UserError: when no row is left.
+        UserError: when no row is left, or `mixture` names a source that there is not.
     """
     counts = TokenCounts()
-    documents = [d for row in tokenize(path, encode, max_seq_len, counts) for d in row]
-    _check_some(documents, path, counts)
-    bins = best_fit([len(ids) for ids, _ in documents], max_seq_len)
-    _save((_row([documents[i] for i in sorted(b)]) for b in bins), folder, counts)
-    density = round(counts.tokens / (len(bins) * max_seq_len), 4)
-    return counts.as_dict() | {"packs": len(bins), "density": density}
+    lengths: list[int] = []
+    tables: dict[str, list[int]] = {"rows": []}  # table -> its documents' indices
+    sources = set()
+
+    def documents() -> Iterator[dict[str, Any]]:
+        for row, [document] in tokenize(path, encode, max_seq_len, counts):
+            index, source = len(lengths), row.get("source") or ""
+            lengths.append(len(document[0]))
+            sources.add(source)
+            if _unit(row["messages"][0]["content"]) < held_out:
+                label = re.sub(r"\W+", "_", row.get("domain") or "all")
+                tables.setdefault(f"validation-{label}", []).append(index)
+            else:
+                weight = (mixture or {}).get(source, 1.0)
+                copies = int(weight) + (_unit(f"copy {index}") < weight % 1)
+                tables["rows"] += [index] * copies
+            yield _row([document])
+
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        _write(documents(), temporary / "documents.arrow")
+        _finish(path, temporary, counts)
+        if unknown := set(mixture or {}) - sources:
+            raise UserError(
+                f"mixture: no rows of source {sorted(unknown)}; there are {sorted(sources)}"
+            )
+        if not tables["rows"]:
+            raise UserError(f"{path}: every row is held out or left out of the mixture")
+        source_rows = datasets.Dataset.from_file(str(temporary / "documents.arrow"))
+        packs = {
+            name: [[indices[i] for i in sorted(b)]
+                   for b in best_fit([lengths[i] for i in indices], max_seq_len)]
+            for name, indices in tables.items()
+        }  # fmt: skip
+        for name, bins in packs.items():
+            rows = (_joined(source_rows[b]) for b in tqdm(bins, desc=f"pack {name}", unit="pack"))
+            _write(rows, temporary / f"{name}.arrow")
+        (temporary / "documents.arrow").unlink()
+    capacity = len(packs["rows"]) * max_seq_len
+    return counts.as_dict() | {
+        "packs": len(packs["rows"]),
+        "density": round(sum(lengths[i] for i in tables["rows"]) / capacity, 4),
+        "validation_packs": {
+            name.removeprefix("validation-"): len(bins)
+            for name, bins in packs.items() if name != "rows"
+        },
+    }  # fmt: skip
 
 
-def _check_some(documents: list, path: str | Path, counts: TokenCounts) -> None:
-    if not documents:
+def _joined(rows: dict[str, list]) -> dict[str, Any]:
+    """Rows (as columns) laid end to end."""
+    joined = {name: [x for row in rows[name] for x in row]
+              for name in ("input_ids", "labels", "lengths")}  # fmt: skip
+    return joined | {"num_scored": sum(rows["num_scored"])}
+
+
+def _unit(text: str) -> float:
+    """A number in [0, 1) that follows from the text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _finish(path: str | Path, folder: Path, counts: TokenCounts) -> None:
+    """Write the rejects; refuse a split of which nothing is left."""
+    if counts.tokens == 0:
         first = ""
         if counts.rejected:
             first = f"; first: {counts.rejected[0].where}: {counts.rejected[0].reason}"
@@ -218,8 +283,16 @@ def _check_some(documents: list, path: str | Path, counts: TokenCounts) -> None:
             f"{path}: none of {counts.rows} rows can be trained on ({counts.too_long} longer than "
             f"max_seq_len, {len(counts.rejected)} without usable messages{first})"
         )
+    if counts.rejected:
+        write_jsonl(folder / "rejects.jsonl", [vars(r) for r in counts.rejected])
 
 
-def open_table(folder: Path) -> datasets.Dataset:
-    """The memory-mapped rows in `folder`."""
-    return datasets.Dataset.from_file(str(folder / "rows.arrow"))
+def open_table(folder: Path, name: str = "rows") -> datasets.Dataset:
+    """A memory-mapped table in `folder`."""
+    return datasets.Dataset.from_file(str(folder / f"{name}.arrow"))
+
+
+def validation_tables(folder: Path) -> dict[str, datasets.Dataset]:
+    """{domain: held-out packs} in `folder`."""
+    names = sorted(p.stem for p in folder.glob("validation-*.arrow"))
+    return {name.removeprefix("validation-"): open_table(folder, name) for name in names}

@@ -35,11 +35,16 @@ def train_adapters_only(model: nn.Module) -> None:
     set_trainable_params(model, get_adapter_params(model))
 
 
-def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the frozen matrices in `dtype`; norms and what is trained stay as they are."""
+def cast_weights(model: nn.Module, compute: torch.dtype, trained: torch.dtype) -> None:
+    """Keep what is trained in `trained`, and frozen matrices as they are computed with, in `compute`.
+
+    A frozen matrix is never updated, so nothing is lost by it. Frozen norms stay float32.
+    """
     for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.dim() > 1:
-            parameter.data = parameter.data.to(dtype)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(trained)
+        elif parameter.dim() > 1:
+            parameter.data = parameter.data.to(compute)
 
 
 def initial_adapters(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:

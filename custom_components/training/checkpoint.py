@@ -34,10 +34,17 @@ class StepCheckpoints:
         folder: the run folder's `checkpoints`.
         world: this process among all.
         keep: how many of the latest to keep.
+        background: copy the state and write it while training goes on.
     """
 
-    def __init__(self, folder: str | Path, world: World, keep: int = 2) -> None:
+    def __init__(
+        self, folder: str | Path, world: World, keep: int = 2, background: bool = False
+    ) -> None:
         self.folder, self.world, self.keep = Path(folder), world, keep
+        self.background, self._pending, self._best = background, None, None
+        # the default group's collectives belong to training
+        separate = background and world.size > 1
+        self._group = torch.distributed.new_group(backend="gloo") if separate else None
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -51,6 +58,7 @@ class StepCheckpoints:
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
         extra: dict[str, Any] | None = None,
+        best: bool = False,
     ) -> None:
         """Write `step_N` on all ranks together.
 
@@ -59,29 +67,64 @@ class StepCheckpoints:
             model, optimizer, scheduler: their state is saved.
             extra: what else the recipe needs to continue; the same on every rank, and readable
                 by `torch.load(weights_only=True)`.
+            best: keep this one until another is the best.
         """
+        self.publish()
         temporary = self.folder / f".tmp-step_{step}"
         if self.world.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.world.barrier()
-        weights, optim = get_state_dict(model, optimizer, options=TRAINED)
-        # DCP fsyncs what it writes
-        with quiet_single_process():
-            dcp.save({"model": weights, "optimizer": optim}, checkpoint_id=temporary)
+        if best:
+            self._best = step
         rng = {"cpu": torch.get_rng_state()}
         if self.world.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.world.device)
         _save(rng, temporary / f"rng_{self.world.rank}.pt")
         if self.world.rank == 0:
-            state = {"step": step, "scheduler": scheduler.state_dict(), "extra": extra or {}}
+            state = {"step": step, "scheduler": scheduler.state_dict(), "extra": extra or {},
+                     "best": self._best}  # fmt: skip
             _save(state, temporary / "state.pt")
-        self.world.barrier()
-        if self.world.rank == 0:
-            temporary.rename(self.folder / f"step_{step}")
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self.folder / f"step_{old}")
-        self.world.barrier()
+        weights, optim = get_state_dict(model, optimizer, options=TRAINED)
+        held = {"model": weights, "optimizer": optim}
+        # DCP fsyncs what it writes
+        with quiet_single_process():
+            if self.background:
+                alone = self.world.size == 1
+                self._pending = (
+                    step,
+                    dcp.async_save(
+                        held, checkpoint_id=temporary, process_group=self._group, no_dist=alone
+                    ),
+                )
+                return
+            dcp.save(held, checkpoint_id=temporary)
+        self._pending = step, None
+        self.publish()
+
+    def publish(self, wait: bool = True) -> None:
+        """Give a written checkpoint its name, and remove those that are not kept.
+
+        Args:
+            wait: for one that is being written in the background.
+        """
+        if self._pending is not None:
+            step, future = self._pending
+            # done on rank 0, which writes the index of all parts, means done everywhere
+            if not wait and not (self.world.rank == 0 and future.done()):
+                return
+            if future is not None:
+                future.result()
+            else:
+                self.world.barrier()
+            self._pending = None
+            if self.world.rank == 0:
+                (self.folder / f".tmp-step_{step}").rename(self.folder / f"step_{step}")
+                for old in self.steps()[: -self.keep]:
+                    if old != self._best:
+                        shutil.rmtree(self.folder / f"step_{old}")
+        if wait:
+            self.world.barrier()
 
     def load_latest(
         self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
@@ -95,9 +138,13 @@ class StepCheckpoints:
             UserError: when the latest checkpoint cannot be read.
         """
         steps = self.steps()
-        if not steps:
-            return 0, {}
-        folder = self.folder / f"step_{steps[-1]}"
+        return self.load(steps[-1], model, optimizer, scheduler) if steps else (0, {})
+
+    def load(
+        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+    ) -> tuple[int, dict[str, Any]]:
+        """Restore `step_N` in place; returns and raises as `load_latest`."""
+        folder = self.folder / f"step_{step}"
         try:
             weights, optim = get_state_dict(model, optimizer, options=TRAINED)
             holder = {"model": weights, "optimizer": optim}
@@ -123,6 +170,7 @@ class StepCheckpoints:
                 "folder to continue from the one before"
             ) from e
         scheduler.load_state_dict(state["scheduler"])
+        self._best = state["best"]
         return state["step"], state["extra"]
 
 

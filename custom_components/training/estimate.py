@@ -16,10 +16,12 @@ from torch.utils._pytree import tree_leaves
 
 from custom_components.config import UserError, instantiate
 from custom_components.models.decoder import Decoder, Documents
-from custom_components.models.lora import cast_frozen
+from custom_components.models.hf import DTYPES
+from custom_components.models.lora import cast_weights
+from custom_components.training.flops import model_size
 from custom_components.training.trainer import TrainingConfig, prepare_layers
 
-# bytes of optimizer state per trained parameter (float32 weights)
+# bytes of optimizer state per trained parameter with float32 weights; states have their dtype
 OPTIMIZER_BYTES = {
     "torch.optim.AdamW": 8.0,
     "torch.optim.Adam": 8.0,
@@ -117,8 +119,7 @@ def pass_peak(
     with FakeTensorMode():
         model = instantiate(cfg.model, "model")
         model.layers = model.layers[:layers]
-        if half:
-            cast_frozen(model, torch.bfloat16)
+        cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
         prepare_layers(model, False, cfg.activation_checkpointing)
         if not keep:
             for parameter in model.parameters():
@@ -141,16 +142,13 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
     parameter.grad = None
 
 
-def stage_memory(
-    cfg: TrainingConfig, ranks: int, device_gib: float, engine_gib: float | None = None
-) -> Memory:
+def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
     """Peak memory of a rank of a training stage.
 
     Args:
         cfg: config of midtrain, sft, dpo or grpo.
         ranks: that the model is sharded over (FSDP2).
         device_gib: memory of the device, for the share that a vLLM engine reserves.
-        engine_gib: what the engine takes, where that is known.
 
     Raises:
         UserError: when the optimizer's state is not known.
@@ -162,13 +160,14 @@ def stage_memory(
             f"{', '.join(OPTIMIZER_BYTES)}"
         )
     model = build_on_meta(cfg)
-    if cfg.dtype == "bf16":
-        cast_frozen(model, torch.bfloat16)
+    cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    state_bytes = OPTIMIZER_BYTES[component]
+    if cfg.weights_dtype == "bf16" and component.startswith("torch."):
+        state_bytes /= 2
     engine = getattr(cfg, "engine", None)
-    if engine_gib is None:
-        engine_gib = device_gib * (engine or {}).get("gpu_memory_utilization", 0.0)
+    engine_gib = device_gib * (engine or {}).get("gpu_memory_utilization", 0.0)
     full = trained == model_size(model)
     has_copy = engine is not None and cfg.loss.kl_coefficient and full
     gathered = 0.0
@@ -179,18 +178,21 @@ def stage_memory(
         root = weights - len(model.layers) * layer
         gathered = (root + 2 * layer) * (2 if full else 1)
     options = {"documents_per_row": 2 if hasattr(cfg, "beta") else 1, "entropy": engine is not None}
-    layer_gradients = 4.0 * sum(p.numel() for p in model.layers[0].parameters() if p.requires_grad)
+    layer_gradients = sum(
+        p.numel() * p.element_size() for p in model.layers[0].parameters() if p.requires_grad
+    )
+    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     # activations are highest where backward begins; gradients where it ends, one layer still at work
     two, four = (pass_peak(cfg, n, **options, keep=False) for n in (2, 4))
     highest = two + (len(model.layers) - 2) / 2 * (four - two)
     last_layer = pass_peak(cfg, 1, **options)
     earlier = layer_gradients * (len(model.layers) - 1)
-    points = [(0.0, highest), (earlier, last_layer), (4.0 * trained, 0.0)]
-    gradients, activations = max(points, key=lambda p: p[0] / ranks + p[1])
+    points = [(0.0, highest), (earlier, last_layer), (gradients, 0.0)]
+    gradients_there, activations = max(points, key=lambda p: p[0] / ranks + p[1])
     return Memory(
         weights=weights / ranks,
-        gradients=gradients / ranks,
-        optimizer=OPTIMIZER_BYTES[component] * trained / ranks,
+        gradients=gradients_there / ranks,
+        optimizer=state_bytes * trained / ranks,
         reference=weights / ranks if has_copy else 0.0,
         gathered=gathered,
         activations=activations,
@@ -198,26 +200,7 @@ def stage_memory(
     )
 
 
-def model_size(model: torch.nn.Module) -> int:
-    """Parameters of a model, tied ones once."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def kv_bytes_per_token(model: Decoder, element_size: int = 2) -> int:
     """KV cache of one token over all layers, bytes."""
     attention = model.layers[0].attn
     return 2 * len(model.layers) * attention.num_kv_heads * attention.head_dim * element_size
-
-
-def training_flops(model: Decoder, tokens: float, document_length: float) -> float:
-    """Model FLOPs of training on `tokens` tokens in documents of a length; no recomputation.
-
-    2 per weight and token forward (the tied embedding serves as the head), as much again for the
-    gradients of the inputs and, where they are trained, of the weights; causal attention adds
-    2 * length * width per layer and token forward.
-    """
-    size, trained = model_size(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
-    attention = model.layers[0].attn
-    width = attention.num_heads * attention.head_dim
-    per_token = 4 * size + 2 * trained + 3 * 2 * document_length * width * len(model.layers)
-    return per_token * tokens

@@ -22,7 +22,8 @@ PACKAGES = (
 )  # fmt: skip
 # these say how a run is watched or continued, not what it computes
 IGNORED_KEYS = (
-    "resume", "metric_logger", "checkpoint_every", "keep_checkpoints", "engine_timeout",
+    "resume", "metric_logger", "checkpoint_every", "keep_checkpoints", "async_checkpoints",
+    "engine_timeout",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 

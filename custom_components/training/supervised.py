@@ -18,12 +18,14 @@ class GlobalBatch:
         parts: this rank's micro-batches, each with the indices of its rows.
         rows, scored, tokens: counts of the whole batch, over all ranks. They are known
             beforehand, so no split of the batch changes the loss.
+        document_length: of the document that a token stands in, mean over the tokens.
     """
 
     parts: list[tuple[list[int], MicroBatch]]
     rows: int
     scored: int
     tokens: int
+    document_length: float
 
 
 def global_batch(
@@ -52,6 +54,7 @@ def global_batch(
         rows=len(indices),
         scored=sum(batch["num_scored"]),
         tokens=sum(lengths),
+        document_length=sum(n * n for row in batch["lengths"] for n in row) / sum(lengths),
     )
 
 

@@ -22,7 +22,7 @@ from custom_components.models.hf import DTYPES, rope_factor_of
 from custom_components.models.lora import (
     adapter_scale,
     adapters_off,
-    cast_frozen,
+    cast_weights,
     initial_adapters,
     merge_adapters,
 )
@@ -35,6 +35,7 @@ from custom_components.training.distributed import (
     load_full_state_dict,
     shard,
 )
+from custom_components.training.flops import known_device, training_flops
 from custom_components.training.run_folder import Metrics, RunFolder
 
 
@@ -69,6 +70,7 @@ class TrainingConfig:
     head_chunk_size: int = option(1024, "scored tokens per chunk of the output head")
     checkpoint_every: int = option(100, "steps between checkpoints")
     keep_checkpoints: int = option(2, "latest checkpoints to keep")
+    async_checkpoints: bool = option(False, "write checkpoints while training goes on")
     metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
 
 
@@ -112,7 +114,7 @@ class Trainer:
         tokenizer: ChatTokenizer,
         steps: int,
     ) -> None:
-        for key in ("dtype", "save_dtype"):
+        for key in ("dtype", "weights_dtype", "save_dtype"):
             if getattr(cfg, key) not in DTYPES:
                 raise UserError(f"{key} must be bf16 or fp32, not {getattr(cfg, key)!r}")
         self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
@@ -128,7 +130,9 @@ class Trainer:
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
         )
-        self.checkpoints = StepCheckpoints(run.path / "checkpoints", world, cfg.keep_checkpoints)
+        self.checkpoints = StepCheckpoints(
+            run.path / "checkpoints", world, cfg.keep_checkpoints, cfg.async_checkpoints
+        )
         self.step, self.extra = self.checkpoints.load_latest(
             self.model, self.optimizer, self.schedule
         )
@@ -137,6 +141,8 @@ class Trainer:
         logger = cfg.metric_logger and instantiate(cfg.metric_logger, "metric_logger")
         self.metrics = Metrics(run.path, self.step, logger, world.rank)
         self.steps = steps
+        device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
+        self.device_flops = device.flops if device else None
         self._nonfinite, self._rows = 0, []
 
     def _build(self) -> torch.nn.Module:
@@ -145,8 +151,7 @@ class Trainer:
             return instantiate(self.cfg.model, "model")
 
     def _place(self, model: torch.nn.Module) -> None:
-        if self.cfg.dtype == "bf16":
-            cast_frozen(model, torch.bfloat16)
+        cast_weights(model, DTYPES[self.cfg.dtype], DTYPES[self.cfg.weights_dtype])
         shard(model, self.world)
         model.to_empty(device=self.world.device)
         with self.world.device:  # torchtune's rotary cache goes to the default device
@@ -256,13 +261,21 @@ class Trainer:
             )
         return norm
 
-    def finish_step(self, loss: float, tokens: int, norm: float | None = None, **metrics) -> None:
+    def finish_step(
+        self, loss: float, tokens: int, norm: float | None = None,
+        document_length: float | None = None, best: bool = False,
+        extra: dict[str, Any] | None = None, **metrics: Any,
+    ) -> None:  # fmt: skip
         """Move the schedule, log, and write a checkpoint when one is due.
 
         Args:
             loss: of the global batch.
             tokens: in the global batch, for the rate.
             norm: of the gradient, from `update`; None does the update here.
+            document_length: of the document that a token stands in, for the FLOPs; None where
+                the step is more than training on its tokens.
+            best: write a checkpoint now, and keep it until there is a better one.
+            extra: what else the checkpoint has to hold.
             metrics: what else to log.
         """
         norm = self.update() if norm is None else norm
@@ -270,18 +283,31 @@ class Trainer:
         self.schedule.step()
         self.step += 1
         now = time.perf_counter()
+        rate = tokens / (now - self._last_step_at)
+        if self.device_flops and document_length:
+            flops = training_flops(self.model, rate, document_length)
+            metrics["mfu"] = round(flops / (self.world.size * self.device_flops), 4)
         self.metrics.log(
             self.step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens,
-            tokens_per_second=round(tokens / (now - self._last_step_at), 1),
+            tokens_per_second=round(rate, 1),
+            tokens_per_second_per_device=round(rate / self.world.size, 1),
             rows_seen=self.step * self.cfg.batch_size, memory_gib=peak_memory(self.world.device),
             **metrics,
         )  # fmt: skip
         self._last_step_at = now
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
         self._bar.update()
-        if self.step % self.cfg.checkpoint_every == 0 and self.step < self.steps:
-            self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule)
+        due = self.step % self.cfg.checkpoint_every == 0 and self.step < self.steps
+        if due or best:
+            self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule, extra, best)
             self.run.touch()
+        else:
+            self.checkpoints.publish(wait=False)
+
+    def restore(self, step: int) -> None:
+        """Go back to the weights of a checkpoint that was kept as the best."""
+        self.checkpoints.publish()
+        self.checkpoints.load(step, self.model, self.optimizer, self.schedule)
 
     def say(self, message: str) -> None:
         """A line above the progress bar, on rank 0."""
@@ -290,6 +316,7 @@ class Trainer:
 
     def finish(self, counts: dict[str, Any] | None = None) -> None:
         """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
+        self.checkpoints.publish()
         self.metrics.close()
         output = self.run.path / "model"
         weights = self.plain_weights()

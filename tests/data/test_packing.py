@@ -5,7 +5,14 @@ import torch
 
 from custom_components.config import UserError
 from custom_components.data.batching import batch_order, collate, split_batch
-from custom_components.data.packing import best_fit
+from custom_components.data.curation import MESSAGES_SCHEMA
+from custom_components.data.packing import (
+    best_fit,
+    open_table,
+    prepare_packs,
+    validation_tables,
+)
+from custom_components.data.rows import write_rows
 from custom_components.models.phi4_mini import phi4_mini_tiny
 
 
@@ -23,6 +30,50 @@ def test_best_fit_holds_everything_once_within_capacity():
     assert sorted(i for b in bins for i in b) == list(range(500))
     assert all(sum(lengths[i] for i in b) <= 100 for b in bins)
     assert sum(lengths) / (100 * len(bins)) > 0.98
+
+
+def split_of(path, rows):
+    """A split with rows (source, domain, problem, number of tokens)."""
+    write_rows(path, [
+        {"id": str(i), "source": source, "domain": domain, "answer": "1", "messages": [
+            {"role": "user", "content": problem}, {"role": "assistant", "content": "x" * n}]}
+        for i, (source, domain, problem, n) in enumerate(rows)
+    ], MESSAGES_SCHEMA)  # fmt: skip
+
+
+def encode(row):
+    """One token per character; which row it was stands in the tokens."""
+    n = len(row["messages"][1]["content"])
+    return [([int(row["id"])] * n, [-100] + [int(row["id"])] * (n - 1))]
+
+
+def tokens_of(table):
+    return [token for row in table for token in row["input_ids"]]
+
+
+def test_packs_hold_the_mixture_and_keep_validation_problems_apart(tmp_path):
+    rng = random.Random(0)
+    rows = [(s, d, f"{s} {d} {i // 4}", rng.randint(5, 60))
+            for s in ("a", "b") for d in ("algebra", "number theory") for i in range(200)]  # fmt: skip
+    split_of(tmp_path / "split.parquet", rows)
+    counts = prepare_packs(tmp_path / "split.parquet", encode, 128, tmp_path / "packs",
+                           mixture={"b": 2.5}, held_out=0.2)  # fmt: skip
+    assert counts["rows"] == 800 and counts["density"] > 0.97
+    train = tokens_of(open_table(tmp_path / "packs"))
+    tables = validation_tables(tmp_path / "packs")
+    assert set(tables) == {"algebra", "number_theory"}
+    held = {d: {rows[i][2] for i in tokens_of(t)} for d, t in tables.items()}
+    assert all(rows[i][1] == d.replace("_", " ") for d, t in tables.items() for i in tokens_of(t))
+    problems = {rows[i][2] for i in train}
+    assert not problems & (held["algebra"] | held["number_theory"])  # whole problems
+    assert len(problems) + sum(map(len, held.values())) == 200
+    copies = {i: train.count(i) / rows[i][3] for i in set(train)}
+    assert {c for i, c in copies.items() if rows[i][0] == "a"} == {1}
+    of_b = [c for i, c in copies.items() if rows[i][0] == "b"]
+    assert set(of_b) == {2, 3} and 2.35 < sum(of_b) / len(of_b) < 2.65
+    with pytest.raises(UserError, match="mixture: no rows of source \\['c'\\]"):
+        prepare_packs(tmp_path / "split.parquet", encode, 128, tmp_path / "x", mixture={"c": 2.0})
+    assert not (tmp_path / "x").exists()
 
 
 def small_model():

@@ -6,7 +6,7 @@ from custom_components.models.decoder import Documents
 from custom_components.models.lora import (
     adapter_scale,
     adapters_off,
-    cast_frozen,
+    cast_weights,
     initial_adapters,
     is_adapter,
     merge_adapters,
@@ -85,7 +85,7 @@ def test_initial_adapters_change_nothing_and_follow_from_the_seed():
 
 def test_gradients_reach_the_adapters_alone_with_a_bf16_base():
     model = adapted()
-    cast_frozen(model, torch.bfloat16)
+    cast_weights(model, torch.bfloat16, torch.float32)
     assert model.tok_embeddings.weight.dtype == torch.bfloat16
     targets = TOKENS.roll(-1, 1)
     with torch.autocast("cpu", torch.bfloat16):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import SMALL, recipe
+from conftest import SMALL, recipe, reopen
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -92,9 +92,7 @@ def test_lora_trains_on_one_rank_as_on_two_and_exports_a_plain_model(small_run, 
             assert path.exists() == (path.name == "model")
         kept = tmp_path / "sft0" / "checkpoints" / "step_2"
         assert sum(f.stat().st_size for f in kept.glob("*.distcp")) < 1.5e6  # adapters alone
-        state = json.loads((tmp_path / "sft0" / "manifest.json").read_text())
-        state |= {"status": "running", "outputs": {}}
-        (tmp_path / "sft0" / "manifest.json").write_text(json.dumps(state))
+        reopen(tmp_path / "sft0")
         done = recipe(
             name, f"run_dir={small_run}", f"output_dir={tmp_path / 'sft0'}", *SMALL[name], *LORA
         )
@@ -109,3 +107,10 @@ def test_compiled_and_checkpointed_layers_compute_the_same(small_run, tmp_path):
     plain = [r["loss"] for r in metrics(small_run / "midtrain")][:2]
     # the schedule is another one (2 steps instead of 4), the first loss is not
     assert metrics(tmp_path / "x")[0]["loss"] == pytest.approx(plain[0], abs=1e-5)
+
+
+def test_weights_in_bf16_train_on_two_ranks(small_run, tmp_path):
+    recipe("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'x'}", *SMALL["sft"], "max_steps=2",
+           "dtype=bf16", "weights_dtype=bf16", launch=("--nproc_per_node", "2"))  # fmt: skip
+    plain = metrics(small_run / "sft")[0]["loss"]
+    assert metrics(tmp_path / "x")[0]["loss"] == pytest.approx(plain, rel=0.02)

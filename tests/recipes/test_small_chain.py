@@ -8,8 +8,9 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, SMALL, SMALL_GRPO, TUNE, kill_in_step, recipe
+from conftest import ROOT, SMALL, SMALL_GRPO, TUNE, kill_in_step, recipe, reopen
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from custom_components.data.column_addition import PROBLEM
@@ -95,6 +96,26 @@ def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path):
+    """A fall must exceed min_delta: only the first does, so the third validation ends the run."""
+    recipe("midtrain", f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL["midtrain"],
+           "max_steps=12", "async_checkpoints=true",
+           "validation={share: 0.2, every: 2, patience: 2, min_delta: 9.0}")  # fmt: skip
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 6
+    assert ["val_loss" in r for r in rows] == [False, True] * 3
+    assert all(r["val_loss"] == pytest.approx(r["val_loss_arithmetic"]) for r in rows[1::2])
+    counts = manifest(tmp_path)["counts"]
+    assert counts["best_step"] == 2 and counts["best"] == rows[1]["val_loss"]
+    # what is exported is the model of step 2
+    dcp_to_torch_save(tmp_path / "checkpoints" / "step_2", tmp_path / "step_2.pt")
+    kept = torch.load(tmp_path / "step_2.pt", weights_only=True)["model"]["tok_embeddings.weight"]
+    exported = load_file(tmp_path / "model" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(kept, exported)
+    packs = manifest(tmp_path)["prepared"]["packs"]
+    assert packs["validation_packs"]["arithmetic"] >= 1
+
+
 @pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
 def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
@@ -103,6 +124,15 @@ def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     one, two = losses(small_run / name), losses(tmp_path)
     assert one.keys() == two.keys()
     assert max(abs(one[s] - two[s]) for s in one) < 1e-5
+    # continued from step 2 on two ranks, then again on one: no row twice, none left out
+    for launch, bound in (("--nproc_per_node", "2"), 1e-6), ((), 1e-5):
+        reopen(tmp_path)
+        done = recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
+                      "async_checkpoints=true", launch=launch)  # fmt: skip
+        assert "continuing from step 2" in done.stdout
+        again = losses(tmp_path)
+        assert again.keys() == two.keys()
+        assert max(abs(again[s] - two[s]) for s in two) < bound
 
 
 def test_rollout_on_two_ranks_writes_the_same_rows(small_run, tmp_path):

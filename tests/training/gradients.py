@@ -1,6 +1,6 @@
-"""Run by torchrun: the gradients of one global batch, gathered, saved by rank 0.
+"""Run by torchrun: the gradients of one global batch and the weights after five steps, saved by rank 0.
 
-torchrun --nproc_per_node N tests/training/gradients.py CONFIG OUTPUT [overrides]
+torchrun --nproc_per_node N tests/training/gradients.py RECIPE CONFIG TABLE OUTPUT [overrides]
 """
 
 import sys
@@ -19,19 +19,28 @@ from custom_components.training.trainer import Trainer
 name, config, prepared, output, *overrides = sys.argv[1:]
 module = __import__(f"recipes.{name}", fromlist=["main"])
 cfg = load(module.main.schema, config, overrides)
+
+
+def whole(tensor):
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
 with setup_world("cpu") as world:
     run = RunFolder(name, cfg, [], world)
     trainer = Trainer(cfg, run, world, instantiate(cfg.tokenizer, "tokenizer"), steps=10)
     rows = open_table(Path(prepared))
     batch = global_batch(trainer, rows, list(range(cfg.batch_size)))
-    if name == "dpo":
-        reference = module.reference_logprobs(trainer, rows)
-        trainer.backward(module.pair_losses(trainer, batch, reference, Counter()))
-    else:
-        trainer.backward(next_token_losses(trainer, batch))
-    gradients = {
-        n: (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad).clone()
-        for n, p in trainer.model.named_parameters()
-    }
+    reference = module.reference_logprobs(trainer, rows) if name == "dpo" else None
+    saved = {"parts": len(batch.parts)}
+    for step in range(5):
+        if name == "dpo":
+            trainer.backward(module.pair_losses(trainer, batch, reference, Counter()))
+        else:
+            trainer.backward(next_token_losses(trainer, batch))
+        if step == 0:
+            saved["gradients"] = {n: whole(p.grad) for n, p in trainer.model.named_parameters()}
+        trainer.update()
+        trainer.schedule.step()
+    saved["weights"] = {n: whole(p) for n, p in trainer.model.named_parameters()}
     if world.rank == 0:
-        torch.save(gradients, output)
+        torch.save(saved, output)

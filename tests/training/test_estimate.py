@@ -8,13 +8,8 @@ import torch
 from conftest import ROOT, tune
 
 from custom_components.models.phi4_mini import phi4_mini_tiny
-from custom_components.training.devices import known_device
-from custom_components.training.estimate import (
-    PeakBytes,
-    kv_bytes_per_token,
-    model_size,
-    training_flops,
-)
+from custom_components.training.estimate import PeakBytes, kv_bytes_per_token
+from custom_components.training.flops import known_device, model_size, training_flops
 
 FACTORS = "[{}]".format(", ".join(["1.0"] * 24))
 
@@ -44,7 +39,7 @@ def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, ov
     # freed memory goes back at once, so that the process holds what is alive
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "tests/training/step_memory.py", model, "max_seq_len=512", *overrides],
+        [sys.executable, "benchmarks/step_memory.py", model, "max_seq_len=512", *overrides],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

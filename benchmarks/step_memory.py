@@ -1,6 +1,9 @@
-"""Run by test_estimate.py: peak memory of real training steps and its estimate, as JSON.
+"""Peak memory of real training steps on a CPU, and the estimate of it, as a line of JSON.
 
-python tests/training/step_memory.py OVERRIDE...
+    MALLOC_MMAP_THRESHOLD_=65536 python benchmarks/step_memory.py KEY=VALUE...
+
+The overrides are those of configs/tiny/midtrain.yaml. With that variable freed memory goes back at
+once, so that the process holds what is alive.
 """
 
 import gc
@@ -14,7 +17,8 @@ import torch.nn.functional as F
 
 from custom_components.config import instantiate, load
 from custom_components.models.decoder import Documents
-from custom_components.models.lora import cast_frozen
+from custom_components.models.hf import DTYPES
+from custom_components.models.lora import cast_weights
 from custom_components.training.estimate import stage_memory
 from custom_components.training.trainer import prepare_layers
 from recipes.midtrain import main as midtrain
@@ -35,8 +39,8 @@ before = field("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
 
 model = instantiate(cfg.model, "model")
-if half := cfg.dtype == "bf16":
-    cast_frozen(model, torch.bfloat16)
+half = cfg.dtype == "bf16"
+cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
 prepare_layers(model, False, cfg.activation_checkpointing)
 optimizer = instantiate(
     cfg.optimizer, "optimizer", [p for p in model.parameters() if p.requires_grad]

@@ -1,0 +1,139 @@
+"""Training steps of Phi-4-mini on one GPU from random weights: tokens/s, MFU, peak memory.
+
+    python benchmarks/gpu.py                      # full fine-tune, bf16 over float32 weights
+    python benchmarks/gpu.py --lora-rank 32 --length 8192
+    python benchmarks/gpu.py --model tiny --device cpu --length 256    # does it run at all
+
+Needs torch and torchtune alone: no network, no vLLM. The steps are those of the recipes (same
+model, same head, same losses), at the paper's lengths: a pack of 16K for mid-training, an example of
+20K for SFT, a pair of 16K each for DPO, a response of 25K for the policy gradient.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from custom_components.losses.dpo import dpo_loss
+from custom_components.losses.policy_gradient import SETTINGS, policy_gradient_loss
+from custom_components.models.decoder import Decoder, Documents
+from custom_components.models.lora import cast_weights
+from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
+from custom_components.training.flops import known_device, training_flops
+from custom_components.training.trainer import prepare_layers
+
+MODELS = {"3.8b": phi4_mini_3_8b, "tiny": phi4_mini_tiny}
+# documents of one step, as shares of 16K tokens
+STAGES = {
+    "mid-training, packed": (0.1, 0.2, 0.3, 0.4),
+    "SFT": (1.25,),
+    "DPO, a pair": (1.0, 1.0),
+    "policy gradient": (1.5625,),
+}
+
+
+def step_loss(stage: str, model: Decoder, documents: Documents, tokens: torch.Tensor, chunk: int):
+    """The loss of one step of a stage; every token is scored."""
+    inputs = {
+        "mask": documents, "input_pos": documents.positions(tokens.device), "targets": tokens,
+        "scored": torch.arange(tokens.numel(), device=tokens.device), "chunk_size": chunk,
+    }  # fmt: skip
+    if stage == "policy gradient":
+        logprobs, _ = model(tokens, **inputs, temperature=0.8, entropy=True)
+        setting = SETTINGS["grpo"]
+        advantages = torch.ones_like(logprobs[0])
+        losses, _, _ = policy_gradient_loss(
+            logprobs[0], logprobs[0].detach(), advantages, setting.clip_low, setting.clip_high
+        )
+        return losses.mean()
+    logprobs = model(tokens, **inputs)[0]
+    if stage == "DPO, a pair":
+        chosen, rejected = (part.sum()[None] for part in logprobs.split(documents.lengths))
+        return dpo_loss(chosen, rejected, chosen.detach(), rejected.detach(), beta=0.1)[0].mean()
+    return -logprobs.mean()
+
+
+def timed(step: Callable[[], None], repeats: int, device: torch.device) -> list[float]:
+    """Seconds of each repeat; the first call of all is not among them."""
+    seconds = []
+    for i in range(repeats + 1):
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if i:
+            seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="3.8b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--length", type=int, default=16384, help="tokens that stand for 16K")
+    parser.add_argument("--lora-rank", type=int, default=0)
+    parser.add_argument(
+        "--chunk", type=int, default=1024, help="scored tokens per chunk of the head"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--no-activation-checkpointing", action="store_true")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else "CPU"
+    known = known_device(name)
+    with torch.device("meta"):
+        model = MODELS[args.model](lora_rank=args.lora_rank)
+    cast_weights(model, torch.bfloat16 if cuda else torch.float32, torch.float32)
+    prepare_layers(model, args.compile, not args.no_activation_checkpointing)
+    model.to_empty(device=device)
+    with device:
+        for module in model.modules():
+            if hasattr(module, "rope_init"):
+                module.rope_init()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else (
+            torch.nn.init.ones_(parameter)
+        )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
+    kind = f"LoRA rank {args.lora_rank}" if args.lora_rank else "full fine-tune"
+    print(f"{name}, torch {torch.__version__}, {args.model}, {kind}\n")
+    print("| step | tokens | seconds (median, all) | tokens/s | MFU | peak GiB |")
+    print("|---|---|---|---|---|---|")
+    for stage, shares in STAGES.items():
+        documents = Documents(tuple(int(s * args.length) for s in shares))
+        total = sum(documents.lengths)
+        tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, total), device=device)
+
+        def step(stage=stage, documents=documents, tokens=tokens) -> None:
+            with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
+                loss = step_loss(stage, model, documents, tokens, args.chunk)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = timed(step, args.repeats, device)
+        length = sum(n * n for n in documents.lengths) / total
+        flops = training_flops(model, total, length)
+        mfu = f"{flops / median(seconds) / known.flops:.1%}" if known else ""
+        peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}" if cuda else ""
+        listed = ", ".join(f"{s:.2f}" for s in seconds)
+        print(f"| {stage} | {total} | {median(seconds):.2f} ({listed}) | "
+              f"{total / median(seconds):.0f} | {mfu} | {peak} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Validation loss on held-out packs, and the rule that ends training when it saturates."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from custom_components.config import option
+from custom_components.training.supervised import global_batch, next_token_losses
+from custom_components.training.trainer import Trainer
+
+
+@dataclass
+class ValidationConfig:
+    """Validation on problems that are not trained on; the paper trains until it saturates."""
+
+    share: float = option(0.0, "share of the problems held out; 0 for no validation")
+    every: int = option(100, "steps between validations")
+    max_packs: int = option(64, "packs of each domain, at most")
+    patience: int = option(3, "validations in a row without a lower loss that end the run")
+    min_delta: float = option(0.0, "a fall smaller than this does not count, nats per token")
+
+
+@dataclass
+class Saturation:
+    """Whether the validation loss still falls.
+
+    Attributes:
+        best: lowest loss so far, nats per token.
+        best_step: when.
+        waited: validations since.
+    """
+
+    best: float = math.inf
+    best_step: int = 0
+    waited: int = 0
+
+    def update(self, step: int, loss: float, min_delta: float) -> bool:
+        """Take a new loss in. Returns whether it is the best."""
+        if loss < self.best - min_delta:
+            self.best, self.best_step, self.waited = loss, step, 0
+            return True
+        self.waited += 1
+        return False
+
+
+def validation_losses(
+    trainer: Trainer, tables: dict[str, Any], max_packs: int, document_mask: bool = True
+) -> dict[str, float]:
+    """Mean loss per scored token of each domain's packs, and over all.
+
+    Args:
+        trainer: runs the model.
+        tables: {domain: packs}.
+        max_packs: of each domain, the first ones.
+        document_mask: see `collate`.
+
+    Returns:
+        {"val_loss", "val_loss_<domain>"...}.
+    """
+    losses, sums, scored = {}, 0.0, 0
+    size = max(trainer.cfg.batch_size, trainer.world.size)
+    trainer.model.eval()
+    with torch.no_grad():
+        for domain, rows in tables.items():
+            total, count = 0.0, 0
+            indices = list(range(min(max_packs, len(rows))))
+            # every rank needs a pack in each batch: the last ones are seen again where they must
+            indices += indices[: -len(indices) % trainer.world.size] or []
+            for start in range(0, len(indices), size):
+                batch = global_batch(trainer, rows, indices[start : start + size], document_mask)
+                share = sum(float(x) for x in next_token_losses(trainer, batch))
+                total += trainer.world.sum(share) * batch.scored
+                count += batch.scored
+            losses[f"val_loss_{domain}"] = total / count
+            sums, scored = sums + total, scored + count
+    trainer.model.train()
+    return {"val_loss": sums / scored, **losses}
