@@ -202,7 +202,8 @@ def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) 
     """Build a `_component_` node; `args` and `kwargs` are added to the node's own.
 
     Raises:
-        UserError: when the node is not one, or a required argument is missing.
+        UserError: when the node is not one, a required argument is missing, or the builder refuses
+            one.
     """
     if not isinstance(node, dict) or "_component_" not in node:
         raise UserError(f"{key}: must name what to build with {key}._component_=package.builder")
@@ -213,7 +214,10 @@ def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) 
         inspect.signature(builder).bind(*args, **arguments)
     except TypeError as e:
         raise UserError(f"{key}: {node['_component_']}: {e}") from e
-    return builder(*args, **arguments)
+    try:
+        return builder(*args, **arguments)
+    except ValueError as e:  # how builders refuse an argument
+        raise UserError(f"{key}: {node['_component_']}: {e}") from e
 
 
 def recipe_main(schema: type):

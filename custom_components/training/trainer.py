@@ -52,9 +52,10 @@ class TrainingConfig:
     seed: int = option(0, "seed of the data order")
     resume: str = option("auto", "auto: continue from the latest checkpoint; never: start over")
     device: str = option("auto", "auto, cpu or cuda")
-    dtype: str = option(
-        "bf16",
-        "bf16: compute in bfloat16, trained weights stay float32, frozen ones do not; or fp32",
+    dtype: str = option("bf16", "to compute in: bf16 or fp32")
+    weights_dtype: str = option(
+        "fp32",
+        "of trained weights, gradients and optimizer state: fp32, or bf16 for half the memory",
     )
     save_dtype: str = option("bf16", "dtype of the weights in model/: bf16 or fp32")
     activation_checkpointing: bool = option(False, "recompute layers in backward to save memory")

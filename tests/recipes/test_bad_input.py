@@ -54,6 +54,7 @@ def test_a_gold_that_cannot_be_read_is_undecided(traces, tmp_path):
         ("sft", ["data=/nowhere.parquet"], "input /nowhere.parquet does not exist"),
         ("sft", ["max_step=3"], "unknown key 'max_step'; did you mean 'max_steps'?"),
         ("sft", ["model.rope_facto=short"], "takes no argument 'rope_facto'"),
+        ("sft", ["model.lora_rank=2", "model.lora_modules=[q]"], "lora_modules: no ['q']; there are"),
         ("rollout", ["engine={_component_: custom_components.rollout.teacher.Teacher}"],
          "did you mean 'AdditionTeacher'?"),
         ("evaluate", ["only=[sfd]"], "no model 'sfd'; did you mean 'sft'?"),

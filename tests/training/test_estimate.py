@@ -30,7 +30,7 @@ def shape(vocab, layers, heads, kv, dim, inner):
         (shape(60_000, 2, 6, 2, 384, 1024), ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"]),
         (shape(8000, 12, 8, 4, 512, 2048),
          ["max_tokens_per_micro_batch=2048", "activation_checkpointing=true", "head_chunk_size=512"]),
-        (shape(8000, 3, 8, 2, 512, 2048),
+        (shape(16_000, 3, 4, 2, 256, 768),
          ["max_tokens_per_micro_batch=512", "dtype=bf16", "model.lora_rank=8",
           "activation_checkpointing=true", "head_chunk_size=256"]),
     ],
@@ -45,7 +45,7 @@ def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, ov
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(found, found["estimated"] / found["measured"])
-    assert found["measured"] > 50e6
+    assert found["measured"] > 30e6
     assert found["estimated"] == pytest.approx(found["measured"], rel=0.15)
 
 
