@@ -193,7 +193,7 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
         weights=weights / ranks,
         gradients=gradients_there / ranks,
         optimizer=state_bytes * trained / ranks,
-        reference=weights / ranks if has_copy else 0.0,
+        reference=trained * DTYPES[cfg.dtype].itemsize / ranks if has_copy else 0.0,
         gathered=gathered,
         activations=activations,
         engine=engine_gib * GIB,

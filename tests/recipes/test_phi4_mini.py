@@ -32,8 +32,9 @@ def phi(small_run, tmp_path_factory):
                                                       ("sft", "sft", "midtrain"), ("dpo", "pairs", "sft")])  # fmt: skip
 def test_the_papers_training_configs_take_steps(small_run, phi, stage, split, before):
     """In order: each reads the model of the one before, with the fixed sentence in its template."""
+    held_out = ["validation.share=0.1"] if stage == "midtrain" else []  # of 90 problems
     recipe(stage, f"run_dir={phi}", f"data={small_run}/curate/{split}.parquet", *SIZE, *LENGTHS,
-           track="phi4_mini")  # fmt: skip
+           *held_out, track="phi4_mini")  # fmt: skip
     rows = metrics(phi / stage)
     assert len(rows) == 2 and all(r["loss"] > 0 and r["grad_norm"] > 0 for r in rows)
     model = AutoModelForCausalLM.from_pretrained(phi / stage / "model")
@@ -57,6 +58,7 @@ def test_the_papers_configs_with_an_engine_take_steps(small_run, phi):
     model = f"{phi}/start/model"
     recipe("rollout", *common, f"tokenizer.path={model}", "samples_per_problem=2", "device=cpu",
            "sampling.max_new_tokens=16", track="phi4_mini")  # fmt: skip
+    recipe("curate", f"run_dir={phi}", "verifier.workers=1", track="phi4_mini")
     recipe("grpo", *common, *SIZE, *LENGTHS, "max_new_tokens=16", "group_size=2", "selection.samples=2",
            f"checkpointer.checkpoint_dir={model}", f"tokenizer.path={model}", "rebalance.max_samples=2",
            "selection.threshold=10", track="phi4_mini")  # fmt: skip
