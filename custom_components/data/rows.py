@@ -258,12 +258,12 @@ def jsonl(
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        text = row[response]
+        question, gold, text = row[problem], str(row[answer]), row[response]
         if reasoning is not None:
             text = f"<think>\n{row[reasoning].strip()}\n</think>\n\n{text.strip()}"
         return rollout_row(
-            id=str(row.get("id", f"{source}-{i}")), source=source, problem=row[problem],
-            answer=str(row[answer]), response=text,
+            id=str(row.get("id", f"{source}-{i}")), source=source, problem=question,
+            answer=gold, response=text,
             finish_reason=row.get("finish_reason", "stop"), model=str(row.get("model", "")),
             domain=row.get("domain"), difficulty=row.get("difficulty"),
         )  # fmt: skip

@@ -169,8 +169,10 @@ def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
     assert all(r["largest_logprob_gap"] < 1e-3 for r in rows)  # a stale engine would show
 
 
-def test_an_engine_on_another_longrope_branch_is_refused(coin, tmp_path):
+def test_an_engine_on_another_longrope_branch_is_refused(coin, small_run, tmp_path):
+    start = f"{small_run}/start/model"  # a trained model's branches are equal, this one's are not
     done = recipe("grpo", *coin, f"output_dir={tmp_path}/x", "engine.rope_factor=short",
+                  f"checkpointer.checkpoint_dir={start}", f"tokenizer.path={start}",
                   "selection.rounds=0", check=False)  # fmt: skip
     assert done.returncode == 2
     assert (

@@ -26,7 +26,7 @@ def relative_gap(a, b):
 
 @pytest.mark.parametrize(
     ("name", "prepared", "limit"),
-    [("midtrain", "packs", 600), ("sft", "examples", 150), ("dpo", "examples", 150)],
+    [("midtrain", "packs", 600), ("sft", "examples", 60), ("dpo", "examples", 150)],
 )
 def test_neither_ranks_nor_micro_batches_change_a_step(small_run, tmp_path, name, prepared, limit):
     """One micro-batch of all rows, several of few, and several on each of two ranks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from custom_components.verifier import verify
@@ -40,6 +40,7 @@ def test_any_characters(gold, answer):
 
 @FAST
 @given(TEXT)
+@example(r"\\\\\frac")
 def test_cleaning_is_idempotent_for_comparison(text):
     once = clean(text)
     assert compact(clean(once)) == compact(clean(clean(once)))
