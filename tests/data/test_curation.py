@@ -1,5 +1,6 @@
 from custom_components.data.curation import (
     Record,
+    as_they_come,
     by_problem,
     is_repetitive,
     pass_rate,
@@ -59,3 +60,14 @@ def test_repetition():
     assert is_repetitive("so the answer is wait let me think again about it now " * 20)
     assert not is_repetitive(" ".join(str(i) for i in range(500)))
     assert not is_repetitive("short " * 10)
+
+
+def test_a_set_as_it_comes_keeps_wrong_answers_but_not_cut_ones():
+    wrong, cut, right = (
+        record("p", "incorrect"),
+        record("p", "correct", finished=False),
+        record("q"),
+    )
+    groups = by_problem([wrong, cut, right])
+    assert select_sft(groups, None, 2, 0, as_they_come) == {"p": [wrong], "q": [right]}
+    assert select_sft(groups, None, 2, 0) == {"q": [right]}

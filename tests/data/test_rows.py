@@ -98,3 +98,18 @@ def test_real_gsm8k_solutions_verify(data_dir):
     kept = list(rows.gsm8k(str(data_dir / "gsm8k" / "train.jsonl")))
     assert not [r for r in kept if isinstance(r, Reject)]
     assert all(verify(r["answer"], r["response"]).verdict == "correct" for r in kept[:200])
+
+
+def test_reasoning_in_a_column_of_its_own_goes_before_the_response(tmp_path):
+    path = write(
+        tmp_path / "s.jsonl",
+        {"q": "1+1?", "a": "2", "thought": " one and one ", "said": "It is \\boxed{2}."},
+        {"q": "1+1?", "a": "2", "said": "2"},
+        {"q": "1+1?", "a": "2", "thought": None, "said": "2"},
+    )
+    good, missing, empty = rows.jsonl(
+        path, problem="q", answer="a", response="said", reasoning="thought"
+    )
+    assert good["response"] == "<think>\none and one\n</think>\n\nIt is \\boxed{2}."
+    assert missing.reason == "column 'thought' is missing"
+    assert isinstance(empty, Reject)
