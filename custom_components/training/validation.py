@@ -60,14 +60,15 @@ def validation_losses(
         {"val_loss", "val_loss_<domain>"...}.
     """
     losses, sums, scored = {}, 0.0, 0
-    size = max(trainer.cfg.batch_size, trainer.world.size)
+    ranks = trainer.world.size
+    size = -(-trainer.cfg.batch_size // ranks) * ranks
     trainer.model.eval()
     with torch.no_grad():
         for domain, rows in tables.items():
             total, count = 0.0, 0
             indices = list(range(min(max_packs, len(rows))))
-            # every rank needs a pack in each batch: the last ones are seen again where they must
-            indices += indices[: -len(indices) % trainer.world.size] or []
+            # every rank needs a pack in each batch: the first ones are seen again where they must
+            indices += [i % len(indices) for i in range(-len(indices) % ranks)]
             for start in range(0, len(indices), size):
                 batch = global_batch(trainer, rows, indices[start : start + size], document_mask)
                 share = sum(float(x) for x in next_token_losses(trainer, batch))

@@ -114,6 +114,11 @@ def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path
     assert torch.equal(kept, exported)
     packs = manifest(tmp_path)["prepared"]["packs"]
     assert packs["validation_packs"]["arithmetic"] >= 1
+    # one pack for two ranks, of a batch of three: each of them needs a part
+    recipe("midtrain", f"run_dir={small_run}", f"output_dir={tmp_path}/two", *SMALL["midtrain"],
+           "max_steps=2", "batch_size=3", "validation={share: 0.2, every: 2, max_packs: 1}",
+           launch=("--nproc_per_node", "2"))  # fmt: skip
+    assert manifest(tmp_path / "two")["counts"]["best_step"] == 2
 
 
 @pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
