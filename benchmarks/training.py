@@ -92,7 +92,7 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict:
         started, seconds, tokens = time.perf_counter(), [], []
         reference = module.reference_logprobs(trainer, rows) if args.stage == "dpo" else None
         ahead = time.perf_counter() - started
-        for _, indices in trainer.batches(len(rows)):
+        for _, indices in trainer.batches(rows):
             began = time.perf_counter()
             batch = global_batch(trainer, rows, indices)
             if args.stage == "dpo":

@@ -65,7 +65,7 @@ def main(cfg: Any) -> None:
         reference = reference_logprobs(trainer, rows)
         falling = FallingAlarm(cfg.alarm_window)
 
-        for epoch, indices in trainer.batches(len(rows)):
+        for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices)
             sums: Counter[str] = Counter()
             loss = trainer.backward(pair_losses(trainer, batch, reference, sums))

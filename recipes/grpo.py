@@ -143,7 +143,7 @@ def main(cfg: Any) -> None:
             alarms = Alarms(cfg.alarms)
             samples_log = Metrics(run.path, trainer.step, None, world.rank, "samples.jsonl")
 
-            for epoch, indices in trainer.batches(len(prompts)):
+            for epoch, indices in trainer.batches(prompts):
                 clock, step = Stopwatch(), trainer.step
                 temperature = annealed_temperature(step, trainer.steps, **asdict(cfg.temperature))
                 mine = [prompts[i] for i in indices[world.rank :: world.size]]

@@ -72,7 +72,7 @@ def main(cfg: Any) -> None:
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
         progress = Saturation(**trainer.extra.get("validation", {}))
 
-        for epoch, indices in trainer.batches(len(rows)):
+        for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices, cfg.document_mask)
             loss = trainer.backward(next_token_losses(trainer, batch))
             norm, validated, best = trainer.update(), {}, False

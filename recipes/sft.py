@@ -50,7 +50,7 @@ def main(cfg: Any) -> None:
         rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 
-        for epoch, indices in trainer.batches(len(rows)):
+        for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices)
             loss = trainer.backward(next_token_losses(trainer, batch))
             trainer.finish_step(

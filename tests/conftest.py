@@ -45,18 +45,22 @@ def recipe(name: str, *overrides: str, track: str = "tiny", **kwargs):
     return tune(f"recipes/{name}.py", "--config", config, *overrides, **kwargs)
 
 
-def kill_in_step(command: list[str], metrics: Path, step: int) -> None:
-    """Start a recipe and SIGKILL it somewhere in the step after `step` logged ones."""
+def kill_in_step(command: list[str], metrics: Path, step: int, rank: bool = False) -> None:
+    """Start a recipe and SIGKILL it, or one of its ranks, in the step after `step` logged ones."""
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     while process.poll() is None:
         if metrics.is_file() and metrics.read_text().count("\n") >= step:
             time.sleep(random.random() / 10)
-            process.send_signal(signal.SIGKILL)
+            killed = process.pid
+            if rank:
+                children = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True)
+                killed = int(random.choice(children.split()))
+            os.kill(killed, signal.SIGKILL)
             break
         time.sleep(0.005)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait() == (1 if rank else -signal.SIGKILL)
 
 
 def reopen(folder: Path) -> None:

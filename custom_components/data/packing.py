@@ -21,6 +21,7 @@ from custom_components.tokenizer.hf import ChatTokenizer
 IGNORE = -100
 FEATURES = datasets.Features(
     {
+        "ids": datasets.List(datasets.Value("string")),
         "input_ids": datasets.List(datasets.Value("int32")),
         "labels": datasets.List(datasets.Value("int32")),
         "lengths": datasets.List(datasets.Value("int32")),
@@ -156,9 +157,10 @@ def _write(rows: Iterable[dict[str, Any]], path: Path) -> None:
         writer.finalize()
 
 
-def _row(documents: list[Document]) -> dict[str, Any]:
+def _row(row_id: str, documents: list[Document]) -> dict[str, Any]:
     labels = [label for _, document in documents for label in document]
     return {
+        "ids": [row_id],
         "input_ids": [token for ids, _ in documents for token in ids],
         "labels": labels,
         "lengths": [len(ids) for ids, _ in documents],
@@ -182,7 +184,7 @@ def prepare_examples(
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         rows = tokenize(path, encode, max_seq_len, counts)
-        _write((_row(documents) for _, documents in rows), temporary / "rows.arrow")
+        _write((_row(row["id"], documents) for row, documents in rows), temporary / "rows.arrow")
         _finish(path, temporary, counts)
     return counts.as_dict()
 
@@ -228,7 +230,7 @@ def prepare_packs(
                 weight = (mixture or {}).get(source, 1.0)
                 copies = int(weight) + (_unit(f"copy {index}") < weight % 1)
                 tables["rows"] += [index] * copies
-            yield _row([document])
+            yield _row(row["id"], [document])
 
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -264,7 +266,7 @@ def prepare_packs(
 def _joined(rows: dict[str, list]) -> dict[str, Any]:
     """Rows (as columns) laid end to end."""
     joined = {name: [x for row in rows[name] for x in row]
-              for name in ("input_ids", "labels", "lengths")}  # fmt: skip
+              for name in ("ids", "input_ids", "labels", "lengths")}  # fmt: skip
     return joined | {"num_scored": sum(rows["num_scored"])}
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -144,7 +144,7 @@ class Trainer:
         self.steps = steps
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
-        self._nonfinite, self._rows = 0, []
+        self._nonfinite, self._batch = 0, ([], [])
 
     def _build(self) -> torch.nn.Module:
         """The model on meta: no rank ever holds more than its shards."""
@@ -223,22 +223,26 @@ class Trainer:
             local += float(loss.detach())
         return self.world.sum(local)
 
-    def batches(self, rows: int) -> Iterator[tuple[int, list[int]]]:
-        """(epoch, row indices) of each global batch still to do, with a progress bar."""
-        order = batch_order(rows, self.cfg.batch_size, self.cfg.seed)
+    def batches(self, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[int]]]:
+        """(epoch, row indices) of each global batch still to do, with a progress bar.
+
+        Args:
+            rows: with their `ids` (a pack's) or `id`, for the record of steps gone wrong.
+        """
+        order = batch_order(len(rows), self.cfg.batch_size, self.cfg.seed)
         with tqdm(
             total=self.steps, initial=self.step, unit="step", desc=self.run.recipe,
             disable=self.world.rank != 0,
         ) as self._bar:  # fmt: skip
             self._last_step_at = time.perf_counter()
             for epoch, indices in islice(order, self.step, self.steps):
-                self._rows = indices
+                self._batch = rows, indices
                 yield epoch, indices
 
     def update(self) -> float:
         """Clip the gradient and update the weights. Returns the gradient's norm.
 
-        A gradient that is not finite changes nothing: the rows of its batch go to
+        A gradient that is not finite changes nothing: the ids of its batch's rows go to
         nonfinite.jsonl, and `max_nonfinite_steps` of them in a row end the run.
 
         Raises:
@@ -253,8 +257,10 @@ class Trainer:
         self._nonfinite += 1
         path = self.run.path / "nonfinite.jsonl"
         if self.world.rank == 0:
+            table, indices = self._batch
+            ids = [name for i in indices for name in table[i].get("ids") or [table[i]["id"]]]
             with open(path, "a", encoding="utf-8") as f:
-                f.write(json.dumps({"step": self.step + 1, "rows": self._rows}) + "\n")
+                f.write(json.dumps({"step": self.step + 1, "ids": ids}) + "\n")
         if self._nonfinite >= self.cfg.max_nonfinite_steps:
             raise UserError(
                 f"the gradient was not finite in {self._nonfinite} steps in a row, the last at step "
@@ -280,7 +286,7 @@ class Trainer:
             metrics: what else to log.
         """
         norm = self.update() if norm is None else norm
-        lr = self.schedule.get_last_lr()[0]
+        lr = float(self.schedule.get_last_lr()[0])  # torchao keeps it in a tensor
         self.schedule.step()
         self.step += 1
         now = time.perf_counter()

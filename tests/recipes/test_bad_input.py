@@ -5,6 +5,8 @@ import json
 import pytest
 from conftest import SMALL, recipe
 
+from custom_components.data.rows import read_rows
+
 
 def refused(*args, **kwargs):
     done = recipe(*args, check=False, **kwargs)
@@ -90,5 +92,7 @@ def test_a_broken_gradient_skips_the_step_and_ends_the_run_in_the_end(small_run,
     broken = [
         json.loads(x) for x in (tmp_path / "out" / "nonfinite.jsonl").read_text().splitlines()
     ]
-    assert len(broken) == 3 and all(len(b["rows"]) == 8 for b in broken)
+    assert len(broken) == 3 and all(len(b["ids"]) == 8 for b in broken)
+    ids = {row["id"] for row in read_rows(small_run / "curate" / "sft.parquet")}
+    assert all(set(b["ids"]) <= ids for b in broken)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"

@@ -83,17 +83,31 @@ def test_a_complete_run_is_left_alone_and_a_different_one_refused(small_run):
 
 @pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
 def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
-    steps = [f"run_dir={small_run}", f"output_dir={tmp_path / 'run'}", *SMALL[name], "max_steps=12"]
-    recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path / 'whole'}", *SMALL[name],
-           "max_steps=12")  # fmt: skip
-    command = [TUNE, "run", f"recipes/{name}.py", "--config", f"configs/tiny/{name}.yaml", *steps]
-    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 9))
-    assert manifest(tmp_path / "run")["status"] == "running"
-    done = recipe(name, *steps)
-    assert "continuing from step" in done.stdout
+    run_killed_and_whole(name, small_run, tmp_path, ())
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     a, b = (load_file(tmp_path / d / "model" / "model.safetensors") for d in ("run", "whole"))
     assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", ["midtrain", "dpo"])
+def test_two_ranks_killed_and_continued(small_run, tmp_path, name):
+    """A rank dies at any moment, and takes the other with it."""
+    run_killed_and_whole(name, small_run, tmp_path, ("--nproc_per_node", "2"))
+    a, b = losses(tmp_path / "run"), losses(tmp_path / "whole")
+    assert a.keys() == b.keys() and max(abs(a[s] - b[s]) for s in b) < 1e-6
+
+
+def run_killed_and_whole(name, small_run, folder, launch):
+    """Twelve steps at one go in <folder>/whole, and with a SIGKILL in between in <folder>/run."""
+    more = [*SMALL[name], "max_steps=12"]
+    recipe(name, f"run_dir={small_run}", f"output_dir={folder / 'whole'}", *more, launch=launch)
+    steps = [f"run_dir={small_run}", f"output_dir={folder / 'run'}", *more]
+    command = [TUNE, "run", *launch, f"recipes/{name}.py", "--config", f"configs/tiny/{name}.yaml"]
+    kill_in_step([*command, *steps], folder / "run" / "metrics.jsonl", random.randint(3, 9),
+                 rank=bool(launch))  # fmt: skip
+    assert manifest(folder / "run")["status"] == "running"
+    done = recipe(name, *steps, launch=launch)
+    assert "continuing from step" in done.stdout
 
 
 def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path):

@@ -1,0 +1,60 @@
+"""Optimizers and metric loggers that are named in a config, through the real recipe."""
+
+import json
+
+import pytest
+import torch
+from conftest import SMALL, recipe, reopen
+from safetensors.torch import load_file
+
+EIGHT_BIT = "optimizer={_component_: torchao.optim.AdamW8bit, lr: 1e-3, block_size: 64}"
+
+
+def rows(folder):
+    return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_eight_bit_adamw_resumes_exactly_and_shards(small_run, tmp_path):
+    common = [f"run_dir={small_run}", *SMALL["sft"], EIGHT_BIT]
+    recipe("sft", f"output_dir={tmp_path / 'one'}", *common)
+    before, weights = rows(tmp_path / "one"), tmp_path / "one" / "model" / "model.safetensors"
+    first = load_file(weights)
+    reopen(tmp_path / "one")
+    done = recipe("sft", f"output_dir={tmp_path / 'one'}", *common)
+    assert "continuing from step 2" in done.stdout
+    assert [r["loss"] for r in rows(tmp_path / "one")] == [r["loss"] for r in before]
+    assert all(torch.equal(first[k], v) for k, v in load_file(weights).items())
+    # the moments are there in a quarter of float32's bytes
+    sizes = {
+        name: sum(f.stat().st_size for f in (folder / "checkpoints/step_2").glob("*.distcp"))
+        for name, folder in (("8-bit", tmp_path / "one"), ("32-bit", small_run / "sft"))
+    }
+    assert sizes["8-bit"] < 0.65 * sizes["32-bit"]
+    recipe("sft", f"output_dir={tmp_path / 'two'}", *common, launch=("--nproc_per_node", "2"))
+    # blocks are quantised shard by shard, so the steps differ within that rounding
+    assert [r["loss"] for r in rows(tmp_path / "two")] == pytest.approx(
+        [r["loss"] for r in before], abs=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("logger", "needs"),
+    [("DiskLogger", None), ("TensorBoardLogger", "tensorboard")],
+)
+def test_a_metric_logger_of_torchtune_gets_every_step(small_run, tmp_path, logger, needs):
+    if needs:
+        pytest.importorskip(needs)
+    node = f"{{_component_: torchtune.training.metric_logging.{logger}, log_dir: {tmp_path}/log}}"
+    recipe("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'run'}", *SMALL["sft"],
+           f"metric_logger={node}")  # fmt: skip
+    files = [f for f in (tmp_path / "log").rglob("*") if f.is_file()]
+    assert files
+    if logger == "DiskLogger":
+        lines = files[0].read_text().splitlines()
+        assert [int(x.split()[1]) for x in lines if x.startswith("Step")] == [1, 2, 3, 4]
+        assert all("loss:" in x and "tokens_per_second:" in x for x in lines)
+    else:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(files[0].parent)).Reload()
+        assert len(events.Scalars("loss")) == 4
