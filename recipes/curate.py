@@ -1,19 +1,26 @@
 """Verify rollouts and turn them into the splits of the four training stages.
 
     tune run recipes/curate.py --config configs/tiny/curate.yaml
+    tune run --nproc_per_node 2 recipes/curate.py --config configs/tiny/curate.yaml
 
-Every rollout is verified once (verified.parquet keeps all rows with their verdicts). Then
-`midtrain` gets every correct one, `sft` a compact balanced subset, `pairs` correct x incorrect
-of one problem, `prompts` the problems with their pass rates. What a split does not take, and
-why, is counted in the manifest's yield table.
+Every rollout is verified once: `verified/` keeps all rows with their verdicts, in chunks that are
+written whole, rank r making the chunks r, r + ranks, ... A killed run continues with the chunks that
+are missing. Then rank 0 takes out problems that an evaluation set holds and near-duplicates, and
+selects: `midtrain` gets every correct rollout, `sft` a compact balanced subset, `pairs` correct x
+incorrect of one problem, `prompts` the problems with their pass rates. removed.jsonl names what was
+taken out, rejects.jsonl what could not be read; the yield table (manifest, card) counts the rest.
 """
 
+import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -27,34 +34,47 @@ from custom_components.config import (
     recipe_main,
     required,
 )
-from custom_components.data import curation
-from custom_components.data.curation import Record
-from custom_components.data.rows import SCHEMA, Reject, read_rows
-from custom_components.io import atomic_path, write_jsonl
+from custom_components.data.curation import is_repetitive
+from custom_components.data.decontamination import Decontaminator, evaluation_problems
+from custom_components.data.deduplication import near_duplicates
+from custom_components.data.labels import guess_domain
+from custom_components.data.rows import Reject
+from custom_components.data.splits import (
+    SCHEMAS,
+    Selection,
+    SplitsConfig,
+    join_parts,
+    removed_problems,
+    select,
+    write_parts,
+    yield_table,
+)
+from custom_components.data.verified import (
+    VERIFIED_SCHEMA,
+    Records,
+    problem_key,
+    read_chunks,
+    rows_at,
+    text_key,
+)
+from custom_components.io import atomic_path, write_jsonl, write_text
+from custom_components.report.card import data_card
+from custom_components.report.table import print_yields
+from custom_components.training.distributed import World, setup_world
 from custom_components.training.run_folder import RunFolder
-from custom_components.verifier import VerifierPool
+from custom_components.training.stopwatch import Stopwatch
+from custom_components.verifier import Verdict, VerifierPool
+from custom_components.verifier.judge import Judge
 from custom_components.verifier.options import VerifierConfig
-
-VERIFIED_SCHEMA = SCHEMA
-for _name, _type in (("prediction", pa.string()), ("verdict", pa.string()),
-                     ("reason", pa.string()), ("repetitive", pa.bool_())):  # fmt: skip
-    VERIFIED_SCHEMA = VERIFIED_SCHEMA.append(pa.field(_name, _type))
 
 
 @dataclass
-class SplitsConfig:
-    """What goes into the splits. An empty list of sources means all of them."""
+class DecontaminationConfig:
+    """Which problems may not be trained on (see data/decontamination.py)."""
 
-    midtrain_sources: list[str] = option(list, "sources of the midtrain split")
-    midtrain_per_problem: int = option(8, "most rollouts of one problem")
-    sft_sources: list[str] = option(list, "sources of the sft split")
-    sft_problems: int | None = option(None, "problems in the sft split; all by default")
-    sft_per_problem: int = option(1, "rollouts of each problem, the shortest first")
-    sft_unverified: bool = option(False, "take finished rollouts whatever their verdict")
-    sft_exclusive: bool = option(False, "keep the sft problems out of midtrain")
-    pairs_per_problem: int = option(4, "most preference pairs of one problem")
-    max_pairs: int | None = option(None, "preference pairs in all; all by default")
-    pairs_max_length_ratio: float = option(4.0, "longer over shorter response, at most")
+    sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
+    ngram: int = option(13, "words in a row that prove a copy")
+    similarity: float = option(0.7, "score from which a problem is an altered copy")
 
 
 @dataclass
@@ -62,46 +82,83 @@ class CurateConfig:
     """Config of recipes/curate.py."""
 
     output_dir: str = required("run folder; splits go to <output_dir>/<split>.parquet")
-    sources: list[Any] = required("list of functions of custom_components.data.rows")
+    sources: list[Any] = required("list of functions of custom_components.data.sources")
     run_dir: str = option("runs", "folder of the chain, for interpolation")
-    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
+    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool, on every rank")
+    given_verdicts: str = option(
+        "check", "check: verify all the same; trust: take them as they are"
+    )
+    judge: Component | None = option(
+        None, "second opinion on rejected answers, a column of its own (verifier.judge.Judge)"
+    )
+    labeller: Component | None = option(
+        None, "model that labels domain and difficulty where a row has none (data.labeller)"
+    )
+    decontamination: DecontaminationConfig = option(
+        DecontaminationConfig, "which problems may not be trained on"
+    )
+    near_duplicates: float | None = option(
+        0.7, "similarity from which two problems are one; null: keep them"
+    )
     splits: SplitsConfig = option(SplitsConfig, "what goes into the splits")
+    chunk_rows: int = option(4096, "rows written, and lost by a kill, at a time")
     max_reject_share: float = option(0.01, "stop when more rows than this cannot be used")
+    max_lost_files: int = option(0, "stop when more files than this cannot be read")
     seed: int = option(0, "seed of the selections")
-    resume: str = option("auto", "auto: keep a complete run; never: start over")
+    resume: str = option("auto", "auto: keep what is done; never: start over")
 
 
 @recipe_main(CurateConfig)
 def main(cfg: Any) -> None:
     """Verify, label, select."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("curate is one process; raise verifier.workers instead of --nproc_per_node")
-    run = RunFolder("curate", cfg, list(local_paths(cfg.sources)))
-    if run.already_complete:
-        return
-    rejects: list[Reject] = []
-    total = verify_rows(cfg, run.path / "verified.parquet", rejects)
-    if rejects:
-        write_jsonl(run.path / "rejects.jsonl", [vars(r) for r in rejects])
-        print(f"{len(rejects)} of {total + len(rejects)} rows rejected; first: "
-              f"{rejects[0].where}: {rejects[0].reason}")  # fmt: skip
-    if len(rejects) > cfg.max_reject_share * (total + len(rejects)):
-        raise UserError(
-            f"{len(rejects)} of {total + len(rejects)} rows cannot be used (see "
-            f"{run.path / 'rejects.jsonl'}); mend the data or raise max_reject_share"
-        )
-    counts = {"rejected": len(rejects), **write_splits(cfg, run)}
-    run.finish([run.path / f"{name}.parquet" for name in (
-        "verified", "midtrain", "sft", "pairs", "prompts")], counts)  # fmt: skip
-    for name, value in counts.items():
-        print(f"{name:>24}  {value}", flush=True)
+    if cfg.given_verdicts not in ("check", "trust"):
+        raise UserError(f"given_verdicts must be check or trust, not {cfg.given_verdicts!r}")
+    with setup_world("cpu", uneven=True) as world:
+        run = RunFolder("curate", cfg, list(local_paths(cfg)), world)
+        if run.already_complete:
+            return
+        verified, parts = run.path / "verified", run.path / ".parts"
+        clock = Stopwatch()
+        with clock("verify"):
+            verify_all(cfg, run.path, world)
+            world.barrier()
+        with clock("select"):
+            if world.rank == 0:
+                shutil.rmtree(parts, ignore_errors=True)
+                rejected = collect_rejects(cfg, run.path)
+                table, more = select_rows(cfg, run.path)
+            world.barrier()
+        with clock("write"):
+            selection = Selection.open(run.path / "selection")
+            written = write_parts(verified, parts, selection, world.rank, world.size)
+            for _ in tqdm(written, desc="write", unit="part", disable=world.rank != 0):
+                pass
+            world.barrier()
+            for name in list(SCHEMAS)[world.rank :: world.size]:
+                join_parts(parts, name, run.path / f"{name}.parquet")
+            world.barrier()
+        if world.rank == 0:
+            shutil.rmtree(parts, ignore_errors=True)
+            shutil.rmtree(run.path / "selection")
+            more = rejected | more
+            counts = {row["name"]: row["rollouts"] for row in table} | more
+            sources = sorted({source["_component_"].rpartition(".")[2] for source in cfg.sources})
+            card = data_card(sources, run.config, table, more["length_unit"])
+            write_text(run.path / "README.md", card)
+            outputs = [verified, *(run.path / f"{name}.parquet" for name in SCHEMAS)]
+            seconds = {name: round(spent, 2) for name, spent in clock.seconds.items()}
+            run.finish(outputs, counts | {"yields": table, "seconds": seconds})
+            print_yields(table, more["length_unit"])
+            for name, value in more.items():
+                print(f"{name:>24}  {value}", flush=True)
 
 
-def local_paths(sources: list[Component]) -> Iterator[str]:
-    """Local files and folders named by the sources' `path`."""
-    for source in sources:
-        if os.path.exists(str(source.get("path", ""))):
-            yield source["path"]
+def local_paths(cfg: Any) -> Iterator[str]:
+    """Local files and folders that are read."""
+    named = [source.get("path", "") for source in cfg.sources if isinstance(source, dict)]
+    for path in [*map(str, named), *cfg.decontamination.sets]:
+        if os.path.exists(path):
+            yield path
 
 
 def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
@@ -113,159 +170,183 @@ def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
         yield from instantiate(source, f"sources.{i}")
 
 
-def verify_rows(cfg: Any, path: Any, rejects: list[Reject]) -> int:
-    """Write every row with its verdict to `path`, streaming. Returns the number of rows."""
-    pending: list[dict[str, Any]] = []
-
-    def items() -> Iterator[dict[str, Any]]:
-        for row in source_rows(cfg.sources):
-            if isinstance(row, Reject):
-                rejects.append(row)
+def verify_all(cfg: Any, folder: Path, world: World) -> None:
+    """Write this rank's chunks of verified rows that are not there yet."""
+    done = {int(f.stem) for f in (folder / "verified").glob("*.parquet")}
+    decontaminator = judge = labeller = None
+    if cfg.decontamination.sets:
+        decontaminator = Decontaminator(
+            evaluation_problems(cfg.decontamination.sets), cfg.decontamination.ngram,
+            cfg.decontamination.similarity,
+        )  # fmt: skip
+    if cfg.judge:
+        judge = instantiate(cfg.judge, "judge")
+    if cfg.labeller:
+        labeller = instantiate(cfg.labeller, "labeller")
+    bar = tqdm(desc="verify", unit="row", disable=world.rank != 0)
+    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+        for number, items in enumerate(in_chunks(source_rows(cfg.sources), cfg.chunk_rows)):
+            if number % world.size != world.rank:
                 continue
-            pending.append(row)
-            yield {
-                "gold": row["answer"],
-                "response": row["response"],
-                "truncated": row["finish_reason"] == "length",
-            }
-
-    def verified() -> Iterator[dict[str, Any]]:
-        with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
-            for i, verdict in enumerate(tqdm(pool.imap(items()), desc="verify", unit="row")):
-                row, pending[i] = pending[i], None  # the verdicts come in the items' order
-                yield row | {
-                    "prediction": verdict.prediction,
-                    "verdict": verdict.verdict,
-                    "reason": verdict.reason,
-                    "repetitive": curation.is_repetitive(row["response"]),
-                }
-
-    total = write_stream(path, verified(), VERIFIED_SCHEMA)
-    if total == 0:
-        raise UserError(f"sources: no usable row ({len(rejects)} rejected)")
-    return total
+            if number not in done:
+                rejects = [vars(item) for item in items if isinstance(item, Reject)]
+                rows = [item for item in items if not isinstance(item, Reject)]
+                write_jsonl(folder / "rejects" / f"{number:05d}.jsonl", rejects)
+                verify_chunk(rows, cfg.given_verdicts == "trust", pool)
+                mark_contaminated(rows, decontaminator)
+                add_labels(rows, labeller)
+                add_opinions(rows, judge)
+                with atomic_path(folder / "verified" / f"{number:05d}.parquet") as temporary:
+                    table = pa.Table.from_pylist(rows, VERIFIED_SCHEMA)
+                    pq.write_table(table, temporary, compression="zstd")
+            bar.update(len(items) * world.size)
+    bar.close()
 
 
-def write_stream(path: Any, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> int:
-    """Write rows as Parquet, a few thousand at a time. Returns their number."""
-    total = 0
-    with atomic_path(path) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            buffer: list[dict[str, Any]] = []
-            for row in rows:
-                buffer.append(row)
-                total += 1
-                if len(buffer) == 4096:
-                    writer.write_table(pa.Table.from_pylist(buffer, schema))
-                    buffer.clear()
-            writer.write_table(pa.Table.from_pylist(buffer, schema))
-    return total
+def in_chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of `size`, the last one shorter."""
+    while chunk := list(islice(items, size)):
+        yield chunk
 
 
-def records_of(path: Any) -> Iterator[Record]:
-    """The light records of all verified rows."""
-    for i, row in enumerate(read_rows(path)):
-        yield Record(
-            row=i,
-            problem=curation.problem_key(row["problem"]),
-            source=row["source"],
-            difficulty=row["difficulty"] or "unknown",
-            domain=row["domain"] or "unknown",
-            length=row["num_tokens"] or len(row["response"]),
-            verdict=row["verdict"],
-            finished=row["finish_reason"] == "stop",
-            repetitive=row["repetitive"],
-            response_key=hash(row["response"]),
+def verify_chunk(rows: list[dict[str, Any]], trust: bool, pool: VerifierPool) -> None:
+    """Add verdict, prediction, reason, length, keys and repetition to the rows."""
+    asked = (
+        {
+            "gold": row["answer"],
+            "response": row["response"],
+            "truncated": row["finish_reason"] == "length",
+        }
+        for row in rows
+        if not (trust and row["given_verdict"])
+    )
+    verdicts = pool.imap(asked)
+    for row in rows:
+        if trust and row["given_verdict"]:
+            verdict = Verdict(row["given_verdict"], "given", None)
+        else:
+            verdict = next(verdicts)
+        row |= {
+            "prediction": verdict.prediction,
+            "verdict": verdict.verdict,
+            "reason": verdict.reason,
+            "length": row["num_tokens"] or len(row["response"]),
+            "repetitive": is_repetitive(row["response"]),
+            "problem_key": problem_key(row["problem"]),
+            "response_key": text_key(row["response"]),
+        }
+
+
+def mark_contaminated(rows: list[dict[str, Any]], decontaminator: Decontaminator | None) -> None:
+    """Add what the decontaminator finds, as JSON."""
+    if decontaminator is None:
+        return
+    texts = list({row["problem_key"]: row["problem"] for row in rows}.values())
+    found = dict(zip(texts, decontaminator.check(texts), strict=True))
+    findings = {problem_key(text): json.dumps(asdict(f)) for text, f in found.items() if f}
+    for row in rows:
+        row["contaminated"] = findings.get(row["problem_key"])
+
+
+def add_labels(rows: list[dict[str, Any]], labeller: Any) -> None:
+    """Fill in domain and difficulty: by the labeller, else the domain by a heuristic."""
+    if labeller is not None:
+        unlabelled = {r["problem"] for r in rows if not (r["domain"] and r["difficulty"])}
+        labels = labeller.labels(sorted(unlabelled))
+        for row in rows:
+            for column, value in labels.get(row["problem"], {}).items():
+                row[column] = row[column] or value
+    guesses: dict[str, str] = {}
+    for row in rows:
+        if not row["domain"]:
+            text = row["problem"]
+            row["domain"] = guesses.get(text) or guesses.setdefault(text, guess_domain(text))
+
+
+def add_opinions(rows: list[dict[str, Any]], judge: Judge | None) -> None:
+    """Add the judge's opinion on what the rule did not accept. The verdict stays."""
+    if judge is None:
+        return
+    doubtful = [row for row in rows if row["verdict"] != "correct"]
+    asked = [
+        (r["problem"], r["answer"], Verdict(r["verdict"], r["reason"], r["prediction"]))
+        for r in doubtful
+    ]
+    for row, opinion in zip(doubtful, judge.opinions(asked), strict=True):
+        row["judge"] = opinion.opinion
+
+
+def collect_rejects(cfg: Any, folder: Path) -> dict[str, int]:
+    """Join the rejects of all chunks; refuse when there are too many.
+
+    Raises:
+        UserError: then, or when no row is usable.
+    """
+    files = sorted((folder / "rejects").glob("*.jsonl"))
+    rejects = [json.loads(line) for f in files for line in f.read_text().splitlines()]
+    if rejects:
+        write_jsonl(folder / "rejects.jsonl", rejects)
+    good = sum(pq.read_metadata(f).num_rows for f in (folder / "verified").glob("*.parquet"))
+    lost = [r for r in rejects if r.get("whole_file")]
+    first = f"; first: {rejects[0]['where']}: {rejects[0]['reason']}" if rejects else ""
+    if good == 0:
+        raise UserError(f"sources: no usable row ({len(rejects)} rejected{first})")
+    if rejects:
+        print(f"{len(rejects)} of {good + len(rejects)} rows rejected{first}", flush=True)
+    if len(lost) > cfg.max_lost_files:
+        raise UserError(
+            f"{len(lost)} files cannot be read (first: {lost[0]['where']}: {lost[0]['reason']}); "
+            "mend them and set resume=never, or allow max_lost_files and run again"
         )
+    if len(rejects) > cfg.max_reject_share * (good + len(rejects)):
+        raise UserError(
+            f"{len(rejects)} of {good + len(rejects)} rows cannot be used (see "
+            f"{folder / 'rejects.jsonl'}{first}); mend the data and set resume=never, or raise "
+            "max_reject_share and run again"
+        )
+    return {"rejected": len(rejects)}
 
 
-def write_splits(cfg: Any, run: RunFolder) -> dict[str, Any]:
-    """Select and write the four splits. Returns the yield table."""
-    verified, splits = run.path / "verified.parquet", cfg.splits
-    records = list(records_of(verified))
-    groups = curation.by_problem(records)
-
-    def groups_from(names: list[str]) -> dict[str, list[Record]]:
-        known = {r.source for r in records}
-        if unknown := set(names) - known:
-            raise UserError(
-                f"splits: no rows of source {sorted(unknown)}; there are {sorted(known)}"
-            )
-        return {p: g for p, g in groups.items() if not names or g[0].source in names}
-
-    sft = curation.select_sft(
-        groups_from(splits.sft_sources),
-        splits.sft_problems,
-        splits.sft_per_problem,
-        cfg.seed,
-        curation.as_they_come if splits.sft_unverified else curation.distinct_correct,
-    )
-    withheld = set(sft) if splits.sft_exclusive else set()
-    midtrain = curation.select_midtrain(
-        groups_from(splits.midtrain_sources), splits.midtrain_per_problem, withheld
-    )
-    pairs = curation.select_pairs(
-        groups,
-        splits.pairs_per_problem,
-        splits.pairs_max_length_ratio,
-        cfg.seed,
-        splits.max_pairs,
-    )
-    in_midtrain = {r.row for r in midtrain}
-    in_sft = {r.row for chosen in sft.values() for r in chosen}
-    texts = rows_at(verified, {r.row for pair in pairs for r in pair})
-    first_rows = {group[0].row: group for group in groups.values()}
-
-    def with_rate(row: dict[str, Any]) -> dict[str, Any]:
-        rate = curation.pass_rate(groups[curation.problem_key(row["problem"])])
-        return {k: row.get(k) for k in curation.MESSAGES_SCHEMA.names} | {
-            "messages": curation.messages(row), "pass_rate": rate,
-        }  # fmt: skip
-
-    def pair_rows() -> Iterator[dict[str, Any]]:
-        for chosen, rejected in pairs:
-            good, bad = texts[chosen.row], texts[rejected.row]
-            yield {
-                "id": good["id"], "source": good["source"],
-                "prompt": curation.messages(good)[:1], "chosen": good["response"],
-                "rejected": bad["response"], "rejected_finished": rejected.finished,
-                "difficulty": good["difficulty"],
-                "pass_rate": curation.pass_rate(groups[chosen.problem]),
-            }  # fmt: skip
-
-    def prompt_rows() -> Iterator[dict[str, Any]]:
-        for i, row in enumerate(read_rows(verified)):
-            if i in first_rows:
-                yield {k: row.get(k) for k in curation.PROMPTS_SCHEMA.names} | (
-                    curation.prompt_statistics(first_rows[i])
-                )
-
-    for name, keep in (("midtrain", in_midtrain), ("sft", in_sft)):
-        rows = (with_rate(row) for i, row in enumerate(read_rows(verified)) if i in keep)
-        write_stream(run.path / f"{name}.parquet", rows, curation.MESSAGES_SCHEMA)
-    write_stream(run.path / "pairs.parquet", pair_rows(), curation.PAIRS_SCHEMA)
-    write_stream(run.path / "prompts.parquet", prompt_rows(), curation.PROMPTS_SCHEMA)
-
-    verdicts = Counter(r.verdict for r in records)
-    correct = [r for r in records if r.verdict == "correct"]
-    return {
-        "rollouts": len(records),
-        "problems": len(groups),
-        **{name: verdicts[name] for name in ("correct", "incorrect", "undecided")},
-        "truncated": sum(not r.finished for r in records),
-        "repetitive_correct": sum(r.repetitive for r in correct),
-        "repeated_correct": len([r for r in correct if r.usable])
-        - sum(len(curation.distinct_correct(g)) for g in groups.values()),
-        "midtrain": len(in_midtrain),
-        "sft": len(in_sft),
-        "pairs": len(pairs),
-        "prompts": len(groups),
-    }
-
-
-def rows_at(path: Any, wanted: set[int]) -> dict[int, dict[str, Any]]:
-    """The verified rows with these indices."""
-    return {i: row for i, row in enumerate(read_rows(path)) if i in wanted}
+def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Take problems out, select, and save the selection. Returns yield table and further counts."""
+    verified = folder / "verified"
+    records = Records(verified, cfg.splits.max_length)
+    tainted = {
+        row["problem_key"]
+        for row in read_chunks(verified, ["problem_key", "contaminated"]) if row["contaminated"]
+    }  # fmt: skip
+    contaminated = np.flatnonzero(np.isin(records.problem_keys, np.fromiter(tainted, np.uint64)))
+    kept = np.ones(len(records), bool)
+    kept[contaminated] = False
+    repeats: dict[int, int] = {}
+    if cfg.near_duplicates is not None:
+        firsts = rows_at(verified, records.first[kept], ["problem"])
+        texts = zip(np.flatnonzero(kept).tolist(), (row["problem"] for _, row in firsts),
+                    strict=True)  # fmt: skip
+        bar = tqdm(texts, desc="near-duplicates", unit="problem", total=int(kept.sum()))
+        repeats = dict(near_duplicates(bar, cfg.near_duplicates))
+        kept[list(repeats)] = False
+    removed = removed_problems(verified, records, contaminated, repeats)
+    taken_out = write_jsonl(folder / "removed.jsonl", removed)
+    selection = select(records, kept, cfg.splits, cfg.seed)
+    selection.save(folder / "selection")
+    sides = records.length[selection.pairs].astype(float)
+    checked = [
+        (row["given_verdict"], row["verdict"])
+        for row in read_chunks(verified, ["given_verdict", "verdict"]) if row["given_verdict"]
+    ]  # fmt: skip
+    opinions = [row["judge"] for row in read_chunks(verified, ["judge"]) if row["judge"]]
+    return yield_table(records, kept, contaminated, selection), {
+        "problems": len(records),
+        "removed_problems": taken_out,
+        "length_unit": "tokens" if records.in_tokens else "characters",
+        "pairs_length_ratio": round(float((sides[:, 0] / sides[:, 1].clip(1)).mean()), 3)
+        if len(sides) else None,
+        "given_verdicts": len(checked),
+        "given_verdicts_agreeing": sum(a == b for a, b in checked),
+        "judge_says_same": opinions.count("same"),
+        **{f"bytes_per_{k}": round(v, 1) for k, v in records.bytes_held().items()},
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

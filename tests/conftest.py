@@ -63,6 +63,17 @@ def kill_in_step(command: list[str], metrics: Path, step: int, rank: bool = Fals
     assert process.wait() == (1 if rank else -signal.SIGKILL)
 
 
+def kill_in_chunk(command: list[str], folder: Path, files: int) -> None:
+    """Start a recipe and SIGKILL it once it has written so many Parquet files to `folder`."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    while process.poll() is None and len(list(folder.glob("*.parquet"))) < files:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
 def reopen(folder: Path) -> None:
     """Make a complete run one that was cut off after its last checkpoint."""
     path = folder / "manifest.json"

@@ -1,13 +1,13 @@
 """From verified rollouts to the four splits. Pure functions over light records."""
 
 import random
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 TURN = pa.struct({"role": pa.string(), "content": pa.string()})
@@ -57,17 +57,18 @@ class Record:
 
     Attributes:
         row: its index among all verified rows.
-        problem: normalised text of the problem; rollouts with the same one belong together.
+        problem: hash of the problem; rollouts with the same one belong together.
         source, difficulty, domain: labels.
         length: tokens (characters where tokens were not counted).
         verdict: correct, incorrect or undecided.
         finished: the response came to its end.
         repetitive: see `is_repetitive`.
         response_key: hash of the response's text.
+        too_long: for any use.
     """
 
     row: int
-    problem: str
+    problem: int
     source: str
     difficulty: str
     domain: str
@@ -76,16 +77,13 @@ class Record:
     finished: bool
     repetitive: bool
     response_key: int
+    too_long: bool = False
 
     @property
     def usable(self) -> bool:
         """Fit to be imitated."""
-        return self.verdict == "correct" and self.finished and not self.repetitive
-
-
-def problem_key(text: str) -> str:
-    """Problems that differ in case or spacing alone are one problem."""
-    return re.sub(r"\s+", " ", text).strip().lower()
+        fit = self.finished and not self.repetitive and not self.too_long
+        return fit and self.verdict == "correct"
 
 
 def is_repetitive(text: str, n: int = 12, share: float = 0.5) -> bool:
@@ -96,14 +94,22 @@ def is_repetitive(text: str, n: int = 12, share: float = 0.5) -> bool:
     words = text.split()
     if len(words) < 4 * n:
         return False
-    grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
-    repeated = sum(count for count in grams.values() if count > 1)
-    return repeated / (len(words) - n + 1) > share
+    known: dict[str, int] = {}
+    ids = np.fromiter((known.setdefault(w, len(known)) for w in words), np.uint64, len(words))
+    # a sequence's hash: a polynomial in the words' numbers, modulo 2^64
+    powers = np.cumprod(np.full(n, 0x9E3779B97F4A7C15, np.uint64))
+    grams = np.lib.stride_tricks.sliding_window_view(ids + np.uint64(1), n) @ powers
+    counts = np.unique(grams, return_counts=True)[1]
+    return counts[counts > 1].sum() / len(grams) > share
 
 
-def by_problem(records: Iterable[Record]) -> dict[str, list[Record]]:
+Groups = Mapping[Hashable, list[Record]]
+"""Rollouts by problem."""
+
+
+def by_problem(records: Iterable[Record]) -> dict[Hashable, list[Record]]:
     """Records grouped by problem, in order of appearance."""
-    groups: dict[str, list[Record]] = defaultdict(list)
+    groups: dict[Hashable, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.problem].append(record)
     return dict(groups)
@@ -121,13 +127,13 @@ def distinct_correct(group: list[Record]) -> list[Record]:
 
 def as_they_come(group: list[Record]) -> list[Record]:
     """A problem's finished rollouts whatever their verdict, exact repeats left out."""
-    return list({r.response_key: r for r in group if r.finished}.values())
+    return list({r.response_key: r for r in group if r.finished and not r.too_long}.values())
 
 
 def select_sft(
-    groups: dict[str, list[Record]], max_problems: int | None, per_problem: int, seed: int,
+    groups: Groups, max_problems: int | None, per_problem: int, seed: int,
     candidates: Callable[[list[Record]], list[Record]] = distinct_correct,
-) -> dict[str, list[Record]]:  # fmt: skip
+) -> dict[Hashable, list[Record]]:  # fmt: skip
     """A compact subset, balanced over domain and difficulty, hard problems first.
 
     Problems with a usable rollout are dealt in turn from each (domain, difficulty) group, the
@@ -145,14 +151,14 @@ def select_sft(
         {problem: chosen rollouts}.
     """
     rng = random.Random(f"{seed} sft")
-    decks: dict[tuple[str, str], list[tuple[float, float, str]]] = defaultdict(list)
+    decks: dict[tuple[str, str], list[tuple[float, float, Hashable]]] = defaultdict(list)
     for problem, group in groups.items():
         if candidates(group):
             label = (group[0].domain, group[0].difficulty)
             decks[label].append((pass_rate(group), rng.random(), problem))
     for deck in decks.values():
         deck.sort(reverse=True)  # dealt from the end
-    chosen: dict[str, list[Record]] = {}
+    chosen: dict[Hashable, list[Record]] = {}
     while decks and (max_problems is None or len(chosen) < max_problems):
         for label in sorted(decks):
             if max_problems is not None and len(chosen) >= max_problems:
@@ -164,9 +170,7 @@ def select_sft(
     return chosen
 
 
-def select_midtrain(
-    groups: dict[str, list[Record]], cap_per_problem: int, without: set[str]
-) -> list[Record]:
+def select_midtrain(groups: Groups, cap_per_problem: int, without: set[Hashable]) -> list[Record]:
     """Every usable rollout, up to a cap per problem.
 
     Args:
@@ -183,10 +187,13 @@ def select_midtrain(
 
 
 def select_pairs(
-    groups: dict[str, list[Record]], per_problem: int, max_length_ratio: float, seed: int,
+    groups: Groups, per_problem: int, max_length_ratio: float, seed: int,
     max_pairs: int | None = None,
 ) -> list[tuple[Record, Record]]:  # fmt: skip
     """Preference pairs: a correct and an incorrect rollout of the same problem.
+
+    A problem's pairs use each of its rollouts as seldom as possible. When there are too many, no
+    problem gets a second pair before every other has its first.
 
     Args:
         groups: rollouts by problem.
@@ -194,24 +201,44 @@ def select_pairs(
         max_length_ratio: pairs whose longer side exceeds this many times the shorter are left
             out, so that length is not what is preferred.
         seed: which pairs are taken.
-        max_pairs: most pairs in all, drawn at random.
+        max_pairs: most pairs in all.
 
     Returns:
-        (chosen, rejected) records.
+        (chosen, rejected) records, in the order of the problems.
     """
-    pairs = []
-    for problem, group in groups.items():
+    pairs: list[tuple[Record, Record]] = []
+    rounds: list[int] = []  # of its problem's pairs, how many came before
+    for group in groups.values():
         right = distinct_correct(group)
-        wrong = list({r.response_key: r for r in group if r.verdict == "incorrect"}.values())
+        wrong = [r for r in group if r.verdict == "incorrect" and not r.too_long]
+        wrong = list({r.response_key: r for r in wrong}.values())
         candidates = [
             (c, r) for c, r in product(right, wrong)
             if max(c.length, r.length) <= max_length_ratio * max(1, min(c.length, r.length))
         ]  # fmt: skip
-        random.Random(f"{seed} {problem}").shuffle(candidates)
-        pairs += candidates[:per_problem]
+        if candidates:
+            random.Random(f"{seed} {group[0].problem}").shuffle(candidates)
+            dealt = _spread(candidates, per_problem)
+            pairs += dealt
+            rounds += range(len(dealt))
     if max_pairs is not None and len(pairs) > max_pairs:
-        pairs = random.Random(f"{seed} pairs").sample(pairs, max_pairs)
+        rng = random.Random(f"{seed} pairs")
+        order = sorted(range(len(pairs)), key=lambda i: (rounds[i], rng.random()))
+        pairs = [pairs[i] for i in sorted(order[:max_pairs])]
     return pairs
+
+
+def _spread(candidates: list[tuple[Record, Record]], limit: int) -> list[tuple[Record, Record]]:
+    """Up to `limit` of the pairs, each time the first one whose sides were used least."""
+    uses: dict[int, int] = defaultdict(int)
+    left, dealt = list(candidates), []
+    while left and len(dealt) < limit:
+        pair = min(left, key=lambda p: uses[p[0].row] + uses[p[1].row])
+        left.remove(pair)
+        dealt.append(pair)
+        for record in pair:
+            uses[record.row] += 1
+    return dealt
 
 
 def length_statistics(lengths: list[int]) -> dict[str, float]:

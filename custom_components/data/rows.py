@@ -31,6 +31,7 @@ SCHEMA = pa.schema(
         "sampling": pa.string(),
         "domain": pa.string(),
         "difficulty": pa.string(),
+        "given_verdict": pa.string(),
     }
 )
 REQUIRED = ("id", "source", "problem", "answer", "response")

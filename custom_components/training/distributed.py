@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -58,11 +59,13 @@ class World:
 
 
 @contextmanager
-def setup_world(device: str) -> Iterator[World]:
+def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
     """Join the process group that torchrun announces, if any; leave it at the end.
 
     Args:
         device: cpu, cuda, or auto (cuda where there is one).
+        uneven: ranks work by themselves for as long as it takes, and wait for each other at the
+            end; otherwise one that is minutes late counts as lost.
 
     Raises:
         UserError: when cuda is asked for and there is none.
@@ -83,7 +86,10 @@ def setup_world(device: str) -> Iterator[World]:
         return
     die_with_parent()  # a killed launcher must not leave ranks that write on
     # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl
-    dist.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl")
+    dist.init_process_group(
+        "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
+        timeout=timedelta(days=30) if uneven else None,
+    )
     try:
         yield World(rank, size, target)
     finally:

@@ -1,0 +1,142 @@
+"""Curation and packing of synthetic rollouts at scale: seconds, rows per second, peak memory.
+
+    python benchmarks/curate.py --rollouts 1000000
+    python benchmarks/curate.py --rollouts 1000000 --ranks 2
+
+Eight rollouts of each problem, 2.1 kB each; half of the rows carry a verdict that is taken as it is
+(given_verdicts=trust), the others are verified. Decontamination is on when --data (a folder of local
+copies, see REASONTUNE_DATA) is given. Peak memory is the proportional share (PSS) of all processes
+together, read four times a second.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+TUNE = str(Path(sys.executable).with_name("tune"))
+NOUNS = "apples coins marbles stamps books pencils tickets shells stones cards cups boxes".split()
+NAMES = "Ada Ben Cleo Dan Eve Finn Gina Hugo Iris Jon Kim Leo Mia Ned Olga Pia".split()
+PLACES = "market school garden station harbour museum library bakery park farm".split()
+
+
+def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
+    """Shards of made-up rollouts; returns the bytes of their texts."""
+    from custom_components.data.rows import rollout_row, write_rows
+
+    rng, total, rows = random.Random(seed), 0, []
+    words = [f"{rng.choice('bcdfgklmnprst')}{rng.choice('aeiou')}{i}" for i in range(4000)]
+    for problem in range(count // 8):
+        a, b, c = rng.randint(2, 999), rng.randint(2, 999), rng.randint(2, 99)
+        noun, place = rng.choice(NOUNS), rng.choice(PLACES)
+        name, other = rng.sample(NAMES, 2)
+        text = (
+            f"{name} has {a} {noun} and finds {b} more at the {place} on day {problem % 977}. "
+            f"{other} takes {c} of them. How many {noun} does {name} have left, in case {problem}?"
+        )
+        answer = a + b - c
+        for sample in range(8):
+            right = rng.random() < 0.6
+            said = answer if right else answer + rng.randint(1, 50)
+            steps = " ".join(rng.choices(words, k=330))
+            response = f"<think>\n{steps}\n{a}+{b}-{c}={said}\n</think>\n\nIt is \\boxed{{{said}}}."
+            given = ("correct" if right else "incorrect") if sample % 2 else None
+            rows.append(rollout_row(
+                id=f"p{problem}", source="synthetic", problem=text, answer=str(answer),
+                response=response, num_tokens=len(response) // 4, given_verdict=given,
+            ))  # fmt: skip
+            total += len(text) + len(response)
+        if len(rows) >= 8000:
+            write_rows(folder / "rollouts" / f"{problem:08d}.parquet", rows)
+            rows = []
+    if rows:
+        write_rows(folder / "rollouts" / f"{problem:08d}.parquet", rows)
+    return total
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [p for child in task.read_text().split() for p in tree(int(child))]
+        except OSError:
+            continue
+    return found
+
+
+def pss(pid: int) -> int:
+    """Proportional set size of one process, bytes; 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def watched(command: list[str], env: dict[str, str]) -> tuple[float, float, float]:
+    """Run to the end. Returns seconds, peak GiB of all processes, peak GiB of the largest."""
+    began, peak, largest = time.perf_counter(), 0, 0
+    process = subprocess.Popen(command, cwd=ROOT, env=env)
+    while process.poll() is None:
+        sizes = [pss(p) for p in tree(process.pid)]
+        peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
+        time.sleep(0.25)
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    return time.perf_counter() - began, peak / 2**30, largest / 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rollouts", type=int, default=1_000_000)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="of the verifier, for each rank")
+    parser.add_argument("--data", help="folder of local copies of the evaluation sets")
+    parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_curate"))
+    args = parser.parse_args()
+    source = args.folder / f"source-{args.rollouts}"
+    if not (source / "bytes.json").is_file():
+        size = write_rollouts(source, args.rollouts)
+        (source / "bytes.json").write_text(json.dumps(size))
+    size = json.loads((source / "bytes.json").read_text())
+    output = args.folder / f"ranks-{args.ranks}"
+    launch = ["--nproc_per_node", str(args.ranks)] if args.ranks > 1 else []
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    overrides = []
+    if args.data:
+        env["REASONTUNE_DATA"] = args.data
+        overrides = ["decontamination={sets: [math500, aime24, aime25, gsm8k]}"]
+    seconds, peak, largest = watched(
+        [TUNE, "run", *launch, "recipes/curate.py", "--config", "configs/phi4_mini/curate.yaml",
+         f"sources=[{{_component_: custom_components.data.rows.rollouts, path: {source}}}]",
+         f"output_dir={output}", "given_verdicts=trust", f"verifier.workers={args.workers}",
+         "resume=never", "decontamination.sets=[]", *overrides],
+        env,
+    )  # fmt: skip
+    counts = json.loads((output / "manifest.json").read_text())["counts"]
+    print(f"\n{args.rollouts:,} rollouts of {counts['problems']:,} problems, {size / 1e9:.2f} GB of "
+          f"text, {args.ranks} rank(s) with {args.workers} verifier worker(s) each\n")  # fmt: skip
+    print("| step | seconds | rollouts per second |")
+    print("|---|---|---|")
+    for name, spent in counts["seconds"].items():
+        print(f"| {name} | {spent:.0f} | {args.rollouts / max(spent, 1e-9):,.0f} |")
+    print(f"| all, start and hashing of the input with it | {seconds:.0f} | "
+          f"{args.rollouts / seconds:,.0f} |")  # fmt: skip
+    print(f"\npeak memory: {peak:.2f} GiB in all processes, {largest:.2f} GiB in the largest")
+    held = {k: v for k, v in counts.items() if k.startswith("bytes_per_")}
+    print(f"held for selection: {held}")
+
+
+if __name__ == "__main__":
+    main()

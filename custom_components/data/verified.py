@@ -1,0 +1,212 @@
+"""Verified rollouts: Parquet chunks written by all ranks, and their columns grouped by problem.
+
+The texts stay on disk. What selection looks at is held as numpy columns, 39 bytes a rollout, and
+becomes `Record`s one problem at a time.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from custom_components.data.curation import Record
+from custom_components.data.rows import SCHEMA
+
+VERIFIED_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("prediction", pa.string()),
+        pa.field("verdict", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("judge", pa.string()),
+        pa.field("length", pa.int32()),
+        pa.field("repetitive", pa.bool_()),
+        pa.field("contaminated", pa.string()),
+        pa.field("problem_key", pa.uint64()),
+        pa.field("response_key", pa.uint64()),
+    ]
+)
+VERDICTS = ("correct", "incorrect", "undecided")
+LIGHT = (
+    "problem_key", "response_key", "source", "domain", "difficulty", "verdict", "finish_reason",
+    "repetitive", "num_tokens", "length",
+)  # fmt: skip
+
+
+def text_key(text: str) -> int:
+    """64-bit hash of a text."""
+    raw = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
+
+
+def problem_key(text: str) -> int:
+    """Hash of a problem: those that differ in case or spacing alone are one problem."""
+    return text_key(re.sub(r"\s+", " ", text).strip().lower())
+
+
+def chunk_files(folder: Path) -> list[Path]:
+    """The chunks in order."""
+    return sorted(folder.glob("*.parquet"))
+
+
+class Records(Mapping[int, list[Record]]):
+    """{problem: its rollouts} over columns; problems are numbered as they first appear.
+
+    Args:
+        folder: of verified chunks.
+        max_length: longer responses are `too_long`.
+
+    Attributes:
+        problem: number of each rollout's problem, [rollouts] int32.
+        first: first rollout of each problem, [problems] int64, ascending.
+        problem_keys: hash of each problem, [problems] uint64.
+        verdict: index into `VERDICTS`, [rollouts] int8.
+        finished, repetitive, too_long: [rollouts] bool.
+        length: tokens, or characters where tokens were not counted, [rollouts] int32.
+        order, bounds: problem p's rollouts are order[bounds[p] : bounds[p + 1]], ascending.
+        in_tokens: whether every length is in tokens.
+        names: {column: names that its codes stand for} for source, domain, difficulty.
+        codes: {column: code of each rollout, -1 for none, [rollouts] int16}.
+    """
+
+    def __init__(self, folder: Path, max_length: int | None = None) -> None:
+        parts: list[dict[str, np.ndarray]] = []
+        self.names: dict[str, list[str]] = {"source": [], "domain": [], "difficulty": []}
+        self.in_tokens = True
+        for file in chunk_files(folder):
+            table = pq.read_table(file, columns=list(LIGHT))
+            self.in_tokens &= table["num_tokens"].null_count == 0
+            part = {
+                "problem_key": table["problem_key"].to_numpy(),
+                "response_key": table["response_key"].to_numpy(),
+                "length": table["length"].to_numpy(),
+                "finished": pc.equal(table["finish_reason"], "stop").to_numpy(),
+                "repetitive": table["repetitive"].to_numpy(),
+                "verdict": _codes(table["verdict"], list(VERDICTS)).astype(np.int8),
+            }
+            for name, known in self.names.items():
+                part[name] = _codes(table[name], known)
+            parts.append(part)
+        columns = {k: np.concatenate([part.pop(k) for part in parts]) for k in list(parts[0])}
+        self.response_key, self.length = columns["response_key"], columns["length"]
+        self.finished, self.repetitive = columns["finished"], columns["repetitive"]
+        self.verdict = columns["verdict"]
+        longest = np.iinfo(np.int32).max if max_length is None else max_length
+        self.too_long = self.length > longest
+        self.codes = {name: columns[name] for name in self.names}
+        keys, first, number = np.unique(
+            columns["problem_key"], return_index=True, return_inverse=True
+        )
+        appearance = np.argsort(first)  # by key -> by first appearance
+        rank = np.empty(len(keys), np.int32)
+        rank[appearance] = np.arange(len(keys), dtype=np.int32)
+        self.problem, self.first = rank[number], first[appearance]
+        self.problem_keys = keys[appearance]
+        self.order = np.argsort(self.problem, kind="stable").astype(np.int64)
+        self.bounds = np.searchsorted(self.problem[self.order], np.arange(len(keys) + 1))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def rows_of(self, problem: int) -> np.ndarray:
+        """Indices of a problem's rollouts, ascending."""
+        return self.order[self.bounds[problem] : self.bounds[problem + 1]]
+
+    def __getitem__(self, problem: int) -> list[Record]:
+        key = int(self.problem_keys[problem])
+        first = self.first[problem]  # labels are the problem's, not the rollout's
+        source, domain, difficulty = (self._name(column, first) for column in self.names)
+        return [
+            Record(
+                row=int(row), problem=key, source=source, difficulty=difficulty, domain=domain,
+                length=int(self.length[row]), verdict=VERDICTS[self.verdict[row]],
+                finished=bool(self.finished[row]), repetitive=bool(self.repetitive[row]),
+                response_key=int(self.response_key[row]), too_long=bool(self.too_long[row]),
+            )
+            for row in self.rows_of(problem)
+        ]  # fmt: skip
+
+    def _name(self, column: str, row: int) -> str:
+        code = self.codes[column][row]
+        return "" if code < 0 else self.names[column][code]
+
+    def pass_rates(self) -> np.ndarray:
+        """Share of each problem's rollouts that are correct, [problems] float64."""
+        correct = np.bincount(self.problem, self.verdict == VERDICTS.index("correct"), len(self))
+        return correct / np.bincount(self.problem, minlength=len(self))
+
+    def bytes_held(self) -> dict[str, float]:
+        """Bytes for each rollout and for each problem."""
+        held = [self.problem, self.response_key, self.length, self.finished, self.repetitive,
+                self.verdict, self.too_long, self.order, *self.codes.values()]  # fmt: skip
+        return {
+            "rollout": sum(a.nbytes for a in held) / len(self.problem),
+            "problem": sum(a.nbytes for a in (self.first, self.problem_keys, self.bounds))
+            / len(self),
+        }
+
+
+def _codes(column: pa.ChunkedArray, known: list[str]) -> np.ndarray:
+    """A text column as indices into `known`, which grows; -1 for null. [rows] int16."""
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    known += [v for v in values if v not in known]
+    codes = np.array([known.index(v) for v in values] + [-1], np.int16)
+    return codes[encoded.indices.fill_null(len(values)).to_numpy()]
+
+
+class Selected(Mapping[int, list[Record]]):
+    """Some of the problems of `Records`.
+
+    Args:
+        records: all of them.
+        problems: numbers of those that belong to it, ascending.
+    """
+
+    def __init__(self, records: Records, problems: np.ndarray) -> None:
+        self.records, self.problems = records, problems
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __iter__(self) -> Iterator[int]:
+        return map(int, self.problems)
+
+    def __getitem__(self, problem: int) -> list[Record]:
+        return self.records[problem]
+
+
+def read_chunks(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """All verified rows in order, some of their columns only."""
+    for file in chunk_files(folder):
+        yield from pq.read_table(file, columns=columns).to_pylist()
+
+
+def rows_at(
+    folder: Path, wanted: Iterable[int], columns: list[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, row) of some verified rows, ascending; chunks without any are not read.
+
+    Args:
+        folder: of verified chunks.
+        wanted: indices among all rows.
+        columns: to read; all by default.
+    """
+    wanted = np.unique(np.fromiter(wanted, np.int64))
+    start = 0
+    for file in chunk_files(folder):
+        count = pq.read_metadata(file).num_rows
+        here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + count)]
+        if len(here):
+            rows = pq.read_table(file, columns=columns).take(pa.array(here - start))
+            yield from zip(here.tolist(), rows.to_pylist(), strict=True)
+        start += count
