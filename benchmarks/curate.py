@@ -119,7 +119,7 @@ def main() -> None:
         overrides = ["decontamination={sets: [math500, aime24, aime25, gsm8k]}"]
     seconds, peak, largest = watched(
         [TUNE, "run", *launch, "recipes/curate.py", "--config", "configs/phi4_mini/curate.yaml",
-         f"sources=[{{_component_: custom_components.data.rows.rollouts, path: {source}}}]",
+         f"sources=[{{_component_: custom_components.data.sources.rollouts, path: {source}}}]",
          f"output_dir={output}", "given_verdicts=trust", f"verifier.workers={args.workers}",
          "resume=never", "decontamination.sets=[]", *overrides],
         env,

@@ -35,7 +35,8 @@ from training_peers import run_torchtune, run_trl  # noqa: E402
 def make_rows(args: argparse.Namespace) -> list[dict]:
     """Rows of the midtrain, sft or pairs split."""
     from custom_components.data.curation import messages
-    from custom_components.data.rows import gsm8k, resolve
+    from custom_components.data.rows import resolve
+    from custom_components.data.sources import gsm8k
 
     path = resolve("openai/gsm8k", "gsm8k/train.jsonl")
     rows = [row for row, _ in zip(gsm8k(path), range(args.rows + 1), strict=False)]

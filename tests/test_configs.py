@@ -12,7 +12,7 @@ RECIPES = {p.stem for p in (ROOT / "recipes").glob("*.py")}
 OTHERS = {
     "pairs": "curate", "curate_limo": "curate", "curate_s1k": "curate", "baselines": "evaluate",
     "chain_lora": "chain", "ablations": "chain", "naive_sft": "chain",
-    "chain_cpu": "chain", "evaluate_cpu": "evaluate",
+    "chain_cpu": "chain", "evaluate_cpu": "evaluate", "rollout_server": "rollout",
 }  # fmt: skip
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
 

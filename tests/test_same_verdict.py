@@ -36,7 +36,7 @@ def test_curate_reward_and_evaluation_agree(tmp_path):
             for i, (g, r, f) in enumerate(CASES)
         )
     )
-    source = f"sources=[{{_component_: custom_components.data.rows.jsonl, path: {path}}}]"
+    source = f"sources=[{{_component_: custom_components.data.sources.jsonl, path: {path}}}]"
     recipe("curate", source, f"output_dir={tmp_path / 'out'}")
     labelled = [r["verdict"] for r in read_chunks(tmp_path / "out" / "verified")]
 

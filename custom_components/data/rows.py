@@ -1,13 +1,12 @@
-"""Rollout rows: their schema, where they are stored, and the sources that already carry traces.
+"""Rollout rows: their schema, and how tables are read and written.
 
-A row is what a teacher (or a person) wrote for one problem. Sources are functions that yield
-rows; a bad row becomes a `Reject`, named and counted, never dropped in silence.
+A row is what a teacher (or a person) wrote for one problem. A bad row becomes a `Reject`, named and
+counted, never dropped in silence.
 """
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,11 @@ FINISH_REASONS = ("stop", "length")
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that cannot be used: where it stands, and why."""
+    """A row that cannot be used: where it stands, and why; or a file that cannot be read on."""
 
     where: str
     reason: str
+    whole_file: bool = False
 
 
 Rows = Iterator[dict[str, Any] | Reject]
@@ -143,24 +143,6 @@ def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, di
         yield f"{path} [{split}], row {i}", row
 
 
-def _adapt(
-    path: str, convert: Callable[[dict[str, Any], int], dict[str, Any]], split="train", name=None
-) -> Rows:
-    for i, (where, row) in enumerate(load_table(path, split, name)):
-        if row is None:
-            yield Reject(where, "not a JSON object")
-            continue
-        try:
-            adapted = convert(row, i)
-        except KeyError as e:
-            yield Reject(where, f"column {e.args[0]!r} is missing")
-            continue
-        except (AttributeError, TypeError, ValueError) as e:
-            yield Reject(where, str(e))
-            continue
-        yield checked(adapted, where)
-
-
 def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
     """The row itself, or why it is not a rollout row."""
     for column in REQUIRED:
@@ -169,104 +151,3 @@ def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
     if row.get("finish_reason") not in FINISH_REASONS:
         return Reject(where, f"finish_reason {row.get('finish_reason')!r} is not stop or length")
     return row
-
-
-def rollouts(path: str) -> Rows:
-    """Rows written by recipes/rollout.py.
-
-    Args:
-        path: its run folder, or a JSONL or Parquet file of such rows.
-    """
-    files = [Path(path)]
-    if Path(path).is_dir():
-        files = sorted((Path(path) / "rollouts").glob("*.parquet"))
-        if not files:
-            raise UserError(f"{path} holds no rollouts/*.parquet; run recipes/rollout.py first")
-    for file in files:
-        yield from _adapt(str(file), lambda row, i: rollout_row(**row))
-
-
-def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
-    """GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
-
-    Args:
-        path: the data set on the hub, or a JSONL file with question and answer.
-        split: on the hub.
-    """
-
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        solution, mark, answer = row["answer"].rpartition("####")
-        if not mark:
-            raise ValueError("answer has no '####' line")
-        # <<48/2=24>> are annotations for a calculator, not part of the solution
-        steps = re.sub(r"<<[^>]*>>", "", solution).strip()
-        final = answer.strip().replace(",", "")
-        response = f"<think>\n{steps}\n</think>\n\nThe answer is \\boxed{{{final}}}."
-        return rollout_row(
-            id=f"gsm8k-{split}-{i}", source="gsm8k", problem=row["question"].strip(),
-            answer=final, response=response, model="human",
-        )  # fmt: skip
-
-    yield from _adapt(resolve(path, f"gsm8k/{split}.jsonl"), convert, split, "main")
-
-
-def short_cot(path: str) -> Rows:
-    """Traces whose prompt already opens <think> and whose answer stands in <answer> tags.
-
-    Args:
-        path: JSONL with prompt ("...User: problem\\nAssistant: <think>"), response and
-            ground_truth. The response is rewritten to `<think>...</think>` and a boxed answer.
-    """
-
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        found = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
-        if not found:
-            raise ValueError("prompt does not end in 'Assistant: <think>'")
-        response = row["response"]
-        if not isinstance(response, str) or not isinstance(row["ground_truth"], str):
-            raise ValueError("response and ground_truth must be text")
-        parts = re.fullmatch(r"(.*?)</think>\s*<answer>(.*?)</answer>.*", response, re.DOTALL)
-        text, finish = "<think>" + response, "length"
-        if parts:
-            reasoning, answer = (p.strip() for p in parts.groups())
-            boxed = answer if re.fullmatch(r"\\boxed\{.*\}", answer) else f"\\boxed{{{answer}}}"
-            text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {boxed}."
-            finish = "stop"
-        return rollout_row(
-            id=f"short_cot-{i}", source="short_cot", problem=found.group(1).strip(),
-            answer=row["ground_truth"], response=text, finish_reason=finish, model="unknown",
-        )  # fmt: skip
-
-    yield from _adapt(resolve(path, path), convert)
-
-
-def jsonl(
-    path: str,
-    problem: str = "problem",
-    answer: str = "answer",
-    response: str = "response",
-    reasoning: str | None = None,
-    source: str = "jsonl",
-) -> Rows:
-    """Any JSONL or Parquet file with traces, by a column map.
-
-    Args:
-        path: file, or hub id.
-        problem, answer, response: names of its columns.
-        reasoning: column with the reasoning where it stands apart from the response; it goes
-            before the response, in <think> tags.
-        source: name of the source in the rows.
-    """
-
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        question, gold, text = row[problem], str(row[answer]), row[response]
-        if reasoning is not None:
-            text = f"<think>\n{row[reasoning].strip()}\n</think>\n\n{text.strip()}"
-        return rollout_row(
-            id=str(row.get("id", f"{source}-{i}")), source=source, problem=question,
-            answer=gold, response=text,
-            finish_reason=row.get("finish_reason", "stop"), model=str(row.get("model", "")),
-            domain=row.get("domain"), difficulty=row.get("difficulty"),
-        )  # fmt: skip
-
-    yield from _adapt(resolve(path, path), convert)

@@ -22,7 +22,9 @@ def traces(tmp_path):
         path = tmp_path / "traces.jsonl"
         path.write_text("".join(json.dumps(r) + "\n" for r in rows))
         return (
-            "sources=[{_component_: custom_components.data.rows.jsonl, path: " + str(path) + "}]",
+            "sources=[{_component_: custom_components.data.sources.jsonl, path: "
+            + str(path)
+            + "}]",
             f"output_dir={tmp_path / 'out'}",
         )
 
