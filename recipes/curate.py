@@ -35,7 +35,12 @@ from custom_components.config import (
     required,
 )
 from custom_components.data.curation import is_repetitive
-from custom_components.data.decontamination import Decontaminator, evaluation_problems
+from custom_components.data.decontamination import (
+    NGRAM,
+    SIMILARITY,
+    Decontaminator,
+    evaluation_problems,
+)
 from custom_components.data.deduplication import near_duplicates
 from custom_components.data.labels import guess_domain
 from custom_components.data.rows import Reject
@@ -53,7 +58,6 @@ from custom_components.data.verified import (
     VERIFIED_SCHEMA,
     Records,
     problem_key,
-    read_chunks,
     rows_at,
     text_key,
 )
@@ -73,8 +77,8 @@ class DecontaminationConfig:
     """Which problems may not be trained on (see data/decontamination.py)."""
 
     sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
-    ngram: int = option(13, "words in a row that prove a copy")
-    similarity: float = option(0.7, "score from which a problem is an altered copy")
+    ngram: int = option(NGRAM, "words in a row that prove a copy")
+    similarity: float = option(SIMILARITY, "score from which a problem is an altered copy")
 
 
 @dataclass
@@ -311,11 +315,7 @@ def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str,
     """Take problems out, select, and save the selection. Returns yield table and further counts."""
     verified = folder / "verified"
     records = Records(verified, cfg.splits.max_length)
-    tainted = {
-        row["problem_key"]
-        for row in read_chunks(verified, ["problem_key", "contaminated"]) if row["contaminated"]
-    }  # fmt: skip
-    contaminated = np.flatnonzero(np.isin(records.problem_keys, np.fromiter(tainted, np.uint64)))
+    contaminated = np.unique(records.problem[records.contaminated])
     kept = np.ones(len(records), bool)
     kept[contaminated] = False
     repeats: dict[int, int] = {}
@@ -331,20 +331,16 @@ def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str,
     selection = select(records, kept, cfg.splits, cfg.seed)
     selection.save(folder / "selection")
     sides = records.length[selection.pairs].astype(float)
-    checked = [
-        (row["given_verdict"], row["verdict"])
-        for row in read_chunks(verified, ["given_verdict", "verdict"]) if row["given_verdict"]
-    ]  # fmt: skip
-    opinions = [row["judge"] for row in read_chunks(verified, ["judge"]) if row["judge"]]
+    given = records.given >= 0
     return yield_table(records, kept, contaminated, selection), {
         "problems": len(records),
         "removed_problems": taken_out,
         "length_unit": "tokens" if records.in_tokens else "characters",
         "pairs_length_ratio": round(float((sides[:, 0] / sides[:, 1].clip(1)).mean()), 3)
         if len(sides) else None,
-        "given_verdicts": len(checked),
-        "given_verdicts_agreeing": sum(a == b for a, b in checked),
-        "judge_says_same": opinions.count("same"),
+        "given_verdicts": int(given.sum()),
+        "given_verdicts_agreeing": int((records.given == records.verdict)[given].sum()),
+        "judge_says_same": int(records.judged_same.sum()),
         **{f"bytes_per_{k}": round(v, 1) for k, v in records.bytes_held().items()},
     }  # fmt: skip
 

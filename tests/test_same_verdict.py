@@ -4,7 +4,7 @@ import json
 
 from conftest import recipe
 
-from custom_components.data.verified import read_chunks
+from custom_components.data.rows import read_rows
 from custom_components.rl.samples import Group, Sample, judge
 from custom_components.rollout.engine import Completion
 from custom_components.verifier import VerifierPool
@@ -38,7 +38,7 @@ def test_curate_reward_and_evaluation_agree(tmp_path):
     )
     source = f"sources=[{{_component_: custom_components.data.sources.jsonl, path: {path}}}]"
     recipe("curate", source, f"output_dir={tmp_path / 'out'}")
-    labelled = [r["verdict"] for r in read_chunks(tmp_path / "out" / "verified")]
+    labelled = [r["verdict"] for r in read_rows(tmp_path / "out" / "verified")]
 
     groups = [Group({"answer": g}, [], [Sample([], Completion([], [], f), r)]) for g, r, f in CASES]
     with VerifierPool(1) as pool:

@@ -62,11 +62,15 @@ def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema =
 
 
 def read_rows(path: str | Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, a few at a time.
+    """Rows of a Parquet file, or of a folder of them in order, a few at a time.
 
     Raises:
         UserError: when the file cannot be read.
     """
+    if Path(path).is_dir():
+        for file in sorted(Path(path).glob("*.parquet")):
+            yield from read_rows(file, batch_size)
+        return
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size):

@@ -1,6 +1,6 @@
 """Verified rollouts: Parquet chunks written by all ranks, and their columns grouped by problem.
 
-The texts stay on disk. What selection looks at is held as numpy columns, 39 bytes a rollout, and
+The texts stay on disk. What selection looks at is held as numpy columns, 37 bytes a rollout, and
 becomes `Record`s one problem at a time.
 """
 
@@ -35,7 +35,7 @@ VERIFIED_SCHEMA = pa.schema(
 VERDICTS = ("correct", "incorrect", "undecided")
 LIGHT = (
     "problem_key", "response_key", "source", "domain", "difficulty", "verdict", "finish_reason",
-    "repetitive", "num_tokens", "length",
+    "repetitive", "num_tokens", "length", "contaminated", "given_verdict", "judge",
 )  # fmt: skip
 
 
@@ -67,7 +67,8 @@ class Records(Mapping[int, list[Record]]):
         first: first rollout of each problem, [problems] int64, ascending.
         problem_keys: hash of each problem, [problems] uint64.
         verdict: index into `VERDICTS`, [rollouts] int8.
-        finished, repetitive, too_long: [rollouts] bool.
+        given: the source's own verdict likewise, -1 for none.
+        finished, repetitive, too_long, contaminated, judged_same: [rollouts] bool.
         length: tokens, or characters where tokens were not counted, [rollouts] int32.
         order, bounds: problem p's rollouts are order[bounds[p] : bounds[p + 1]], ascending.
         in_tokens: whether every length is in tokens.
@@ -89,6 +90,9 @@ class Records(Mapping[int, list[Record]]):
                 "finished": pc.equal(table["finish_reason"], "stop").to_numpy(),
                 "repetitive": table["repetitive"].to_numpy(),
                 "verdict": _codes(table["verdict"], list(VERDICTS)).astype(np.int8),
+                "given": _codes(table["given_verdict"], list(VERDICTS)).astype(np.int8),
+                "contaminated": pc.is_valid(table["contaminated"]).to_numpy(),
+                "judged_same": pc.equal(table["judge"], "same").fill_null(False).to_numpy(),
             }
             for name, known in self.names.items():
                 part[name] = _codes(table[name], known)
@@ -96,7 +100,8 @@ class Records(Mapping[int, list[Record]]):
         columns = {k: np.concatenate([part.pop(k) for part in parts]) for k in list(parts[0])}
         self.response_key, self.length = columns["response_key"], columns["length"]
         self.finished, self.repetitive = columns["finished"], columns["repetitive"]
-        self.verdict = columns["verdict"]
+        self.verdict, self.given = columns["verdict"], columns["given"]
+        self.contaminated, self.judged_same = columns["contaminated"], columns["judged_same"]
         longest = np.iinfo(np.int32).max if max_length is None else max_length
         self.too_long = self.length > longest
         self.codes = {name: columns[name] for name in self.names}
@@ -147,7 +152,7 @@ class Records(Mapping[int, list[Record]]):
     def bytes_held(self) -> dict[str, float]:
         """Bytes for each rollout and for each problem."""
         held = [self.problem, self.response_key, self.length, self.finished, self.repetitive,
-                self.verdict, self.too_long, self.order, *self.codes.values()]  # fmt: skip
+                self.verdict, self.given, self.too_long, self.contaminated, self.judged_same, self.order, *self.codes.values()]  # fmt: skip
         return {
             "rollout": sum(a.nbytes for a in held) / len(self.problem),
             "problem": sum(a.nbytes for a in (self.first, self.problem_keys, self.bounds))
@@ -183,12 +188,6 @@ class Selected(Mapping[int, list[Record]]):
 
     def __getitem__(self, problem: int) -> list[Record]:
         return self.records[problem]
-
-
-def read_chunks(folder: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """All verified rows in order, some of their columns only."""
-    for file in chunk_files(folder):
-        yield from pq.read_table(file, columns=columns).to_pylist()
 
 
 def rows_at(

@@ -8,7 +8,6 @@ import pytest
 from conftest import TUNE, kill_in_chunk, recipe
 
 from custom_components.data.rows import read_rows
-from custom_components.data.verified import read_chunks
 
 SPLITS = ("midtrain", "sft", "pairs", "prompts")
 
@@ -76,7 +75,7 @@ def test_labels_that_a_source_gives_are_checked_or_trusted(curated):
     wrong.write_text("".join(json.dumps(x) + "\n" for x in lines))
     source = options[0].replace("rows.jsonl", "wrong.jsonl")
     recipe("curate", source, *options[1:], f"output_dir={folder / 'trust'}", "given_verdicts=trust")
-    rows = list(read_chunks(folder / "trust" / "verified"))
+    rows = list(read_rows(folder / "trust" / "verified"))
     assert sum(r["reason"] == "given" for r in rows) == 180
     assert all(r["verdict"] == "correct" for r in rows if r["reason"] == "given")
 

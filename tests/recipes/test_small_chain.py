@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from custom_components.data.column_addition import PROBLEM
 from custom_components.data.rows import read_rows
-from custom_components.data.verified import read_chunks
 
 
 def manifest(folder):
@@ -37,7 +36,7 @@ def test_every_stage_left_a_complete_run_folder(small_run):
 
 
 def test_rollouts_have_the_teachers_mistakes_and_curation_sorts_them(small_run):
-    rows = list(read_chunks(small_run / "curate" / "verified"))
+    rows = list(read_rows(small_run / "curate" / "verified"))
     assert len(rows) == 4 * 130
     for row in rows:
         a, b = map(int, PROBLEM.search(row["problem"]).groups())
