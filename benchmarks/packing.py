@@ -1,0 +1,134 @@
+"""Best-fit packing beside first-fit and torchtune's PackedDataset: density, seconds, memory.
+
+    python benchmarks/packing.py --data DATA --documents 100000
+
+The lengths are those of DeepSeek-R1's traces in DATA/traces/pcmb_r1_traces_413.jsonl, drawn with
+replacement. Ours and first-fit plan packs by the lengths alone; `prepare_packs` is our whole step
+(Parquet to memory-mapped packs); PackedDataset holds all packs in memory. A process for each side.
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+def trace_lengths(data: Path, count: int, capacity: int) -> list[int]:
+    """Tokens of R1's responses, resampled; longer ones than a pack are left out."""
+    path = data / "traces" / "pcmb_r1_traces_413.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    known = [r["total_tokens"] for r in rows if r["total_tokens"] <= capacity]
+    return random.Random(0).choices(known, k=count)
+
+
+def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Each document, longest first, goes to the first pack that still holds it.
+
+    The first pack with room is found in a tree of the largest free space below each node.
+    """
+    size = 1
+    while size < len(lengths):
+        size *= 2
+    free = [capacity] * (2 * size)
+    packs: list[list[int]] = [[] for _ in range(size)]
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        node = 1
+        while node < size:
+            node = 2 * node if free[2 * node] >= lengths[i] else 2 * node + 1
+        packs[node - size].append(i)
+        free[node] -= lengths[i]
+        while node > 1:
+            node //= 2
+            free[node] = max(free[2 * node], free[2 * node + 1])
+    return [p for p in packs if p]
+
+
+def run(side: str, lengths: list[int], capacity: int, folder: Path) -> tuple[int, float]:
+    """Packs made, and seconds."""
+    began = time.perf_counter()
+    if side == "best-fit (ours)":
+        from custom_components.data.packing import best_fit
+
+        began = time.perf_counter()
+        packs = len(best_fit(lengths, capacity))
+    elif side == "first-fit, longest first":
+        packs = len(first_fit(lengths, capacity))
+    elif side == "prepare_packs (ours)":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from custom_components.data.packing import prepare_packs
+
+        turns = [{"role": "user", "content": "p"}]
+        rows = [
+            {"id": str(i), "source": "s", "messages": turns, "n": n} for i, n in enumerate(lengths)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "rows.parquet")
+        del rows
+        began = time.perf_counter()
+        counts = prepare_packs(
+            folder / "rows.parquet", lambda row: [([1] * row["n"], [1] * row["n"])], capacity,
+            folder / "packs",
+        )  # fmt: skip
+        packs = counts["packs"]
+    else:
+        from torchtune.datasets import PackedDataset
+
+        class Documents:
+            def __iter__(self):
+                return ({"tokens": [1] * n, "labels": [1] * n} for n in lengths)
+
+            def __len__(self):
+                return len(lengths)
+
+        began = time.perf_counter()
+        packs = len(PackedDataset(Documents(), max_seq_len=capacity))
+    return packs, time.perf_counter() - began
+
+
+SIDES = ("best-fit (ours)", "prepare_packs (ours)", "first-fit, longest first",
+         "torchtune PackedDataset")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--capacity", type=int, default=16_384)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    lengths = trace_lengths(args.data, args.documents, args.capacity)
+    if args.side:
+        with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+            packs, seconds = run(args.side, lengths, args.capacity, Path(folder))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps([packs, seconds, peak]))
+        return
+    print(f"{len(lengths):,} documents, {sum(lengths):,} tokens, packs of {args.capacity:,}\n")
+    print("| | packs | density | seconds | peak GiB of the process |")
+    print("|---|---|---|---|---|")
+    for side in SIDES:
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--side", side],
+            cwd=ROOT, stdout=subprocess.PIPE, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            print(f"| {side} | ended with status {done.returncode} (memory?) | | | |")
+            continue
+        packs, seconds, peak = json.loads(done.stdout.splitlines()[-1])
+        density = sum(lengths) / (packs * args.capacity)
+        print(f"| {side} | {packs:,} | {density:.4f} | {seconds:.1f} | {peak:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
