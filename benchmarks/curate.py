@@ -1,12 +1,13 @@
 """Curation and packing of synthetic rollouts at scale: seconds, rows per second, peak memory.
 
-    python benchmarks/curate.py --rollouts 1000000
-    python benchmarks/curate.py --rollouts 1000000 --ranks 2
+    python benchmarks/curate.py --rollouts 1000000 --tokenizer FOLDER
+    python benchmarks/curate.py --rollouts 1000000 --tokenizer FOLDER --ranks 2
 
 Eight rollouts of each problem, 2.1 kB each; half of the rows carry a verdict that is taken as it is
 (given_verdicts=trust), the others are verified. Decontamination is on when --data (a folder of local
-copies, see REASONTUNE_DATA) is given. Peak memory is the proportional share (PSS) of all processes
-together, read four times a second.
+copies, see REASONTUNE_DATA) is given. Then the midtrain split is
+tokenised and packed into 16K. Peak memory is the anonymous memory (Pss_Anon: without the pages of mapped
+files) of all processes together, read four times a second.
 """
 
 import argparse
@@ -72,10 +73,10 @@ def tree(pid: int) -> list[int]:
 
 
 def pss(pid: int) -> int:
-    """Proportional set size of one process, bytes; 0 when it is gone."""
+    """Share of one process in the anonymous memory, bytes; 0 when it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="of the verifier, for each rank")
     parser.add_argument("--data", help="folder of local copies of the evaluation sets")
+    parser.add_argument("--tokenizer", required=True, help="folder of the model that packs are for")
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_curate"))
     args = parser.parse_args()
     source = args.folder / f"source-{args.rollouts}"
@@ -134,6 +136,23 @@ def main() -> None:
     print(f"| all, start and hashing of the input with it | {seconds:.0f} | "
           f"{args.rollouts / seconds:,.0f} |")  # fmt: skip
     print(f"\npeak memory: {peak:.2f} GiB in all processes, {largest:.2f} GiB in the largest")
+    if args.ranks == 1:
+        pack = (
+            "from functools import partial; from pathlib import Path; import json, sys;"
+            "from custom_components.data import packing;"
+            "from custom_components.tokenizer.hf import ChatTokenizer;"
+            "encode = partial(packing.encode_messages, tokenizer=ChatTokenizer(sys.argv[1]));"
+            "out = Path(sys.argv[2]); import shutil; shutil.rmtree(out / 'packs', ignore_errors=True);"
+            "print(packing.prepare_packs(out / 'midtrain.parquet', encode, 16384, out / 'packs'))"
+        )
+        seconds, peak, _ = watched(
+            [sys.executable, "-c", pack, args.tokenizer, str(output)],
+            env | {"PYTHONPATH": str(ROOT)},
+        )
+        rows = counts["midtrain"]
+        print(
+            f"pack: {rows:,} rows in {seconds:.0f} s ({rows / seconds:,.0f} a second), {peak:.2f} GiB"
+        )
     held = {k: v for k, v in counts.items() if k.startswith("bytes_per_")}
     print(f"held for selection: {held}")
 
