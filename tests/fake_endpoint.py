@@ -23,7 +23,7 @@ class FakeEndpoint:
     def __init__(self, reply):
         self.requests: list[dict] = []
         self.headers: list[dict] = []
-        self.running = self.most_running = 0
+        self.count = self.running = self.most_running = 0
         lock = threading.Lock()
         outer = self
 
@@ -35,7 +35,8 @@ class FakeEndpoint:
                     outer.headers.append(dict(self.headers))
                     outer.running += 1
                     outer.most_running = max(outer.most_running, outer.running)
-                    number = len(outer.requests)
+                    outer.count += 1
+                    number = outer.count
                 said = reply(body["messages"][-1]["content"], number)
                 with lock:
                     outer.running -= 1

@@ -1,6 +1,10 @@
-"""What every rollout engine does, and what it returns."""
+"""What every rollout engine does, and what it returns.
 
-from collections.abc import Iterable
+Training needs token ids and their log-probs (`Engine`). Recipes that only write responses down
+need texts (`TextEngine`): what an endpoint gives, and any `Engine` through `TokensAsText`.
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +13,10 @@ import torch
 from custom_components.config import UserError
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import rope_factor_of, rope_factors_of
+from custom_components.tokenizer.hf import ChatTokenizer
+
+Conversation = list[dict[str, str]]
+"""Turns with role and content; the last is the user's."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,92 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One sampled response as text.
+
+    Attributes:
+        text: without special tokens.
+        num_tokens: generated tokens, reasoning included; 0 where they were not counted.
+        finish_reason: stop or length (cut off).
+        cost: USD paid for it.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+    cost: float = 0.0
+
+
+class TextEngine(Protocol):
+    """Answers conversations in text."""
+
+    name: str
+    spent: float
+    """USD so far; the caller adds what earlier runs spent."""
+
+    def complete(
+        self,
+        conversations: list[Conversation],
+        n: int,
+        sampling: Sampling,
+        on_done: Callable[[int, list[Reply]], None],
+    ) -> dict[int, str]:
+        """Answer each conversation n times.
+
+        Args:
+            conversations: what to answer.
+            n: replies to each.
+            sampling: how to sample.
+            on_done: called in this thread with a conversation's index and its n replies, as soon
+                as the engine gives them.
+
+        Returns:
+            {index: why} of the conversations that failed; on_done was not called for them.
+        """
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+
+
+class TokensAsText:
+    """A `TextEngine` made of an `Engine` and its model's tokenizer; all replies come at the end.
+
+    Args:
+        engine: generates.
+        tokenizer: adds its system prompt and instruction, encodes and decodes.
+    """
+
+    spent = 0.0
+
+    def __init__(self, engine: Engine, tokenizer: ChatTokenizer) -> None:
+        self.engine, self.tokenizer, self.name = engine, tokenizer, engine.name
+
+    def complete(
+        self,
+        conversations: list[Conversation],
+        n: int,
+        sampling: Sampling,
+        on_done: Callable[[int, list[Reply]], None],
+    ) -> dict[int, str]:
+        """n replies to each conversation; none fails alone."""
+        encode, complete = self.tokenizer.encode_messages, self.tokenizer.complete_prompt
+        prompts = [encode(complete(turns)) for turns in conversations]
+        for i, completions in enumerate(self.engine.generate(prompts, n, sampling)):
+            on_done(
+                i,
+                [
+                    Reply(self.tokenizer.decode(c.token_ids), len(c.token_ids), c.finish_reason)
+                    for c in completions
+                ],
+            )
+        return {}
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        self.engine.close()
 
 
 def check_rope(engine: Engine, model: Decoder) -> None:

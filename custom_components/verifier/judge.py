@@ -24,9 +24,6 @@ import re
 import sys
 import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from custom_components.http import Endpoint, EndpointError
 from custom_components.verifier.types import Verdict
 
 DEFAULT_PROMPT = Path(__file__).with_name("judge_prompt.txt")
@@ -46,6 +44,10 @@ _MAX_FIELD = 4_000  # characters of one field
 
 class JudgeError(RuntimeError):
     """The endpoint refuses every request: a wrong address, key or model."""
+
+
+class _BudgetSpent(Exception):
+    """No further request may be sent."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,12 @@ class Judge:
         attempts: int = 4,
         max_tokens: int = 256,
     ) -> None:
-        self.url = base_url.rstrip("/") + "/chat/completions"
+        self.endpoint = Endpoint(
+            base_url.rstrip("/") + "/chat/completions",
+            api_key_env=api_key_env,
+            timeout=timeout,
+            attempts=attempts,
+        )
         self.model = model
         self.cache = Path(cache)
         self.prompt = Path(prompt).read_text(encoding="utf-8")
@@ -95,11 +102,8 @@ class Judge:
             raise ValueError(f"{prompt}: no {{{sorted(missing)[0]}}} in the prompt")
         self.max_requests = max_requests
         self.concurrency = concurrency
-        self.timeout = timeout
-        self.attempts = attempts
         self.max_tokens = max_tokens
         self.sent = 0
-        self._key = os.environ.get(api_key_env)
         self._lock = threading.Lock()
 
     def opinions(self, rows: Iterable[tuple[str, str, Verdict]]) -> list[Opinion]:
@@ -136,42 +140,26 @@ class Judge:
         }
 
     def _cache_path(self, body: dict[str, Any]) -> Path:
-        key = json.dumps([self.url, body], sort_keys=True)
+        key = json.dumps([self.endpoint.url, body], sort_keys=True)
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
         return self.cache / name[:2] / f"{name}.json"
 
     def _ask(self, body: dict[str, Any]) -> Opinion:
         """Sends until there is a reply, the attempts or the budget are used up."""
-        for attempt in range(self.attempts):
-            if not self._spend():
-                return Opinion("budget")
-            try:
-                return _read_reply(self._post(body))
-            except urllib.error.HTTPError as error:
-                with error:
-                    words = error.read(500).decode(errors="replace").strip()
-                if error.code not in (408, 409, 429) and error.code < 500:
-                    raise JudgeError(f"{self.url}: HTTP {error.code}: {words}") from error
-            except (OSError, ValueError):
-                pass  # a refused or broken connection, a reply that is no JSON: try again
-            if attempt < self.attempts - 1:
-                time.sleep(min(2.0**attempt / 2, 8.0))
-        return Opinion("failed")
+        try:
+            return self.endpoint.post(body, _read_reply, before=self._spend)
+        except _BudgetSpent:
+            return Opinion("budget")
+        except EndpointError as error:
+            if error.refused:
+                raise JudgeError(str(error)) from error
+            return Opinion("failed")
 
-    def _spend(self) -> bool:
+    def _spend(self) -> None:
         with self._lock:
             if self.sent >= self.max_requests:
-                return False
+                raise _BudgetSpent
             self.sent += 1
-            return True
-
-    def _post(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            return json.loads(reply.read())
 
 
 def _read_reply(reply: Any) -> Opinion:

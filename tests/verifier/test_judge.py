@@ -63,7 +63,7 @@ class Server:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr("custom_components.verifier.judge.time.sleep", lambda _: None)
+    monkeypatch.setattr("custom_components.http.time.sleep", lambda _: None)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
