@@ -9,6 +9,7 @@ anything is loaded.
 import argparse
 import dataclasses
 import difflib
+import errno
 import functools
 import importlib
 import inspect
@@ -223,7 +224,8 @@ def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) 
 def recipe_main(schema: type):
     """Decorate a recipe's main function: parse `--config file key=value ...` into `schema`.
 
-    A `UserError` ends the process with its one line and status 2; all else propagates.
+    A `UserError` ends the process with its one line and status 2, and so does a full disk; all else
+    propagates.
     """
 
     def decorate(main):
@@ -236,7 +238,13 @@ def recipe_main(schema: type):
             args, overrides = parser.parse_known_args()
             try:
                 main(load(schema, args.config, overrides))
-            except UserError as e:
+            except (UserError, OSError) as e:
+                if isinstance(e, OSError):
+                    # numpy gives no number, but "n requested and m written"
+                    short = e.errno is None and str(e).endswith(" written")
+                    if e.errno not in (errno.ENOSPC, errno.EDQUOT) and not short:
+                        raise
+                    e = f"the disk is full ({e}); free some space and run the same command: it continues"
                 rank = os.environ.get("RANK", "0")
                 where = "" if rank == "0" else f" (rank {rank})"
                 print(f"error{where}: {e}", file=sys.stderr, flush=True)

@@ -8,6 +8,7 @@ from custom_components.config import (
     instantiate,
     load,
     option,
+    recipe_main,
     required,
 )
 
@@ -89,3 +90,28 @@ def test_instantiate_names_a_missing_argument():
         instantiate({"_component_": "torch.optim.AdamW"}, "optimizer")
     with pytest.raises(UserError, match="must name what to build"):
         instantiate({}, "optimizer")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "/x"),
+                                   OSError("40320 requested and 33776 written")])  # fmt: skip
+def test_a_full_disk_is_one_line(config, monkeypatch, capsys, error):
+    @recipe_main(Example)
+    def main(cfg):
+        raise error
+
+    monkeypatch.setattr("sys.argv", ["recipe", "--config", str(config)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: the disk is full (") and "it continues" in line
+
+
+def test_other_errors_of_the_system_propagate(config, monkeypatch):
+    @recipe_main(Example)
+    def main(cfg):
+        raise FileNotFoundError(2, "No such file or directory", "/x")
+
+    monkeypatch.setattr("sys.argv", ["recipe", "--config", str(config)])
+    with pytest.raises(FileNotFoundError):
+        main()
