@@ -41,6 +41,7 @@ class DPOConfig(TrainingConfig):
     """Config of recipes/dpo.py. A row of a batch is a pair."""
 
     data: str = required("Parquet file of the pairs split")
+    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
     beta: float = option(0.1, "how strongly the policy is held to the reference")
     length_normalised: bool = option(False, "compare mean instead of summed log-probs")
     nll_weight: float = option(0.0, "weight of the chosen response's next-token loss, added")
@@ -59,7 +60,12 @@ def main(cfg: Any) -> None:
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_pair, tokenizer=tokenizer)
         folder = run.path / "examples"
-        run.once("examples", lambda: prepare_examples(cfg.data, encode, cfg.max_seq_len, folder))
+        run.once(
+            "examples",
+            lambda: prepare_examples(
+                cfg.data, encode, cfg.max_seq_len, folder, cfg.tokenize_workers
+            ),
+        )
         rows = open_table(folder)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
         reference = reference_logprobs(trainer, rows)

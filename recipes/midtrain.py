@@ -44,6 +44,7 @@ class MidtrainConfig(TrainingConfig):
     """Config of recipes/midtrain.py. A row of a batch is a pack."""
 
     data: str = required("Parquet file of the midtrain split")
+    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
     train_on_prompt: bool = option(False, "also score the tokens of the prompt")
     document_mask: bool = option(True, "attention and positions stay inside a document")
     mixture: dict[str, float] = option(dict, "source: how often its rows are there; 1 by default")
@@ -62,7 +63,15 @@ def main(cfg: Any) -> None:
         packs, held_out = run.path / "packs", cfg.validation.share
         run.once(
             "packs",
-            lambda: prepare_packs(cfg.data, encode, cfg.max_seq_len, packs, cfg.mixture, held_out),
+            lambda: prepare_packs(
+                cfg.data,
+                encode,
+                cfg.max_seq_len,
+                packs,
+                cfg.mixture,
+                held_out,
+                cfg.tokenize_workers,
+            ),
         )
         rows, tables = open_table(packs), validation_tables(packs)
         if held_out and not tables:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from custom_components.config import instantiate, recipe_main, required
+from custom_components.config import instantiate, option, recipe_main, required
 from custom_components.data.packing import (
     encode_messages,
     open_table,
@@ -34,6 +34,7 @@ class SFTConfig(TrainingConfig):
     """Config of recipes/sft.py. A row of a batch is an example."""
 
     data: str = required("Parquet file of the sft split")
+    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
 
 
 @recipe_main(SFTConfig)
@@ -46,7 +47,12 @@ def main(cfg: Any) -> None:
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_messages, tokenizer=tokenizer)
         examples = run.path / "examples"
-        run.once("examples", lambda: prepare_examples(cfg.data, encode, cfg.max_seq_len, examples))
+        run.once(
+            "examples",
+            lambda: prepare_examples(
+                cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
+            ),
+        )
         rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 

@@ -4,8 +4,12 @@ import bisect
 import hashlib
 import random
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ from tqdm import tqdm
 from custom_components.config import UserError
 from custom_components.data.rows import Reject, read_rows
 from custom_components.io import atomic_path, write_jsonl
+from custom_components.processes import die_with_parent
 from custom_components.tokenizer.hf import ChatTokenizer
 
 IGNORE = -100
@@ -52,11 +57,46 @@ Document = tuple[list[int], list[int]]
 scored; the shift by one happens when a batch is made."""
 
 
+def _attempt(
+    encode: Callable[[dict[str, Any]], list[Document]], rows: list[dict[str, Any]]
+) -> list[list[Document] | str]:
+    """The documents of each row, or why there are none."""
+    results: list[list[Document] | str] = []
+    for row in rows:
+        try:
+            results.append(encode(row))
+        except (KeyError, TypeError, ValueError) as e:
+            results.append(f"no usable messages ({e})")
+    return results
+
+
+def _encoded(
+    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], workers: int
+) -> Iterator[tuple[dict[str, Any], list[Document] | str]]:
+    """A split's rows with what `_attempt` makes of them, in order, a few batches ahead."""
+    rows = iter(read_rows(path))
+    batches = iter(lambda: list(islice(rows, 256)), [])
+    if workers <= 1:
+        for batch in batches:
+            yield from zip(batch, _attempt(encode, batch), strict=True)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
+        ahead: deque[tuple[list[dict[str, Any]], Future]] = deque()
+        for batch in batches:
+            ahead.append((batch, pool.submit(_attempt, encode, batch)))
+            if len(ahead) > 2 * workers:
+                done, future = ahead.popleft()
+                yield from zip(done, future.result(), strict=True)
+        for done, future in ahead:
+            yield from zip(done, future.result(), strict=True)
+
+
 def tokenize(
     path: str | Path,
     encode: Callable[[dict[str, Any]], list[Document]],
     max_seq_len: int,
     counts: TokenCounts,
+    workers: int = 1,
 ) -> Iterator[tuple[dict[str, Any], list[Document]]]:
     """A split's rows with their documents.
 
@@ -65,13 +105,13 @@ def tokenize(
         encode: makes a row's documents; raises KeyError, TypeError or ValueError on a bad one.
         max_seq_len: rows with a longer document are dropped and counted.
         counts: filled while iterating.
+        workers: processes that encode; above 1, `encode` must be picklable.
     """
-    for i, row in enumerate(tqdm(read_rows(path), desc="tokenize", unit="row")):
+    encoded = tqdm(_encoded(path, encode, workers), desc="tokenize", unit="row")
+    for i, (row, documents) in enumerate(encoded):
         counts.rows += 1
-        try:
-            documents = encode(row)
-        except (KeyError, TypeError, ValueError) as e:
-            counts.rejected.append(Reject(f"{path}, row {i}", f"no usable messages ({e})"))
+        if isinstance(documents, str):
+            counts.rejected.append(Reject(f"{path}, row {i}", documents))
             continue
         if max(len(ids) for ids, _ in documents) > max_seq_len:
             counts.too_long += 1
@@ -170,9 +210,11 @@ def _row(row_id: str, documents: list[Document]) -> dict[str, Any]:
 
 def prepare_examples(
     path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
-    folder: Path,
+    folder: Path, workers: int = 1,
 ) -> dict[str, int]:  # fmt: skip
     """Tokenise a split into `folder`, one row of documents (an example, a pair) a row.
+
+    Arguments as for `tokenize`.
 
     Returns:
         counts of rows and tokens.
@@ -183,7 +225,7 @@ def prepare_examples(
     counts = TokenCounts()
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        rows = tokenize(path, encode, max_seq_len, counts)
+        rows = tokenize(path, encode, max_seq_len, counts, workers)
         _write((_row(row["id"], documents) for row, documents in rows), temporary / "rows.arrow")
         _finish(path, temporary, counts)
     return counts.as_dict()
@@ -192,6 +234,7 @@ def prepare_examples(
 def prepare_packs(
     path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
     folder: Path, mixture: dict[str, float] | None = None, held_out: float = 0.0,
+    workers: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
     """Tokenise a split and pack it best-fit into rows of at most `max_seq_len` tokens.
 
@@ -205,6 +248,7 @@ def prepare_packs(
         mixture: how often each source's rows are there; 1 where not named. A fraction takes
             that share of the rows once more.
         held_out: share of the problems kept for validation, packed domain by domain.
+        workers: processes that encode (see `tokenize`).
 
     Returns:
         counts of rows and tokens, `packs`, `density` (the share of the packs' capacity that
@@ -219,7 +263,7 @@ def prepare_packs(
     sources = set()
 
     def documents() -> Iterator[dict[str, Any]]:
-        for row, [document] in tokenize(path, encode, max_seq_len, counts):
+        for row, [document] in tokenize(path, encode, max_seq_len, counts, workers):
             index, source = len(lengths), row.get("source") or ""
             lengths.append(len(document[0]))
             sources.add(source)

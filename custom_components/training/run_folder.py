@@ -23,7 +23,7 @@ PACKAGES = (
 # these say how a run is watched, paid for or continued, not what it computes
 IGNORED_KEYS = (
     "resume", "metric_logger", "checkpoint_every", "keep_checkpoints", "async_checkpoints",
-    "engine_timeout", "max_reject_share", "max_lost_files", "engine.url", "engine.api_key_env",
+    "engine_timeout", "max_reject_share", "max_lost_files", "tokenize_workers", "engine.url", "engine.api_key_env",
     "engine.concurrency", "engine.timeout", "engine.attempts", "engine.requests_per_minute",
     "engine.price_in", "engine.price_out", "engine.max_cost",
 )  # fmt: skip
@@ -225,7 +225,7 @@ class RunFolder:
             self._write()
 
     def once(self, name: str, prepare: Callable[[], Any]) -> None:
-        """Make `<path>/<name>` on rank 0 unless it is there; the other ranks wait.
+        """Make `<path>/<name>` on rank 0 unless it is there; the other ranks wait, however long.
 
         Args:
             name: of a file or folder that `prepare` writes atomically.
@@ -236,6 +236,8 @@ class RunFolder:
             self._manifest.setdefault("prepared", {})[name] = result
             self._write()
             print(f"{name}: {result}", flush=True)
+        while not (self.path / name).exists():  # a barrier has a time limit
+            time.sleep(0.2)
         self._barrier()
 
     def finish(self, outputs: list[str | Path], counts: dict[str, Any] | None = None) -> None:

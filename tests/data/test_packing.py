@@ -177,3 +177,16 @@ def test_batch_order_visits_every_row_once_an_epoch():
     assert [epoch for epoch, _ in drawn] == [0, 0, 0, 1, 1]
     again = batch_order(10, 4, seed=3)
     assert [next(again) for _ in range(5)] == drawn
+
+
+def test_several_processes_tokenise_as_one_does(tmp_path):
+    rows = [("a", "algebra", str(i), 5 + i % 50) for i in range(700)]
+    split_of(tmp_path / "split.parquet", rows)
+    tables = {}
+    for workers in (1, 2):
+        counts = prepare_packs(
+            tmp_path / "split.parquet", encode, 52, tmp_path / str(workers), workers=workers
+        )
+        tables[workers] = list(open_table(tmp_path / str(workers)))
+    assert counts["rows"] == 700 and counts["too_long"] == 28
+    assert tables[1] == tables[2]

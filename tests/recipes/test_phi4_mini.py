@@ -33,7 +33,7 @@ def phi(small_run, tmp_path_factory):
 def test_the_papers_training_configs_take_steps(small_run, phi, stage, split, before):
     """In order: each reads the model of the one before, with the fixed sentence in its template."""
     held_out = ["validation.share=0.1"] if stage == "midtrain" else []  # of 90 problems
-    recipe(stage, f"run_dir={phi}", f"data={small_run}/curate/{split}.parquet", *SIZE, *LENGTHS,
+    recipe(stage, f"run_dir={phi}", f"data={small_run}/curate/{split}.parquet", "tokenize_workers=1", *SIZE, *LENGTHS,
            *held_out, track="phi4_mini")  # fmt: skip
     rows = metrics(phi / stage)
     assert len(rows) == 2 and all(r["loss"] > 0 and r["grad_norm"] > 0 for r in rows)
