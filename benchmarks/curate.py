@@ -14,9 +14,11 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +98,16 @@ def watched(command: list[str], env: dict[str, str]) -> tuple[float, float, floa
     return time.perf_counter() - began, peak / 2**30, largest / 2**30
 
 
+def pack(folder: Path, tokenizer: str) -> None:
+    """Tokenise and pack the midtrain split in two processes."""
+    from custom_components.data.packing import encode_messages, prepare_packs
+    from custom_components.tokenizer.hf import ChatTokenizer
+
+    encode = partial(encode_messages, tokenizer=ChatTokenizer(tokenizer))
+    shutil.rmtree(folder / "packs", ignore_errors=True)
+    print(prepare_packs(folder / "midtrain.parquet", encode, 16_384, folder / "packs", workers=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -105,8 +117,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="of the verifier, for each rank")
     parser.add_argument("--data", help="folder of local copies of the evaluation sets")
     parser.add_argument("--tokenizer", required=True, help="folder of the model that packs are for")
+    parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_curate"))
     args = parser.parse_args()
+    if args.pack:
+        pack(args.pack, args.tokenizer)
+        return
     source = args.folder / f"source-{args.rollouts}"
     if not (source / "bytes.json").is_file():
         size = write_rollouts(source, args.rollouts)
@@ -137,17 +153,8 @@ def main() -> None:
           f"{args.rollouts / seconds:,.0f} |")  # fmt: skip
     print(f"\npeak memory: {peak:.2f} GiB in all processes, {largest:.2f} GiB in the largest")
     if args.ranks == 1:
-        pack = (
-            "from functools import partial; from pathlib import Path; import json, sys;"
-            "from custom_components.data import packing;"
-            "from custom_components.tokenizer.hf import ChatTokenizer;"
-            "encode = partial(packing.encode_messages, tokenizer=ChatTokenizer(sys.argv[1]));"
-            "out = Path(sys.argv[2]); import shutil; shutil.rmtree(out / 'packs', ignore_errors=True);"
-            "print(packing.prepare_packs(out / 'midtrain.parquet', encode, 16384, out / 'packs'))"
-        )
         seconds, peak, _ = watched(
-            [sys.executable, "-c", pack, args.tokenizer, str(output)],
-            env | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, __file__, "--tokenizer", args.tokenizer, "--pack", str(output)], env
         )
         rows = counts["midtrain"]
         print(
