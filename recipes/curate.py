@@ -187,8 +187,10 @@ def verify_all(cfg: Any, folder: Path, world: World) -> None:
         judge = instantiate(cfg.judge, "judge")
     if cfg.labeller:
         labeller = instantiate(cfg.labeller, "labeller")
-    bar = tqdm(desc="verify", unit="row", disable=world.rank != 0)
-    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+    with (
+        VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool,
+        tqdm(desc="verify", unit="row", disable=world.rank != 0) as bar,
+    ):
         for number, items in enumerate(in_chunks(source_rows(cfg.sources), cfg.chunk_rows)):
             if number % world.size != world.rank:
                 continue
@@ -204,7 +206,6 @@ def verify_all(cfg: Any, folder: Path, world: World) -> None:
                     table = pa.Table.from_pylist(rows, VERIFIED_SCHEMA)
                     pq.write_table(table, temporary, compression="zstd")
             bar.update(len(items) * world.size)
-    bar.close()
 
 
 def in_chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -37,7 +37,7 @@ def test_curate_names_bad_data(traces, tmp_path):
     assert "1 of 2 rows cannot be used" in refused("curate", *traces(good, {"problem": "x"}))
     rejects = [json.loads(x) for x in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert rejects == [{"where": f"{tmp_path / 'traces.jsonl'}, line 2",
-                        "reason": "column 'answer' is missing"}]  # fmt: skip
+                        "reason": "column 'answer' is missing", "whole_file": False}]  # fmt: skip
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"
     # the same command with the limit raised keeps the good row, and counts the other
     done = recipe("curate", *traces(good, {"problem": "x"}), "max_reject_share=0.6", "resume=never")
