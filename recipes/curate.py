@@ -292,7 +292,7 @@ def collect_rejects(cfg: Any, folder: Path) -> dict[str, int]:
     if rejects:
         write_jsonl(folder / "rejects.jsonl", rejects)
     good = sum(pq.read_metadata(f).num_rows for f in (folder / "verified").glob("*.parquet"))
-    lost = [r for r in rejects if r.get("whole_file")]
+    lost = [r for r in rejects if r["whole_file"]]
     first = f"; first: {rejects[0]['where']}: {rejects[0]['reason']}" if rejects else ""
     if good == 0:
         raise UserError(f"sources: no usable row ({len(rejects)} rejected{first})")
