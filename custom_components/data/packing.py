@@ -4,6 +4,7 @@ import bisect
 import hashlib
 import random
 import re
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -258,8 +259,8 @@ def prepare_packs(
         UserError: when no row is left, or `mixture` names a source that there is not.
     """
     counts = TokenCounts()
-    lengths: list[int] = []
-    tables: dict[str, list[int]] = {"rows": []}  # table -> its documents' indices
+    lengths = array("i")
+    tables = {"rows": array("q")}  # table -> its documents' indices
     sources = set()
 
     def documents() -> Iterator[dict[str, Any]]:
@@ -269,11 +270,11 @@ def prepare_packs(
             sources.add(source)
             if _unit(row["messages"][0]["content"]) < held_out:
                 label = re.sub(r"\W+", "_", row.get("domain") or "all")
-                tables.setdefault(f"validation-{label}", []).append(index)
+                tables.setdefault(f"validation-{label}", array("q")).append(index)
             else:
                 weight = (mixture or {}).get(source, 1.0)
                 copies = int(weight) + (_unit(f"copy {index}") < weight % 1)
-                tables["rows"] += [index] * copies
+                tables["rows"].extend([index] * copies)
             yield _row(row["id"], [document])
 
     with atomic_path(folder) as temporary:

@@ -6,6 +6,7 @@ counted, never dropped in silence.
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,15 @@ SCHEMA = pa.schema(
 )
 REQUIRED = ("id", "source", "problem", "answer", "response")
 FINISH_REASONS = ("stop", "length")
+GIVEN_VERDICTS = (None, "correct", "incorrect")
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that cannot be used: where it stands, and why; or a file that cannot be read on."""
+    """A row that cannot be used: where it stands, and why.
+
+    With `whole_file` it is a file, or what is left of one from where it cannot be read on.
+    """
 
     where: str
     reason: str
@@ -75,19 +80,31 @@ def read_rows(path: str | Path, batch_size: int = 1024) -> Iterator[dict[str, An
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size):
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path} cannot be read as Parquet ({str(e).splitlines()[0]})") from e
+
+
+def table_files(path: str, split: str = "train") -> list[str]:
+    """The .jsonl and .parquet files in a folder, in order; of other paths, the path itself.
+
+    Where files are named after the split (train-00000-of-00010.parquet), only those count.
+    """
+    if not Path(path).is_dir():
+        return [path]
+    files = sorted(str(p) for p in Path(path).glob("[!.]*") if p.suffix in (".jsonl", ".parquet"))
+    named = [f for f in files if re.match(rf"{re.escape(split)}[-_.]", Path(f).name)]
+    return named or files or [path]
 
 
 def resolve(path: str, local: str = "") -> str:
     """A data set's location: `$REASONTUNE_DATA/<local>` where that exists, else `path` as given.
 
     Args:
-        path: a file, or the id of a data set on the hub.
+        path: a file, a folder, or the id of a data set on the hub.
         local: where a folder of local copies keeps the same data.
     """
     folder = os.environ.get("REASONTUNE_DATA")
-    if folder and local and (Path(folder) / local).is_file() and not Path(path).is_file():
+    if folder and local and (Path(folder) / local).exists() and not Path(path).exists():
         return str(Path(folder) / local)
     return path
 
@@ -125,7 +142,7 @@ def load_table(
                 count += 1
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     row = None
                 yield f"{path}, line {number}", row if isinstance(row, dict) else None
     if count == 0:
@@ -154,4 +171,20 @@ def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
             return Reject(where, f"column {column!r} is missing or empty")
     if row.get("finish_reason") not in FINISH_REASONS:
         return Reject(where, f"finish_reason {row.get('finish_reason')!r} is not stop or length")
+    if row.get("given_verdict") not in GIVEN_VERDICTS:
+        return Reject(where, f"given_verdict {row['given_verdict']!r} is not correct or incorrect")
+    try:
+        pa.scalar(row.get("num_tokens"), pa.int64())
+    except (pa.ArrowException, OverflowError):
+        return Reject(where, f"num_tokens {row['num_tokens']!r} is not a whole number")
+    for column in SCHEMA.names:
+        value = row.get(column)
+        if column == "num_tokens" or value is None:
+            continue
+        if not isinstance(value, str):
+            return Reject(where, f"column {column!r} is not text")
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair, Parquet may not
+            return Reject(where, f"column {column!r} is not valid Unicode")
     return row

@@ -4,7 +4,9 @@ Every response is `<think>...</think>` and an answer, boxed where the source say
 text it is. A row that cannot be used is yielded as a `Reject`, and so is a file that cannot be read on.
 """
 
+import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,72 @@ from custom_components.data.rows import (
     load_table,
     resolve,
     rollout_row,
+    table_files,
 )
+from custom_components.verifier.extract import last_boxes
 
 LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}
 
 
 def _adapt(
     path: str, convert: Callable[[dict[str, Any], int], Any], split: str = "train",
-    name: str | None = None,
+    name: str | None = None, files: list[str] | None = None,
 ) -> Rows:  # fmt: skip
-    """Rows of a table, each converted to a rollout row or to a list of them."""
-    for i, (where, row) in enumerate(load_table(path, split, name)):
-        if row is None:
-            yield Reject(where, "not a JSON object")
-            continue
+    """Rows of a table, each converted to a rollout row or to a list of them.
+
+    Args:
+        path: a file, a folder of .jsonl and .parquet files, or a hub id.
+        convert: makes rollout rows of a row and its index; raises LookupError, AttributeError,
+            TypeError or ValueError on a bad one.
+        split, name: of a data set on the hub.
+        files: read these, not what stands at `path`.
+
+    Raises:
+        UserError: when nothing at all can be read; a lost file among others is a `Reject`.
+    """
+    count = 0
+    lost = []
+    for file in table_files(path, split) if files is None else files:
         try:
-            adapted = convert(row, i)
-        except KeyError as e:
-            yield Reject(where, f"column {e.args[0]!r} is missing")
-            continue
-        except (AttributeError, TypeError, ValueError) as e:
-            yield Reject(where, str(e))
-            continue
-        for made in adapted if isinstance(adapted, list) else [adapted]:
-            yield checked(made, where)
+            for where, row in load_table(file, split, name):
+                yield from _converted(convert, where, row, count)
+                count += 1
+        except UserError as e:
+            lost.append(Reject(file, str(e), whole_file=True))
+            yield lost[-1]
+    if not count:
+        more = f" (and {len(lost) - 1} other files cannot be read)" if len(lost) > 1 else ""
+        raise UserError(lost[0].reason + more)
+
+
+def _converted(
+    convert: Callable[[dict[str, Any], int], Any], where: str, row: dict[str, Any] | None, i: int
+) -> Rows:
+    """What one row of a table gives."""
+    if row is None:
+        yield Reject(where, "not a JSON object")
+        return
+    try:
+        adapted = convert(row, i)
+    except KeyError as e:
+        yield Reject(where, f"column {e.args[0]!r} is missing")
+        return
+    except (AttributeError, IndexError, TypeError, ValueError) as e:
+        yield Reject(where, str(e))
+        return
+    if isinstance(adapted, dict):
+        yield checked(adapted, where)
+        return
+    for n, made in enumerate(adapted):
+        yield checked(made, f"{where}, response {n}")
+
+
+def _counted(rows: Rows, passed_over: Counter[str]) -> Rows:
+    """The rows; then a line that says how many others were passed over, and why."""
+    yield from rows
+    if passed_over and os.environ.get("RANK", "0") == "0":
+        for reason, count in sorted(passed_over.items()):
+            print(f"passed over {count} rows: {reason}", flush=True)
 
 
 def rollouts(path: str) -> Rows:
@@ -49,18 +93,12 @@ def rollouts(path: str) -> Rows:
     Args:
         path: its run folder, or a JSONL or Parquet file of such rows.
     """
-    files = [Path(path)]
+    files = None
     if Path(path).is_dir():
-        files = sorted((Path(path) / "rollouts").glob("*.parquet"))
+        files = sorted(str(f) for f in (Path(path) / "rollouts").glob("*.parquet"))
         if not files:
             raise UserError(f"{path} holds no rollouts/*.parquet; run recipes/rollout.py first")
-    for file in files:
-        try:
-            yield from _adapt(str(file), lambda row, i: rollout_row(**row))
-        except UserError as e:
-            if len(files) == 1:
-                raise
-            yield Reject(str(file), str(e), whole_file=True)
+    yield from _adapt(path, lambda row, i: rollout_row(**row), files=files)
 
 
 def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
@@ -127,37 +165,45 @@ def jsonl(
     correct: str | None = None,
     domain: str = "domain",
     difficulty: str = "difficulty",
+    id: str | list[str] = "id",
     source: str = "jsonl",
     split: str = "train",
 ) -> Rows:
     """Any JSONL or Parquet file with traces, or such a data set on the hub, by a column map.
 
     Args:
-        path: file, or hub id.
+        path: file, folder of files, or hub id.
         problem, answer, response: names of its columns.
         reasoning: column with the reasoning where it stands apart from the response; it goes
             before the response, in <think> tags.
         options: column with a list of choices, which go below the problem as A, B, ...; a
-            response that ends in "the answer is (C)" gets that letter boxed.
+            response without a box that ends in the sentence "The answer is (C)" and names no
+            other letter so gets that letter boxed.
         correct: column that says whether the answer is right (a boolean, or correct/incorrect).
         domain, difficulty: columns with labels, used where they are there.
+        id: column, or several that together name a row; rows without them are numbered.
         source: name of the source in the rows.
         split: of a data set on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        question, gold, text = row[problem], str(row[answer]), row[response]
+        question, gold, text = row[problem], row[answer], row[response]
+        if gold is None:
+            raise ValueError(f"column {answer!r} is missing or empty")
         if options is not None:
-            letters = (f"{chr(65 + n)}. {choice}" for n, choice in enumerate(row[options]))
-            question = "\n".join([question.strip(), "", *letters])
-            text = FINAL_LETTER.sub(r"\1\\boxed{\2}.", text.rstrip())
+            letters = [chr(65 + n) for n in range(len(row[options]))]
+            choices = (f"{x}. {choice}" for x, choice in zip(letters, row[options], strict=True))
+            question = "\n".join([question.strip(), "", *choices])
+            text = box_letter(text, letters)
         if reasoning is not None:
             text = _thought(row[reasoning], text)
+        parts = [row.get(column) for column in ([id] if isinstance(id, str) else id)]
+        named = not any(part is None for part in parts)
         return rollout_row(
-            id=str(row.get("id", f"{source}-{i}")), source=source, problem=question,
-            answer=gold, response=text,
-            finish_reason=row.get("finish_reason", "stop"), model=str(row.get("model", "")),
-            domain=row.get(domain), difficulty=row.get(difficulty),
+            id="-".join(map(str, parts)) if named else f"{source}-{i}", source=source,
+            problem=question, answer=str(gold), response=text,
+            finish_reason=row.get("finish_reason") or "stop", model=str(row.get("model") or ""),
+            domain=_label(row.get(domain)), difficulty=_label(row.get(difficulty)),
             num_tokens=row.get("num_tokens"),
             given_verdict=None if correct is None else LABELS.get(row[correct]),
         )  # fmt: skip
@@ -165,61 +211,100 @@ def jsonl(
     yield from _adapt(resolve(path, path), convert, split)
 
 
-FINAL_LETTER = re.compile(r"((?:answer|option) is:?\s*)\(?([A-J])\)?\.?\s*\Z", re.IGNORECASE)
+STATED_LETTER = re.compile(r"(?i:answer|option|choice) (?i:is):? *\(?([A-Z])\b\)?")
+FINAL_LETTER = re.compile(
+    r"(?:^|(?<=[.!?\n])\s*)"
+    r"((?i:(?:(?:so|thus|hence|therefore),? )?the (?:(?:correct|final|best|right) )?"
+    r"(?:answer|option|choice) is):? *)\(?([A-Z])\)?\.?\s*\Z"
+)
+
+
+def box_letter(text: str, letters: list[str]) -> str:
+    """The text with the letter of its last sentence in a box.
+
+    Only where that sentence is "The answer is (C)" or the like, the letter is one of `letters`,
+    the text nowhere calls another one the answer, and there is no box yet.
+    """
+    final = FINAL_LETTER.search(text)
+    if final is None or final[2] not in letters or last_boxes(text) is not None:
+        return text
+    if set(STATED_LETTER.findall(text)) != {final[2]}:
+        return text
+    return f"{text[: final.end(1)]}\\boxed{{{final[2]}}}."
+
+
+def _label(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _thought(reasoning: str, answer: str) -> str:
     return f"<think>\n{reasoning.strip()}\n</think>\n\n{answer.strip()}"
 
 
+def _as_thought(text: str) -> str:
+    """A response that may open with <think>, in the common form; left open where it was."""
+    reasoning, close, answer = text.rpartition("</think>")
+    if close:
+        return _thought(reasoning.strip().removeprefix("<think>"), answer)
+    return f"<think>\n{text.strip().removeprefix('<think>').strip()}"
+
+
 def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") -> Rows:
     """OpenR1-Math-220k: a row for each of a problem's generations by DeepSeek-R1.
 
-    Its labels are those of math-verify, or of a Llama judge where math-verify gave none.
+    A generation is labelled correct where math-verify or the Llama judge found it so: the judge
+    saw what math-verify had refused.
 
     Args:
-        path: the data set on the hub, or a JSONL or Parquet file with its columns.
+        path: the data set on the hub, or a file or folder of files with its columns.
         split: on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> list[dict[str, Any]]:
         count = len(row["generations"])
+        if count == 0:
+            raise ValueError("no generations")
 
         def column(name: str) -> list[Any]:
-            values = row.get(name)
-            return [None] * count if values is None else values
+            values = row.get(name) or [None] * count
+            if len(values) != count:
+                raise ValueError(f"{name} has {len(values)} entries for {count} generations")
+            return values
 
-        complete = column("is_reasoning_complete")
-        return [
-            rollout_row(
+        def made(n: int) -> dict[str, Any]:
+            found = {column(c)[n] for c in ("correctness_math_verify", "correctness_llama")}
+            whole = column("is_reasoning_complete")[n] is not False
+            text = row["generations"][n]
+            return rollout_row(
                 id=f"{row.get('uuid') or f'openr1-{i}'}-{n}", source="openr1_math",
                 problem=row["problem"].strip(), answer=str(row["answer"] or "").strip(),
-                response=text, domain=row.get("problem_type"), model="deepseek-r1",
-                finish_reason="length" if reason == "length" or complete[n] is False else "stop",
-                given_verdict=LABELS.get(judged if exact is None else exact),
-            )
-            for n, (text, reason, exact, judged) in enumerate(zip(
-                row["generations"], column("finish_reasons"),
-                column("correctness_math_verify"), column("correctness_llama"), strict=True,
-            ))
-        ]  # fmt: skip
+                response=_as_thought(text) if text else "", domain=row.get("problem_type"),
+                finish_reason="stop" if whole and column("finish_reasons")[n] != "length" else "length",
+                given_verdict=LABELS[True in found] if found - {None} else None,
+                model="deepseek-r1",
+            )  # fmt: skip
 
-    yield from _adapt(path, convert, split)
+        return [made(n) for n in range(count)]
+
+    yield from _adapt(resolve(path, path), convert, split)
 
 
 def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "train") -> Rows:
     """OpenThoughts-114k (its config `metadata`): the mathematics of it, one trace a problem.
 
-    The other subjects are passed over. The answer is the last box of the reference solution; a row
-    without one is a `Reject`.
+    Rows of other subjects are passed over, and counted in a line at the end: nothing is wrong with
+    them. The answer is the last box of the reference solution; a row without one is a `Reject`.
 
     Args:
-        path: the data set on the hub, or a JSONL or Parquet file with its columns.
+        path: the data set on the hub, or a file or folder of files with its columns.
         split: on the hub.
     """
 
+    passed_over: Counter[str] = Counter()
+
     def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
         if row["domain"] != "math":
+            passed_over[f"{row['domain']}, not math (openthoughts)"] += 1
             return []
         gold = last_box(row["ground_truth_solution"])
         if gold is None:
@@ -230,7 +315,8 @@ def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "tr
             model="deepseek-r1",
         )  # fmt: skip
 
-    yield from _adapt(path, convert, split, "metadata")
+    rows = _adapt(resolve(path, path), convert, split, "metadata")
+    yield from _counted(rows, passed_over)
 
 
 def bespoke_stratos(
@@ -240,22 +326,27 @@ def bespoke_stratos(
 
     The set carries no reference answers: its makers kept what they had found to be right. The
     trace's own last box stands for the answer, so that verifying it says nothing. Rows without a
-    box (code) are passed over.
+    box (code) are passed over, and counted in a line at the end.
 
     Args:
-        path: the data set on the hub, or a JSONL or Parquet file with its columns.
+        path: the data set on the hub, or a file or folder of files with its columns.
         split: on the hub.
         trust: label the rows as correct, as their makers found them; otherwise a row is a
             `Reject`.
     """
 
+    passed_over: Counter[str] = Counter()
+
     def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
+        if len(row["conversations"]) < 2:
+            raise ValueError("the conversation has no answer")
         asked, said = row["conversations"][0]["value"], row["conversations"][1]["value"]
         parts = MARKED.search(said)
         if parts is None:
             raise ValueError("no marked thought and solution in the conversation")
         gold = last_box(parts[2])
         if gold is None:
+            passed_over["no box in the solution, code as a rule (bespoke_stratos)"] += 1
             return []
         if not trust:
             raise ValueError(
@@ -267,7 +358,7 @@ def bespoke_stratos(
             response=_thought(parts[1], parts[2]), model="deepseek-r1", given_verdict="correct",
         )  # fmt: skip
 
-    yield from _adapt(path, convert, split)
+    yield from _counted(_adapt(resolve(path, path), convert, split), passed_over)
 
 
 STRATOS_REQUEST = "Return your final response within \\boxed{}. "
@@ -279,13 +370,5 @@ MARKED = re.compile(
 
 
 def last_box(text: str) -> str | None:
-    """What the text's last \\boxed{...} holds, braces balanced; None without one."""
-    at = text.rfind("\\boxed{")
-    if at < 0:
-        return None
-    depth = 0
-    for i in range(at + 6, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[at + 7 : i].strip() or None
-    return None
+    """What the text's final box holds (several of one statement joined); None without one."""
+    return ", ".join(last_boxes(text) or ()).strip() or None

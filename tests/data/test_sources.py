@@ -51,18 +51,37 @@ def test_openr1_gives_a_row_for_each_generation(tmp_path, kind):
     assert rows[0]["domain"] == "Algebra"
 
 
-def test_openr1_labels_of_the_judge_stand_in(tmp_path):
-    row = OPENR1 | {"correctness_math_verify": [None, True, None], "correctness_llama": [True, False, None],
+def test_openr1_is_correct_where_either_judge_said_so(tmp_path):
+    row = OPENR1 | {"correctness_math_verify": [False, True, False], "correctness_llama": [True, False, False],
                     "finish_reasons": ["stop", "stop", "length"], "is_reasoning_complete": None}  # fmt: skip
     rows = list(sources.openr1_math(write(tmp_path / "o.jsonl", row)))
-    assert [r["given_verdict"] for r in rows] == ["correct", "correct", None]
-    assert rows[2]["finish_reason"] == "length"
-    short = OPENR1 | {"correctness_math_verify": [True]}
-    [bad] = sources.openr1_math(write(tmp_path / "p.jsonl", short))
-    assert isinstance(bad, Reject)
+    assert [r["given_verdict"] for r in rows] == ["correct", "correct", "incorrect"]
+    assert [r["finish_reason"] for r in rows] == ["stop", "stop", "length"]
+    unlabelled = row | {"correctness_math_verify": [None] * 3, "correctness_llama": []}
+    rows = list(sources.openr1_math(write(tmp_path / "n.jsonl", unlabelled)))
+    assert [r["given_verdict"] for r in rows] == [None] * 3
 
 
-def test_openthoughts_keeps_the_mathematics(tmp_path):
+def test_openr1_bad_rows_are_named(tmp_path):
+    text = OPENR1["generations"][0]
+    path = write(
+        tmp_path / "p.jsonl",
+        OPENR1 | {"correctness_math_verify": [True]},
+        OPENR1 | {"generations": []},
+        OPENR1 | {"generations": [text, None, "<think>add"]},
+        OPENR1 | {"answer": None, "generations": [text], "correctness_math_verify": [True],
+                  "is_reasoning_complete": [True]},
+    )  # fmt: skip
+    short, none, good, empty, unfinished, no_answer = sources.openr1_math(path)
+    assert short.reason == "correctness_math_verify has 1 entries for 3 generations"
+    assert none.reason == "no generations"
+    assert good["response"] == text and unfinished["response"] == "<think>\nadd"
+    assert empty.reason == "column 'response' is missing or empty"
+    assert empty.where.endswith("line 3, response 1")
+    assert no_answer.reason == "column 'answer' is missing or empty"
+
+
+def test_openthoughts_keeps_the_mathematics(tmp_path, capsys):
     math = {
         "problem": "What is 2+2?", "deepseek_reasoning": "add", "deepseek_solution": "It is \\boxed{4}.",
         "ground_truth_solution": "2+2=\\boxed{\\frac{8}{2}}", "domain": "math", "source": "numina",
@@ -75,9 +94,10 @@ def test_openthoughts_keeps_the_mathematics(tmp_path):
     assert rows[0]["response"] == "<think>\nadd\n</think>\n\nIt is \\boxed{4}."
     assert rows[0]["answer"] == "\\frac{8}{2}" and verdict(rows[0]) == "correct"
     assert rows[1].reason == "ground_truth_solution holds no \\boxed answer"
+    assert capsys.readouterr().out == "passed over 1 rows: code, not math (openthoughts)\n"
 
 
-def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path):
+def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path, capsys):
     def talk(said):
         return {"system": "Your role ...", "conversations": [
             {"from": "user", "value": "Return your final response within \\boxed{}. What is 2+2?"},
@@ -86,12 +106,15 @@ def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path):
     said = ("<|begin_of_thought|>\n\nadd\n\n<|end_of_thought|>\n\n"
             "<|begin_of_solution|>\n\nIt is \\boxed{4}.\n\n<|end_of_solution|>")  # fmt: skip
     code = said.replace("\\boxed{4}", "a program")
-    path = write(tmp_path / "s.jsonl", talk(said), talk(code), talk("no marks"))
-    row, bad = sources.bespoke_stratos(path, trust=True)
+    alone = {"system": "", "conversations": talk(said)["conversations"][:1]}
+    path = write(tmp_path / "s.jsonl", talk(said), talk(code), talk("no marks"), alone)
+    row, bad, unanswered = sources.bespoke_stratos(path, trust=True)
+    assert "passed over 1 rows: no box" in capsys.readouterr().out
+    assert unanswered.reason == "the conversation has no answer"
     assert (row["problem"], row["given_verdict"]) == ("What is 2+2?", "correct")
     assert row["response"] == "<think>\nadd\n</think>\n\nIt is \\boxed{4}."
     assert verdict(row) == "correct" and isinstance(bad, Reject)
-    refused, _ = sources.bespoke_stratos(path)
+    refused, *_ = sources.bespoke_stratos(path)
     assert "trust=true" in refused.reason
 
 
@@ -118,17 +141,104 @@ def test_choices_stand_below_the_problem_and_a_stated_letter_is_boxed(tmp_path):
     assert [r["given_verdict"] for r in found] == ["correct", "incorrect", None]
 
 
-def test_a_shard_that_cannot_be_read_on_is_named_and_the_others_are_read(tmp_path):
-    for i in range(3):
+@pytest.mark.parametrize(
+    ("text", "boxed"),
+    [
+        ("So 4.\n\nThe answer is (B).", "So 4.\n\nThe answer is \\boxed{B}."),
+        ("Four is even. Thus, the correct option is: B", "Four is even. Thus, the correct option is: \\boxed{B}."),
+        ("The answer is B.\n\nThe answer is (B)", "The answer is B.\n\nThe answer is \\boxed{B}."),
+        ("I doubt that the answer is (B).", None),  # not a sentence of its own
+        ("The answer is A. No. The answer is B.", None),
+        ("The answer is (D).", None),  # there is no D
+        ("The answer is a.", None),
+        ("\\boxed{A} fits. The answer is B.", None),
+        ("The answer is B, or is it?", None),
+    ],
+)  # fmt: skip
+def test_a_letter_is_boxed_only_where_it_is_plainly_stated(text, boxed):
+    assert sources.box_letter(text, ["A", "B", "C"]) == (boxed or text)
+
+
+def test_ids_and_labels_come_from_columns(tmp_path):
+    row = {"problem": "1+1?", "answer": 2, "response": "\\boxed{2}", "unit": "u", "try": 0,
+           "level": 3, "subject": "Algebra"}  # fmt: skip
+    path = write(tmp_path / "x.jsonl", row, row | {"unit": None}, row | {"answer": None})
+    first, second, bad = sources.jsonl(
+        path, id=["unit", "try"], domain="subject", difficulty="level"
+    )
+    assert (first["id"], second["id"]) == ("u-0", "jsonl-1")
+    assert (first["domain"], first["difficulty"], first["answer"]) == ("Algebra", "3", "2")
+    assert bad.reason == "column 'answer' is missing or empty"
+
+
+def test_rows_that_parquet_cannot_hold_are_rejects(tmp_path):
+    good = {"problem": "1+1?", "answer": "2", "response": "\\boxed{2}"}
+    bad = [{"response": "\ud800"}, {"num_tokens": "12"}, {"response": 2}, {"finish_reason": "?"}]
+    found = list(
+        sources.jsonl(write(tmp_path / "x.jsonl", good, *[good | change for change in bad]))
+    )
+    assert [isinstance(r, Reject) for r in found] == [False, True, True, True, True]
+    write_rows(tmp_path / "x.parquet", found[:1])
+
+
+def shards(folder, count=3):
+    for i in range(count):
         row = rollout_row(id=str(i), source="s", problem="p", answer="1", response="\\boxed{1}")
-        write_rows(tmp_path / "rollouts" / f"{i}.parquet", [row])
-    broken = tmp_path / "rollouts" / "1.parquet"
+        write_rows(folder / f"{i}.parquet", [row])
+    broken = folder / "1.parquet"
     broken.write_bytes(broken.read_bytes()[:-20])
+    return broken
+
+
+def test_a_shard_that_cannot_be_read_on_is_named_and_the_others_are_read(tmp_path):
+    broken = shards(tmp_path / "rollouts")
     first, lost, last = sources.rollouts(str(tmp_path))
     assert (first["id"], last["id"]) == ("0", "2")
     assert lost.whole_file and lost.where == str(broken)
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         list(sources.rollouts(str(broken)))
+
+
+def test_a_folder_of_files_is_one_source(tmp_path):
+    broken = shards(tmp_path)
+    (tmp_path / "3.jsonl").write_text(
+        json.dumps({"id": "3", "problem": "p", "answer": "1", "response": "r"})
+        + '\n{"id": "4", "pro'
+    )
+    first, lost, second, third, cut = sources.jsonl(str(tmp_path))
+    assert [r["id"] for r in (first, second, third)] == ["0", "2", "3"]
+    assert lost.whole_file and lost.where == str(broken)
+    assert not cut.whole_file and cut.where == f"{tmp_path / '3.jsonl'}, line 2"
+    for name in ("0", "2"):
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1")
+    (tmp_path / "3.jsonl").write_text("")
+    with pytest.raises(
+        UserError, match=r"0\.parquet cannot be read .*3 other files cannot be read"
+    ):
+        list(sources.jsonl(str(tmp_path)))
+
+
+def test_files_named_after_a_split_are_taken_apart(tmp_path):
+    row = {"problem": "p", "answer": "1", "response": "r"}
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        write(tmp_path / f"{name}.jsonl", row | {"id": name})
+    for split in ("train", "test"):
+        [found] = sources.jsonl(str(tmp_path), split=split)
+        assert found["id"].startswith(split)
+
+
+def test_a_file_damaged_in_its_middle_keeps_the_rows_before(tmp_path):
+    path = tmp_path / "x.parquet"
+    rows = [{"id": str(i), "problem": "p", "answer": "1", "response": f"{i} " * 500}
+            for i in range(4000)]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1000, compression="zstd")
+    data = bytearray(path.read_bytes())
+    at = pq.read_metadata(path).row_group(2).column(3).data_page_offset
+    data[at : at + 2000] = bytes(2000)
+    path.write_bytes(data)
+    *good, lost = sources.jsonl(str(path))
+    assert [r["id"] for r in good] == [str(i) for i in range(len(good))] and 0 < len(good) < 4000
+    assert lost.whole_file and lost.where == str(path)
 
 
 def test_last_box():
@@ -139,8 +249,9 @@ def test_last_box():
 def test_real_labels_agree(data_dir):
     """NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
     nemo = list(sources.jsonl(str(data_dir / "rollouts" / "math_train_nemo_3x50.jsonl"),
-                              "question", "gold", "response", correct="is_correct"))  # fmt: skip
-    assert len(nemo) == 150
+                              "question", "gold", "response", correct="is_correct",
+                              id=["problem_id", "rollout"]))  # fmt: skip
+    assert len({r["id"] for r in nemo}) == 150
     agree = [verdict(r) == r["given_verdict"] for r in nemo]
     assert sum(agree) == 147  # the other three labels are wrong (docs/VERIFIER.md)
     traces = list(sources.jsonl(
