@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -105,14 +105,6 @@ def is_repetitive(text: str, n: int = 12, share: float = 0.5) -> bool:
 
 Groups = Mapping[Hashable, list[Record]]
 """Rollouts by problem."""
-
-
-def by_problem(records: Iterable[Record]) -> dict[Hashable, list[Record]]:
-    """Records grouped by problem, in order of appearance."""
-    groups: dict[Hashable, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[record.problem].append(record)
-    return dict(groups)
 
 
 def pass_rate(group: list[Record]) -> float:
@@ -255,12 +247,6 @@ def length_statistics(lengths: list[int]) -> dict[str, float]:
         "length_cv": std / mean if mean else 0.0,
         "length_range": (max(lengths) - min(lengths)) / mean if mean else 0.0,
     }
-
-
-def prompt_statistics(group: list[Record]) -> dict[str, float]:
-    """pass_rate, samples, and `length_statistics` of one problem's rollouts."""
-    rates = {"pass_rate": pass_rate(group), "samples": len(group)}
-    return rates | length_statistics([r.length for r in group])
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:

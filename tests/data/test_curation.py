@@ -1,16 +1,22 @@
 from custom_components.data.curation import (
     Record,
     as_they_come,
-    by_problem,
     is_repetitive,
+    length_statistics,
     pass_rate,
-    prompt_statistics,
     select_midtrain,
     select_pairs,
     select_sft,
 )
 
 _next = iter(range(10_000))
+
+
+def by_problem(records):
+    groups = {}
+    for r in records:
+        groups.setdefault(r.problem, []).append(r)
+    return groups
 
 
 def record(problem, verdict="correct", length=10, difficulty="easy", finished=True, key=None):
@@ -50,10 +56,13 @@ def test_pairs_are_of_one_problem_and_of_like_length():
     assert [(c.row, r.row) for c, r in pairs] == [(rows[0].row, rows[1].row)]
 
 
-def test_prompt_statistics():
-    stats = prompt_statistics([record("p", length=8), record("p", "incorrect", length=12)])
-    assert stats == {"pass_rate": 0.5, "samples": 2, "mean_length": 10.0,
-                     "length_cv": 0.2, "length_range": 0.4}  # fmt: skip
+def test_length_statistics():
+    assert length_statistics([8, 12]) == {
+        "mean_length": 10.0,
+        "length_cv": 0.2,
+        "length_range": 0.4,
+    }
+    assert length_statistics([0, 0]) == {"mean_length": 0, "length_cv": 0.0, "length_range": 0.0}
 
 
 def test_repetition():

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from custom_components.config import UserError
-from custom_components.data.curation import by_problem, pass_rate, prompt_statistics
+from custom_components.data.curation import length_statistics, pass_rate
 from custom_components.data.labels import difficulty_of, guess_domain
 from custom_components.data.rows import read_rows, rollout_row
 from custom_components.data.splits import (
@@ -66,7 +66,8 @@ def test_records_group_rollouts_by_problem_across_chunks(folder):
     assert records[0][0].difficulty == ""
     assert not records.in_tokens
     for problem, group in records.items():
-        by_hand = {"pass_rate": pass_rate(group)} | prompt_statistics(group)
+        by_hand = {"pass_rate": pass_rate(group), "samples": len(group)}
+        by_hand |= length_statistics([r.length for r in group])
         row = dict(zip(STATISTICS, statistics_of(records)[problem].tolist(), strict=True))
         assert row == pytest.approx(by_hand)
     assert [i for i, _ in rows_at(folder, [8, 0, 5, 5])] == [0, 5, 8]
@@ -126,14 +127,6 @@ def test_rules_for_length_and_difficulty(folder, tmp_path):
     assert everything(folder, tmp_path / "c", rare)[2]["pairs"] == []
     with pytest.raises(UserError, match=r"no rows of source \['x'\]; there are \['s', 't'\]"):
         everything(folder, tmp_path / "d", SplitsConfig(sft_sources=["x"]))
-
-
-def test_groups_by_columns_are_those_by_rows(folder):
-    records = Records(folder)
-    by_rows = by_problem(r for group in records.values() for r in group)
-    assert [[r.row for r in g] for g in by_rows.values()] == [
-        [r.row for r in g] for g in records.values()
-    ]
 
 
 def test_labels_by_heuristic():

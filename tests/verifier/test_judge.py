@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from fake_endpoint import FakeEndpoint, completion
 
 from custom_components.verifier import Verdict, verify
 from custom_components.verifier.judge import Judge, JudgeError, main
@@ -16,49 +16,14 @@ WRONG = verify("infinitely many", r"\boxed{\text{an infinite number}}")
 ROW = ("How many?", "infinitely many", WRONG)
 
 
-class Server:
-    """An endpoint that replies as `reply(prompt, number of the request)` says."""
+def endpoint(reply):
+    """One that answers with the (status, content) of `reply(prompt, number of the request)`."""
 
-    def __init__(self, reply):
-        self.requests: list[dict] = []
-        self.headers: list[dict] = []
-        self.running = self.most_running = 0
-        lock = threading.Lock()
-        outer = self
+    def answer(prompt, number):
+        status, content = reply(prompt, number)
+        return completion(content) if status == 200 else status
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    outer.requests.append(body)
-                    outer.headers.append(dict(self.headers))
-                    outer.running += 1
-                    outer.most_running = max(outer.most_running, outer.running)
-                    number = len(outer.requests)
-                status, content = reply(body["messages"][0]["content"], number)
-                with lock:
-                    outer.running -= 1
-                data = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+    return FakeEndpoint(answer)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +38,7 @@ def judge(server, tmp_path, **options):
 
 def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret")
-    with Server(lambda *_: (200, "They agree.\nVerdict: same")) as server:
+    with endpoint(lambda *_: (200, "They agree.\nVerdict: same")) as server:
         opinion = judge(server, tmp_path, api_key_env="SOME_KEY").opinion(*ROW)
     assert (opinion.opinion, opinion.cached) == ("same", False)
     (body,) = server.requests
@@ -86,7 +51,7 @@ def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
 
 
 def test_the_verdict_stays_what_it_was(tmp_path):
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         judge(server, tmp_path).opinion(*ROW)
     assert (WRONG.verdict, WRONG.reason) == ("incorrect", "not_equal")
 
@@ -103,12 +68,12 @@ def test_the_verdict_stays_what_it_was(tmp_path):
     ],
 )
 def test_replies(tmp_path, reply, expected):
-    with Server(lambda *_: (200, reply)) as server:
+    with endpoint(lambda *_: (200, reply)) as server:
         assert judge(server, tmp_path).opinion(*ROW).opinion == expected
 
 
 def test_the_cache_is_asked_first(tmp_path):
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         first = judge(server, tmp_path).opinion(*ROW)
         again = judge(server, tmp_path, max_requests=0).opinion(*ROW)
         other = judge(server, tmp_path).opinion("Another problem", *ROW[1:])
@@ -118,7 +83,7 @@ def test_the_cache_is_asked_first(tmp_path):
 
 
 def test_a_broken_cache_entry_is_asked_again(tmp_path):
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         judge(server, tmp_path).opinion(*ROW)
         for path in (tmp_path / "cache").rglob("*.json"):
             path.write_text("{")
@@ -133,7 +98,7 @@ def test_only_disputable_rejections_are_asked_about(tmp_path):
         ("p", "5", verify("5", r"\boxed{1} or \boxed{5}")),
         ("p", "", verify("", r"\boxed{5}")),
     ]
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         opinions = judge(server, tmp_path).opinions(rows)
     assert [opinion.opinion for opinion in opinions] == ["not_asked"] * 4
     assert server.requests == []
@@ -145,7 +110,7 @@ def test_budget_and_concurrency(tmp_path):
         return 200, "Verdict: different"
 
     rows = [(f"problem {i}", *ROW[1:]) for i in range(30)]
-    with Server(reply) as server:
+    with endpoint(reply) as server:
         asked = judge(server, tmp_path, max_requests=12, concurrency=3)
         opinions = [opinion.opinion for opinion in asked.opinions(rows)]
     assert opinions.count("different") == 12
@@ -161,26 +126,26 @@ def test_order_is_kept(tmp_path):
         return 200, "Verdict: same" if odd else "Verdict: different"
 
     rows = [(f"number {i}", *ROW[1:]) for i in range(20)]
-    with Server(reply) as server:
+    with endpoint(reply) as server:
         opinions = judge(server, tmp_path).opinions(rows)
     assert [opinion.opinion for opinion in opinions] == ["different", "same"] * 10
 
 
 def test_passing_failures_are_tried_again(tmp_path):
-    with Server(lambda _, n: (200 if n == 3 else 503, "Verdict: same")) as server:
+    with endpoint(lambda _, n: (200 if n == 3 else 503, "Verdict: same")) as server:
         assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
     assert len(server.requests) == 3
 
 
 def test_attempts_end_and_failures_are_not_cached(tmp_path):
-    with Server(lambda *_: (500, "")) as server:
+    with endpoint(lambda *_: (500, "")) as server:
         assert judge(server, tmp_path, attempts=2).opinion(*ROW).opinion == "failed"
     assert len(server.requests) == 2
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_refused_key_stops_the_run(tmp_path):
-    with Server(lambda *_: (401, "")) as server, pytest.raises(JudgeError, match="HTTP 401"):
+    with endpoint(lambda *_: (401, "")) as server, pytest.raises(JudgeError, match="HTTP 401"):
         judge(server, tmp_path).opinions([ROW] * 3)
 
 
@@ -193,7 +158,7 @@ def test_no_server(tmp_path):
 
 def test_braces_in_the_fields_are_text(tmp_path):
     row = (r"Solve {gold} \frac{1}{2}", r"\{1\}", Verdict("incorrect", "not_equal", "{problem}"))
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         judge(server, tmp_path).opinion(*row)
     prompt = server.requests[0]["messages"][0]["content"]
     assert r"Solve {gold} \frac{1}{2}" in prompt
@@ -216,7 +181,7 @@ def test_the_command_adds_columns_of_its_own(tmp_path, capsys):
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["--input", str(source), "--output", str(target), "--model", "m"]
     argv += ["--cache", str(tmp_path / "cache"), "--max-requests", "5"]
-    with Server(lambda *_: (200, "Verdict: same")) as server:
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
         assert main([*argv, "--url", server.url]) == 0
     got = [json.loads(line) for line in target.read_text().splitlines()]
     assert got == [
