@@ -114,6 +114,6 @@ def test_compiled_and_checkpointed_layers_compute_the_same(small_run, tmp_path):
 
 def test_weights_in_bf16_train_on_two_ranks(small_run, tmp_path):
     recipe("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'x'}", *SMALL["sft"], "max_steps=2",
-           "dtype=bf16", "weights_dtype=bf16", launch=("--nproc_per_node", "2"))  # fmt: skip
+           "dtype=bf16", "weights_dtype=bf16", "tokenize_workers=2", launch=("--nproc_per_node", "2"))  # fmt: skip
     plain = metrics(small_run / "sft")[0]["loss"]
     assert metrics(tmp_path / "x")[0]["loss"] == pytest.approx(plain, rel=0.02)
