@@ -27,6 +27,12 @@ TUNE = str(Path(sys.executable).with_name("tune"))
 NOUNS = "apples coins marbles stamps books pencils tickets shells stones cards cups boxes".split()
 NAMES = "Ada Ben Cleo Dan Eve Finn Gina Hugo Iris Jon Kim Leo Mia Ned Olga Pia".split()
 PLACES = "market school garden station harbour museum library bakery park farm".split()
+WORDS = """
+first then so now next hence since because therefore let us check the sum of both sides and add subtract
+multiply divide number value equals total left right more less than after before again wait maybe problem
+answer question says gives means know find count each every same other together carry over digit place ten
+hundred step work out simple careful mistake look back verify result correct final small large part whole
+""".split()
 
 
 def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
@@ -34,7 +40,6 @@ def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
     from custom_components.data.rows import rollout_row, write_rows
 
     rng, total, rows = random.Random(seed), 0, []
-    words = [f"{rng.choice('bcdfgklmnprst')}{rng.choice('aeiou')}{i}" for i in range(4000)]
     for problem in range(count // 8):
         a, b, c = rng.randint(2, 999), rng.randint(2, 999), rng.randint(2, 99)
         noun, place = rng.choice(NOUNS), rng.choice(PLACES)
@@ -47,7 +52,7 @@ def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
         for sample in range(8):
             right = rng.random() < 0.6
             said = answer if right else answer + rng.randint(1, 50)
-            steps = " ".join(rng.choices(words, k=330))
+            steps = " ".join(rng.choices(WORDS, k=360))
             response = f"<think>\n{steps}\n{a}+{b}-{c}={said}\n</think>\n\nIt is \\boxed{{{said}}}."
             given = ("correct" if right else "incorrect") if sample % 2 else None
             rows.append(rollout_row(
