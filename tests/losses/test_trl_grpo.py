@@ -1,16 +1,17 @@
-"""Our policy gradient beside TRL's GRPOTrainer: the same log-probs, rewards and splits.
+"""Our policy gradient beside TRL's GRPOTrainer: the same log-probs, responses and advantages.
 
 TRL's own methods go all the way from the rewards to the loss of each accumulation step; only the
 model is a table of log-probs, so that the gradient of each token's log-prob can be read off.
 
 How the normalisations correspond, for B responses in S accumulation steps of B/S each:
-    grpo: mean within each response, mean over a step's responses, divided by S. Ours is the mean
-        over all B at once; equal because TRL's steps have equally many responses.
-    dapo: sum over tokens, divided by the completion tokens of all steps together (not of each
-        step), as our token_mean is.
-    dr_grpo: sum over tokens, divided by (B/S) x max_completion_length x S; ours by
+    grpo: TRL takes the mean within each response, the mean over a step's responses, and divides
+        by S. Ours is the mean over all B at once; equal because all steps have B/S responses.
+    dapo: TRL divides the sum over tokens by the completion tokens of all S steps together (not
+        of each step), as our token_mean does.
+    dr_grpo: TRL divides the sum over tokens by (B/S) x max_completion_length x S, ours by
         B x max_new_tokens.
-TRL calls by `loss_type` only the aggregation: clip and reward scaling are set beside it here.
+
+`loss_type` sets no more than this in TRL; the clip and the reward scaling are set beside it here.
 """
 
 from collections import Counter
@@ -19,7 +20,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from custom_components.losses.policy_gradient import SETTINGS, LossConfig
+from custom_components.losses.policy_gradient import (
+    SETTINGS,
+    LossConfig,
+    kl_penalty,
+    token_weights,
+)
 from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.learning import logprobs_of, loss_terms, policy_batches
@@ -29,29 +35,32 @@ from custom_components.rollout.engine import Completion
 LENGTHS = [3, 8, 5, 1, 12, 7]
 REWARDS = [1.0, -1.0, -0.75, 1.0, 1.0, -0.5]
 GROUP = 3  # responses to a prompt
-LONGEST = 16  # more than any response has, as dr_grpo's constant does not depend on them
+LONGEST = 16  # longer than every response: dr_grpo's constant does not depend on those
 CAP = 2.0
 PROMPT = [1, 2]
-# each token occurs once, so its id is its place in a table of log-probs
+# each token occurs once, so that its id is its place in a table of log-probs
 IDS = [ids.tolist() for ids in torch.arange(sum(LENGTHS)).split(LENGTHS)]
+# below, between and above the bounds 0.8, 1.2 and 1.28
+RATIOS = torch.tensor([0.5, 0.75, 0.9, 1.1, 1.25, 1.6]).repeat(sum(LENGTHS) // 6)
 NAMES = ["grpo", "dapo", "dr_grpo"]
+# ours has its token weights in float32; all else is float64 on both sides
+CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 
 
-def tables():
-    """Log-probs of every token by policy, old policy, engine and reference, float64.
+@pytest.fixture
+def data():
+    """Log-probs of every token, float64, by four models.
 
-    Their values fit in float32, which both sides round the engine's to.
+    The values fit in float32, which both sides keep the engine's in.
     """
     generator = torch.Generator().manual_seed(0)
-    policy, engine, reference = torch.randn(3, sum(LENGTHS), generator=generator)
-    policy = -policy.abs() - 0.1
-    # below, between and above the bounds 0.8, 1.2 and 1.28
-    ratios = torch.tensor([0.5, 0.75, 0.9, 1.1, 1.25, 1.6]).repeat(sum(LENGTHS) // 6)
-    old = policy - ratios.log()
-    values = policy, old, old + engine, policy + reference / 2
+    noise = torch.randn(3, sum(LENGTHS), generator=generator)
+    policy = -2 - noise[0].abs()
+    old = policy - RATIOS.log()
     return SimpleNamespace(
-        **{k: v.double() for k, v in zip(("policy", "old", "engine", "reference"), values)}
-    )
+        policy=policy.double(), old=old.double(), engine=(old + noise[1]).double(),
+        reference=(policy + noise[2] / 2).double(),
+    )  # fmt: skip
 
 
 class Table(torch.nn.Module):
@@ -75,57 +84,62 @@ def folder(tmp_path_factory):
     return path
 
 
-def trl_trainer(folder, monkeypatch, name, engine, **options):
-    """A GRPOTrainer with our setting's values that is given the responses and rewards above."""
+@pytest.fixture
+def trl_trainer(folder, monkeypatch):
+    """Makes a GRPOTrainer with the values of one of our settings."""
     from datasets import Dataset
     from transformers import AutoTokenizer, Phi3ForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is experimental
-    setting = SETTINGS[name]
-    args = GRPOConfig(
-        output_dir=str(folder / "trl"), loss_type=name, epsilon=setting.clip_low,
-        epsilon_high=setting.clip_high, scale_rewards="group" if setting.normalise_std else "none",
-        max_completion_length=LONGEST, num_generations=GROUP,
-        per_device_train_batch_size=len(LENGTHS) // 2, gradient_accumulation_steps=2,
-        vllm_importance_sampling_mode="token_truncate", vllm_importance_sampling_clip_max=CAP,
-        gradient_checkpointing=False, bf16=False, use_cpu=True, report_to=[], **options,
-    )  # fmt: skip
 
     def rollout(prompts, trainer):
-        logprobs = [engine[ids].tolist() for ids in IDS]
+        logprobs = [trainer.engine[ids].tolist() for ids in IDS]
         return {"prompt_ids": [PROMPT] * len(IDS), "completion_ids": IDS, "logprobs": logprobs}
 
-    return GRPOTrainer(
-        Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32), args=args,
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        reward_funcs=lambda completion_ids, **_: [REWARDS[IDS.index(i)] for i in completion_ids],
-        train_dataset=Dataset.from_dict({"prompt": ["1+2=?"]}), rollout_func=rollout,
-    )  # fmt: skip
+    def make(name, kl=0.0, **options):
+        setting = SETTINGS[name]
+        scale = "group" if setting.normalise_std else "none"
+        args = GRPOConfig(
+            output_dir=str(folder / "trl"), loss_type=name, epsilon=setting.clip_low,
+            epsilon_high=setting.clip_high, scale_rewards=scale, beta=kl,
+            max_completion_length=LONGEST, num_generations=GROUP,
+            per_device_train_batch_size=len(LENGTHS) // 2, gradient_accumulation_steps=2,
+            vllm_importance_sampling_mode="token_truncate", vllm_importance_sampling_clip_max=CAP,
+            gradient_checkpointing=False, bf16=False, use_cpu=True, report_to=[], **options,
+        )  # fmt: skip
+        return GRPOTrainer(
+            Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32), args=args,
+            processing_class=AutoTokenizer.from_pretrained(folder), rollout_func=rollout,
+            reward_funcs=lambda completion_ids, **_: [REWARDS[IDS.index(i)] for i in completion_ids],
+            train_dataset=Dataset.from_dict({"prompt": ["1+2=?"]}),
+        )  # fmt: skip
+
+    return make
 
 
-def trl_loss(trainer, data, correct):
+def trl_loss(trainer, data, correct=False):
     """(loss, gradient [tokens], advantages of the responses) by TRL."""
-    trainer.model = Table(data.old)
-    trainer.ref_model = Table(data.reference)
-    # there is no vLLM to start; all that the flag does from here on is the correction
+    trainer.model, trainer.ref_model = Table(data.old), Table(data.reference)
+    trainer.engine = data.engine
+    # set after construction, the flag starts no vLLM and still switches the correction
     trainer.use_vllm, trainer._last_loaded_step = correct, 0
     steps = trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     policy = data.policy.clone().requires_grad_()
     total, advantages = 0.0, {}
-    for trainer._step in range(steps):
+    for trainer._step in range(steps):  # TRL samples in the first step, for all of them
         inputs = trainer._prepare_inputs([{"prompt": "1+2=?"}] * len(IDS))
         trainer.model.logprobs = policy
         loss = trainer.compute_loss(trainer.model, inputs)
         loss.backward()
-        total += loss.item()
+        total += loss.detach()
         first = inputs["completion_ids"][:, 0].tolist()
         advantages |= zip(first, inputs["advantages"].tolist(), strict=True)
     return total, policy.grad, [advantages[ids[0]] for ids in IDS]
 
 
-def our_loss(name, data, advantages, kl, old=True):
-    """(loss, gradient [tokens], clipped share) by us, in micro-batches that are not TRL's."""
+def our_loss(name, data, advantages, kl=0.0, on_policy=False):
+    """(loss, gradient [tokens]) by us, in micro-batches other than TRL's."""
     policy = data.policy.clone().requires_grad_()
 
     def forward_logprobs(batch, model, **_):
@@ -145,24 +159,77 @@ def our_loss(name, data, advantages, kl, old=True):
     batches = policy_batches(trainer, samples, SETTINGS[name])
     assert len(batches) > 2
     for batch in batches:
-        if old:
+        if not on_policy:
             batch.old_logprobs = logprobs_of(trainer, batch, 1.0, data.old)[0]
         if kl:
             batch.reference_logprobs = logprobs_of(trainer, batch, 1.0, data.reference)[0]
-    sums = Counter()
-    total = sum(loss_terms(trainer, batches, SETTINGS[name], 1.0, sums))
+    total = sum(loss_terms(trainer, batches, SETTINGS[name], 1.0, Counter()))
     total.backward()
-    return total.item(), policy.grad, sums["clip_fraction"]
+    return total.detach(), policy.grad
 
 
-@pytest.mark.parametrize("correct", [False, True], ids=["", "importance"])
-@pytest.mark.parametrize("kl", [0.0, 0.3], ids=["", "kl"])
+@pytest.mark.parametrize("correct", [False, True], ids=["agreeing", "corrected"])
+@pytest.mark.parametrize("kl", [0.0, 0.3])
 @pytest.mark.parametrize("name", NAMES)
-def test_equals_trl(folder, monkeypatch, name, kl, correct):
-    data = tables()
-    if not correct:  # ours always corrects; weight 1 where the engine agrees
+def test_equals_trl(trl_trainer, data, name, kl, correct):
+    """Off-policy, with ratios beyond both bounds of the clip."""
+    if correct:
+        assert ((data.old - data.engine).exp() > CAP).any()
+    else:  # ours always corrects: by 1 where the engine agrees
         data.engine = data.old
-    trainer = trl_trainer(folder, monkeypatch, name, data.engine, beta=kl, num_iterations=2)
+    # TRL's default KL has a further factor: see test_kl_of_trl_has_the_ratio_as_factor
+    trainer = trl_trainer(name, kl, num_iterations=2, use_bias_correction_kl=False)
     expected, gradient, advantages = trl_loss(trainer, data, correct)
-    loss, ours, clipped = our_loss(name, data, advantages, kl)
-    print(name, kl, correct, loss, expected, loss - expected, (ours - gradient).abs().max().item(), ((ours - gradient)/gradient).nan_to_num().abs().max().item(), clipped, (gradient==0).sum(), advantages)
+    loss, ours = our_loss(name, data, advantages, kl)
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    torch.testing.assert_close(ours, gradient, **CLOSE)
+    if not kl:
+        clipped = [0.5, 0.75, 1.6] if name == "dapo" else [0.5, 0.75, 1.25, 1.6]
+        for g in (ours, gradient):
+            torch.testing.assert_close(RATIOS[g == 0].unique(), torch.tensor(clipped))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_policy_equals_trl(trl_trainer, data, name):
+    """The first update: neither side has old log-probs, and ratios are 1 with a gradient."""
+    data.engine = data.policy
+    trainer = trl_trainer(name, 0.3, num_iterations=1, use_bias_correction_kl=False)
+    expected, gradient, advantages = trl_loss(trainer, data)
+    loss, ours = our_loss(name, data, advantages, 0.3, on_policy=True)
+    torch.testing.assert_close(loss, expected, **CLOSE)
+    torch.testing.assert_close(ours, gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kl_of_trl_has_the_ratio_as_factor(trl_trainer, data, name):
+    """TRL's default (DeepSeek-V3.2) multiplies each token's k3 by its ratio.
+
+    Ours is the k3 of GRPO's eq. 3 without it; our k3 with that factor is TRL's.
+    """
+    plain, plain_gradient, _ = trl_loss(trl_trainer(name, num_iterations=2), data)
+    full, full_gradient, _ = trl_loss(trl_trainer(name, 0.3, num_iterations=2), data)
+    policy = data.policy.clone().requires_grad_()
+    weights = token_weights(LENGTHS, SETTINGS[name].aggregation, LONGEST)
+    weights = torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS))
+    factor = (policy - data.old).exp()
+    kl = (0.3 * factor * kl_penalty(policy, data.reference, "k3") * weights).sum()
+    kl.backward()
+    torch.testing.assert_close(kl.detach(), full - plain, **CLOSE)
+    torch.testing.assert_close(policy.grad, full_gradient - plain_gradient, **CLOSE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advantages_beside_trl(trl_trainer, data, name):
+    """TRL divides by the sample's std (n - 1) plus 1e-4, ours by the population's (n).
+
+    With n - 1, +1 and -1 in equal numbers would not give advantages of +1 and -1.
+    """
+    _, _, theirs = trl_loss(trl_trainer(name, num_iterations=2), data)
+    for i in range(0, len(REWARDS), GROUP):
+        rewards = REWARDS[i : i + GROUP]
+        std = torch.tensor(rewards, dtype=torch.float64).std(correction=0).item()
+        factor = std / (std * (GROUP / (GROUP - 1)) ** 0.5 + 1e-4)
+        if not SETTINGS[name].normalise_std:
+            factor = 1.0
+        ours = group_advantages(rewards, SETTINGS[name].normalise_std)
+        assert [a * factor for a in ours] == pytest.approx(theirs[i : i + GROUP], rel=1e-6)
