@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from custom_components.io import read_jsonl, write_json, write_text
-from custom_components.report.table import percent, signed
+from custom_components.report.table import p_value, percent, signed
 from custom_components.training.run_folder import read_manifest
 from eval.statistics import paired_difference
 
@@ -67,7 +67,7 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     """Write report.json and report.html. Returns the page's path."""
     write_json(run_dir / "report.json", report)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent}
+    environment.filters |= {"percent": percent, "p_value": p_value}
     environment.globals |= {"signed": signed}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,

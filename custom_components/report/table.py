@@ -17,6 +17,11 @@ def signed(value: float, ci: list[float]) -> str:
     return f"{100 * value:+.1f} [{100 * ci[0]:+.1f}, {100 * ci[1]:+.1f}]"
 
 
+def p_value(p: float) -> str:
+    """`0.013`, or `< 0.001`."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def print_results(name: str, results: dict[str, Any]) -> None:
     """One model's results, a line per task and difficulty."""
     table = Table(title=name)
@@ -47,9 +52,9 @@ def print_ablation(report: dict[str, Any]) -> None:
     console = Console(width=120)
     console.print(table)
     for pair in report["paired"]:
-        verdict = "" if pair["ci"][0] > 0 or pair["ci"][1] < 0 else "   no significant difference"
         console.print(
-            f"{pair['b']} - {pair['a']}: {signed(pair['difference'], pair['ci'])} points{verdict}"
+            f"{pair['b']} - {pair['a']}: {signed(pair['difference'], pair['ci'])} points, "
+            f"p = {p_value(pair['p'])}{'' if pair['p'] < 0.05 else '   no significant difference'}"
         )
 
 

@@ -5,10 +5,10 @@ import pytest
 from eval.statistics import accuracy_interval, paired_difference
 
 
-def test_wilson_hand_computed():
-    # 8 of 10: Wilson's 95 % interval is (0.490, 0.943)
+def test_published_interval():
+    # 8 of 10: Clopper and Pearson's 95 % interval is (0.4439, 0.9748)
     low, high = accuracy_interval([1.0] * 8 + [0.0] * 2)
-    assert (low, high) == (pytest.approx(0.4902, abs=2e-3), pytest.approx(0.9433, abs=2e-3))
+    assert (low, high) == (pytest.approx(0.4439, abs=1e-4), pytest.approx(0.9748, abs=1e-4))
 
 
 def test_never_zero_width():
