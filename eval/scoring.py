@@ -1,23 +1,42 @@
 """Scores responses in lm-eval tasks, with the project's verifier."""
 
 import atexit
+import os
 from functools import cache
 from typing import Any
 
 from custom_components.verifier import VerifierPool
+from custom_components.verifier.types import Item
+from eval.estimators import cons_at_k, pass_at_k
 
-METRICS = ("accuracy", "truncated", "no_answer", "undecided", "response_length")
+RATES = ("truncated", "no_answer", "undecided", "response_length")
+METRICS = ("accuracy", "pass_at_n", "cons_at_n", "tied", *RATES, "samples")
+"""What a task reports of a problem; `samples` are the judged responses themselves."""
+
+REASONING_OPEN = "REASONTUNE_REASONING_OPEN"
+"""Environment variable: 1 where the chat template has already opened <think>."""
 
 
 class Response(str):
-    """A response that knows how it ended; our engines' LM returns it, other LMs plain text."""
+    """A response that knows how it ended; our engines' LM returns it, other LMs plain text.
+
+    Attributes:
+        finish_reason: stop or length.
+        num_tokens: generated; 0 where that is not known.
+        reasoning_open: the prompt had already opened <think>.
+    """
 
     finish_reason: str = "stop"
+    num_tokens: int = 0
+    reasoning_open: bool = False
 
     @classmethod
-    def of(cls, text: str, finish_reason: str) -> "Response":
+    def of(
+        cls, text: str, finish_reason: str, num_tokens: int = 0, reasoning_open: bool = False
+    ) -> "Response":
         response = cls(text)
-        response.finish_reason = finish_reason
+        response.finish_reason, response.num_tokens = finish_reason, num_tokens
+        response.reasoning_open = reasoning_open
         return response
 
 
@@ -29,35 +48,123 @@ def pool() -> VerifierPool:
     return verifiers
 
 
-def score(doc: dict[str, Any], results: list[Any]) -> dict[str, float]:
-    """`process_results` of the tasks: rates over a problem's repeats.
+def score(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    """`process_results` of the tasks.
 
     Args:
         doc: with `answer`; with `choices` ("ABCD") the answer is a letter.
         results: what the filter left: a list of responses (repeats), or one response.
 
     Returns:
-        rates in [0, 1] of `METRICS`; response_length is the mean in characters.
+        `METRICS` of one problem (see `problem_metrics`).
     """
     responses = results[0] if isinstance(results[0], list) else results
-    verdicts = pool().verify_all(
-        {
-            "gold": str(doc["answer"]),
-            "response": str(r),
-            "truncated": getattr(r, "finish_reason", "stop") == "length",
-            "choices": doc.get("choices") or None,
-        }
-        for r in responses
+    return problem_metrics(judged(doc, responses))
+
+
+def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
+    """Each response with its verdict.
+
+    Args:
+        doc: see `score`.
+        responses: to one problem.
+
+    Returns:
+        per response verdict, reason, prediction; truncated (cut off, or its reasoning never
+        closed); length in characters and num_tokens (0 if not known); label, its class of
+        equivalent answers (0: the correct ones; None: no answer).
+    """
+    always_open = os.environ.get(REASONING_OPEN) == "1"
+    choices = doc.get("choices") or None
+    items, cut = [], []
+    for r in responses:
+        reasoning = always_open or getattr(r, "reasoning_open", False)
+        truncated = getattr(r, "finish_reason", "stop") == "length"
+        items.append(
+            Item(str(doc["answer"]), str(r), reasoning_open=reasoning, truncated=truncated,
+                 choices=choices)
+        )  # fmt: skip
+        cut.append(truncated or ((reasoning or "<think>" in r) and "</think>" not in r))
+    verdicts = list(pool().verify_all(items))
+    labels = equivalence_classes(
+        [v.prediction for v in verdicts], [v.verdict == "correct" for v in verdicts], choices
     )
-    n = len(responses)
-    cut = [
-        getattr(r, "finish_reason", "stop") == "length" or ("<think>" in r and "</think>" not in r)
-        for r in responses
+    return [
+        {
+            "verdict": v.verdict,
+            "reason": v.reason,
+            "prediction": v.prediction,
+            "truncated": t,
+            "length": len(r),
+            "num_tokens": getattr(r, "num_tokens", 0),
+            "label": label,
+        }
+        for r, v, t, label in zip(responses, verdicts, cut, labels, strict=True)
     ]
+
+
+def equivalence_classes(
+    predictions: list[str | None], correct: list[bool], choices: str | None = None
+) -> list[int | None]:
+    """Which of a problem's answers are the same, by the verifier.
+
+    Args:
+        predictions: as extracted; None where there is none.
+        correct: verdicts. Correct answers are one class, 0.
+        choices: letters of a multiple-choice question, which are compared as they are.
+
+    Returns:
+        a class for each answer, None for none.
+    """
+    wrong = dict.fromkeys(
+        p for p, ok in zip(predictions, correct, strict=True) if p is not None and not ok
+    )
+    representatives: list[str] = []
+    class_of: dict[str, int] = {}
+    for prediction in wrong:
+        # letters differ as they are, and so do two integers; all else the verifier has to say
+        compared = [] if choices else [
+            (i, r) for i, r in enumerate(representatives)
+            if not (prediction.isdecimal() and r.isdecimal())
+        ]  # fmt: skip
+        verdicts = pool().verify_all(Item(r, prediction, extract=False) for _, r in compared)
+        same = [i for (i, _), v in zip(compared, verdicts, strict=True) if v.verdict == "correct"]
+        if not same:
+            representatives.append(prediction)
+        class_of[prediction] = 1 + (same[0] if same else len(representatives) - 1)
+    return [
+        0 if ok else None if p is None else class_of[p]
+        for p, ok in zip(predictions, correct, strict=True)
+    ]
+
+
+def problem_metrics(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """`METRICS` of one problem.
+
+    Args:
+        samples: its judged responses (see `judged`).
+
+    Returns:
+        accuracy (mean over the n samples), pass_at_n (any is right), cons_at_n (the majority's
+        answer is right), tied (the majority is), rates of truncated, missing and undecided answers,
+        mean response_length in characters, and the samples.
+    """
+    n = len(samples)
+    correct = [s["verdict"] == "correct" for s in samples]
+    consensus, tied = cons_at_k([s["label"] for s in samples], correct)
     return {
-        "accuracy": sum(v.verdict == "correct" for v in verdicts) / n,
-        "truncated": sum(cut) / n,
-        "no_answer": sum(v.prediction is None for v in verdicts) / n,
-        "undecided": sum(v.verdict == "undecided" for v in verdicts) / n,
-        "response_length": sum(map(len, responses)) / n,
+        "accuracy": sum(correct) / n,
+        "pass_at_n": pass_at_k(n, sum(correct))[-1],
+        "cons_at_n": consensus,
+        "tied": tied,
+        "truncated": sum(s["truncated"] for s in samples) / n,
+        "no_answer": sum(s["prediction"] is None for s in samples) / n,
+        "undecided": sum(s["verdict"] == "undecided" for s in samples) / n,
+        "response_length": sum(s["length"] for s in samples) / n,
+        "samples": samples,
     }
+
+
+def count_samples(of_problems: list[list[dict[str, Any]]]) -> int:
+    """Aggregation of `samples`: how many there are."""
+    return sum(map(len, of_problems))

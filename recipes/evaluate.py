@@ -1,11 +1,13 @@
 """Evaluate one or several models through lm-eval, one after the other in this process.
 
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml
-    tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100
+    tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100 repeats=4
 
-Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; rates
-of truncation, missing and undecided answers) and `<name>.samples.jsonl` (every problem with its
-responses). A model whose files are there is not evaluated again.
+Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
+cons@k; rates of truncation, missing and undecided answers; where all of it comes from) and
+`<name>.samples.jsonl` (every problem with its responses and verdicts). Responses are kept as they
+come: a run that was stopped asks only for what is missing, and a model whose files are there is not
+evaluated again. `python -m eval.rescore` judges the responses anew; `python -m eval.compare` compares.
 """
 
 import logging
@@ -27,8 +29,9 @@ from custom_components.io import write_json, write_jsonl
 from custom_components.report.table import print_results
 from custom_components.rollout.guard import GuardedEngine
 from custom_components.training.run_folder import ROOT, RunFolder
-from eval.scoring import METRICS
-from eval.statistics import accuracy_interval
+from eval.provenance import model_provenance, task_provenance
+from eval.repeats import repeated
+from eval.results import problem_row, summary
 
 
 @dataclass
@@ -39,15 +42,18 @@ class EvaluateConfig:
     models: dict[str, str] = required("name: Hugging Face folder, or hub id")
     tasks: list[str] = required("lm-eval tasks, e.g. reasoning_gsm8k")
     engine: Component = required("rollout engine; its model is filled in")
-    tokenizer: Component = required("chat tokenizer; its path is filled in")
+    tokenizer: Component | None = option(
+        None, "chat tokenizer, its path is filled in; an endpoint has its own"
+    )
     run_dir: str = option("runs", "folder of the chain, for interpolation")
     only: list[str] | None = option(None, "names of the models to evaluate; all by default")
     limit: int | None = option(None, "first so many problems of each task; all by default")
-    repeats: int = option(1, "samples of each problem")
+    repeats: int | None = option(None, "samples of each problem; the task's own by default")
     sampling: dict[str, float] = option(
         dict, "temperature, top_p, max_gen_toks in place of the tasks' own"
     )
     include_path: str = option("eval/tasks", "folder with more lm-eval tasks")
+    group: int = option(256, "requests that go to the engine together, and are then kept")
     engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     seed: int = option(0, "seed of the sampling")
     resume: str = option("auto", "auto: keep finished models; never: start over")
@@ -77,44 +83,39 @@ def main(cfg: Any) -> None:
     for name in names:
         if (run.path / f"{name}.json").is_file():
             continue
-        results, samples = evaluate_model(cfg, cfg.models[name])
+        spool = run.path / f"{name}.responses.jsonl"
+        results, samples = evaluate_model(cfg, cfg.models[name], spool, run.inputs)
         write_jsonl(run.path / f"{name}.samples.jsonl", samples)
         write_json(run.path / f"{name}.json", results)
+        spool.unlink(missing_ok=True)
         run.touch()
-        print_results(name, results)
+        print_results(name, results["results"])
     files = [run.path / f"{n}{end}" for n in names for end in (".json", ".samples.jsonl")]
     run.finish(files, {"models": len(names)})
 
 
-def evaluate_model(cfg: Any, model: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Results by task, and one row per problem."""
+def evaluate_model(
+    cfg: Any, model: str, spool: Path, hashes: dict[str, str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Results of a model, and one row per problem.
+
+    Args:
+        cfg: the config.
+        model: Hugging Face folder, hub id, or an endpoint's name for it.
+        spool: keeps the responses as they come.
+        hashes: content hashes by folder.
+    """
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-    from lm_eval.tasks._yaml_loader import load_yaml
 
     from eval.lm import EngineLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    include = Path(cfg.include_path)
-    folder = str(include if include.is_dir() else ROOT / include)
-    manager = TaskManager(include_path=folder, include_defaults=False)
-    if not set(cfg.tasks) <= set(manager.all_tasks):  # indexing lm-eval's own takes seconds
-        manager = TaskManager(include_path=folder)
-    for task in cfg.tasks:
-        if task not in manager.all_tasks:
-            ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
-            raise UserError(f"tasks: no lm-eval task {task!r}{nearest(task, ours)}")
-    tokenizer = instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
+    manager, tasks = load_tasks(cfg)
+    tokenizer = cfg.tokenizer and instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
     engine = GuardedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    # lm-eval has no option for repeats: they are set in the task's own config
-    take = [{"name": "all", "filter": [{"function": "take_first_k", "k": cfg.repeats}]}]
     output = simple_evaluate(
-        EngineLM(engine, tokenizer, cfg.seed, cfg.sampling),
-        tasks=[
-            load_yaml(manager.task_index[t].yaml_path, resolve_func=True)
-            | {"repeats": cfg.repeats, "filter_list": take}
-            for t in cfg.tasks
-        ],
+        EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, spool, cfg.group),
+        tasks=tasks,
         task_manager=manager,
         apply_chat_template=True,
         limit=cfg.limit,
@@ -122,41 +123,47 @@ def evaluate_model(cfg: Any, model: str) -> tuple[dict[str, Any], list[dict[str,
         bootstrap_iters=0,
     )
     engine.close()
-    results, rows = {}, []
-    for task in cfg.tasks:
-        mine = [problem_row(task, sample) for sample in output["samples"][task]]
-        results[task] = summary(mine, cfg.repeats)
+    results, rows, of_tasks = {}, [], {}
+    for task in tasks:
+        name = task["task"]
+        mine = [problem_row(name, sample) for sample in output["samples"][name]]
+        results[name] = summary(mine)
+        of_tasks[name] = task_provenance(task, mine, cfg.sampling)
         rows += mine
-    return results, rows
+    provenance = model_provenance(
+        model, hashes.get(model), tokenizer, cfg.engine, engine.dtype
+    ) | {
+        "seed": cfg.seed, "tasks": of_tasks,
+    }  # fmt: skip
+    return {"model": model, "provenance": provenance, "results": results}, rows
 
 
-def problem_row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
-    """One problem's scores and responses, from lm-eval's logged sample."""
-    doc = sample["doc"]
-    return {
-        "task": task,
-        **{key: doc.get(key) for key in ("id", "problem", "answer", "difficulty")},
-        **{metric: sample[metric] for metric in METRICS},
-        "responses": [str(r) for r in sample["resps"][0]],
-    }
+def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """lm-eval's task manager, and the tasks' configs with the repeats that are asked for.
 
+    Raises:
+        UserError: when there is no such task.
+    """
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-def summary(rows: list[dict[str, Any]], samples: int) -> dict[str, Any]:
-    """Accuracy with its interval and the rates beside it, over all problems and by difficulty."""
-
-    def accuracy(part: list[dict[str, Any]]) -> dict[str, Any]:
-        scores = [row["accuracy"] for row in part]
-        return {
-            "accuracy": sum(scores) / len(scores),
-            "ci": list(accuracy_interval(scores, samples)),
-            "n_problems": len(part),
-            "n_samples": len(part) * samples,
-        }
-
-    labels = sorted({row["difficulty"] for row in rows if row["difficulty"]})
-    rates = {m: sum(r[m] for r in rows) / len(rows) for m in METRICS if m != "accuracy"}
-    by_label = {label: accuracy([r for r in rows if r["difficulty"] == label]) for label in labels}
-    return accuracy(rows) | rates | {"by_difficulty": by_label}
+    include = Path(cfg.include_path)
+    folder = str(include if include.is_dir() else ROOT / include)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(cfg.tasks) <= set(manager.all_tasks):  # indexing lm-eval's own takes seconds
+        manager = TaskManager(include_path=folder)
+    loaded = []
+    for task in cfg.tasks:
+        if task not in manager.all_tasks:
+            ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
+            raise UserError(f"tasks: no lm-eval task {task!r}{nearest(task, ours)}")
+        config = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
+        members = config.get("task")
+        for part in [config] if isinstance(members, str) else [
+            load_yaml(manager.task_index[name].yaml_path, resolve_func=True) for name in members
+        ]:  # fmt: skip
+            loaded.append(repeated(part, cfg.repeats or part.get("repeats", 1)))
+    return manager, loaded
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ class Decoder(TransformerDecoder):
     """torchtune's decoder that can return per-token log-probs instead of logits.
 
     The log-probs are computed inside forward, so that under FSDP2 the (tied) embedding is
-    gathered once, and the full logits never exist.
+    gathered once, and the full logits never exist. `value_head`, where one is set (see
+    `models.value`), gives each position's value in the same pass.
     """
 
     def forward(
@@ -100,6 +101,7 @@ class Decoder(TransformerDecoder):
         chunk_size: int = 1024,
         entropy: bool = False,
         scored: torch.Tensor | None = None,
+        values: bool = False,
         **kwargs,
     ):
         """
@@ -113,18 +115,20 @@ class Decoder(TransformerDecoder):
             chunk_size: scored tokens per chunk of the head.
             entropy: also return each position's entropy in nats.
             scored: where `targets` has a target (see `token_logprobs`).
+            values: also return what the value head makes of each position.
 
         Returns:
             logits [batch, seq, vocab] float32 without `targets`; with them log-probs
             [batch, seq] float32, 0 where the target is -100, and with `entropy` the pair
-            (log-probs, entropies).
+            (log-probs, entropies). With `values`, (all that, values [batch, seq] float32).
         """
         if targets is None:
             return super().forward(tokens, mask=mask, input_pos=input_pos, **kwargs)
         h = self.hidden_states(tokens, mask=mask, input_pos=input_pos)
-        return token_logprobs(
+        result = token_logprobs(
             h, self.head_weight, targets, temperature, chunk_size, entropy, scored
         )
+        return (result, self.value_head(h)) if values else result
 
     def hidden_states(self, tokens: torch.Tensor, *, mask=None, input_pos=None) -> torch.Tensor:
         """What the head sees, [batch, seq, dim]; arguments as for forward.

@@ -36,7 +36,7 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
         file = folder / f"{stage['name']}.json"
         if not stage["evaluate"] or not file.is_file():
             continue
-        result = json.loads(file.read_text())[task]
+        result = json.loads(file.read_text())["results"][task]
         rows.append({"name": stage["name"], "label": stage["label"]}
                     | {key: result[key] for key in COPIED})  # fmt: skip
         samples = read_jsonl(folder / f"{stage['name']}.samples.jsonl")

@@ -1,6 +1,7 @@
 """What goes wrong in RL, said by name while it can still be mended."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from custom_components.config import option
 
@@ -21,12 +22,19 @@ class Alarms:
 
     Args:
         config: thresholds.
+        without_positive, active: `state()` of a run that goes on.
     """
 
-    def __init__(self, config: AlarmConfig) -> None:
+    def __init__(
+        self, config: AlarmConfig, without_positive: int = 0, active: tuple[str, ...] | list = ()
+    ) -> None:
         self.config = config
-        self.without_positive = 0
-        self.active: set[str] = set()
+        self.without_positive = without_positive
+        self.active: set[str] = set(active)
+
+    def state(self) -> dict[str, Any]:
+        """What a run that goes on has to know."""
+        return {"without_positive": self.without_positive, "active": sorted(self.active)}
 
     def check(self, stats: dict[str, float]) -> list[str]:
         """Alarms that this step raises and the step before did not.

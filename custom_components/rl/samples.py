@@ -171,11 +171,15 @@ def group_statistics(groups: list[Group], chosen: list[Sample], world: World) ->
         world: to sum over the ranks.
 
     Returns:
-        reward (mean of the decided), shares of prompts (all_right, all_wrong) and of responses
-        (accuracy, truncated, undecided, kept), mean response length and its mean coefficient of
-        variation within a group, and counts.
+        reward (mean of the decided), shares of prompts by their accuracy (all_wrong, hard, medium,
+        easy, all_right, with the borders at a third and two thirds) and by what became of them
+        (kept_prompts; too_easy: both rewards, but dropped), of responses (accuracy, truncated,
+        undecided, kept), mean response length and its mean coefficient of variation within a
+        group, and counts.
     """
     samples = [s for g in groups for s in g.samples]
+    learned = {id(s) for s in chosen}
+    kept = [any(id(s) in learned for s in g.samples) for g in groups]
     sums = world.sums(
         {
             "groups": len(groups),
@@ -188,6 +192,11 @@ def group_statistics(groups: list[Group], chosen: list[Sample], world: World) ->
             "kept": len(chosen),
             "all_right": sum(g.accuracy == 1 for g in groups),
             "all_wrong": sum(g.accuracy == 0 for g in groups),
+            "hard": sum(0 < g.accuracy <= 1 / 3 for g in groups),
+            "medium": sum(1 / 3 < g.accuracy <= 2 / 3 for g in groups),
+            "easy": sum(2 / 3 < g.accuracy < 1 for g in groups),
+            "kept_prompts": sum(kept),
+            "too_easy": sum(g.mixed and not k for g, k in zip(groups, kept, strict=True)),
             "length_cv": sum(length_statistics(g)["length_cv"] for g in groups),
         }
     )
@@ -198,10 +207,21 @@ def group_statistics(groups: list[Group], chosen: list[Sample], world: World) ->
         "truncated": sums["truncated"] / responses,
         "undecided": 1 - sums["decided"] / responses,
         "kept": sums["kept"] / responses,
-        "all_right": sums["all_right"] / sums["groups"],
-        "all_wrong": sums["all_wrong"] / sums["groups"],
+        **{
+            name: sums[name] / sums["groups"]
+            for name in (
+                "all_wrong",
+                "hard",
+                "medium",
+                "easy",
+                "all_right",
+                "kept_prompts",
+                "too_easy",
+            )
+        },
         "response_length": sums["tokens"] / responses,
         "length_cv": sums["length_cv"] / sums["groups"],
+        "prompts": sums["groups"],
         "responses": responses,
         "generated_tokens": sums["tokens"],
     }

@@ -45,11 +45,13 @@ class Completion:
         logprobs: natural log-probs of those ids under the distribution sampled from (after
             temperature and top_p); empty when the engine has none.
         finish_reason: stop (a stop token) or length (cut off).
+        version: of the weights that sampled it, as given to `load_weights`; 0 before.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    version: int = 0
 
 
 class Engine(Protocol):

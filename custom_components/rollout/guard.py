@@ -71,6 +71,7 @@ class GuardedEngine:
 
     Attributes:
         texts: the engine as a `TextEngine`, unwatched.
+        dtype: it computes in; None for an endpoint, which does not say.
 
     Raises:
         UserError: when the engine does not start, or lacks a tokenizer, and from every call that
@@ -88,6 +89,7 @@ class GuardedEngine:
         with self._watch("start"):
             self.engine: Engine = instantiate(node, "engine", tokenizer=tokenizer)
         self.name, self.rope_factors = self.engine.name, self.engine.rope_factors
+        self.dtype: str | None = getattr(self.engine, "dtype", None)
         self.texts: TextEngine = self.engine if in_text else TokensAsText(self.engine, tokenizer)
 
     @contextmanager

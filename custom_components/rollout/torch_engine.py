@@ -108,6 +108,7 @@ class TorchEngine:
         if dtype not in DTYPES:
             raise UserError(f"engine.dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
         self.name = str(model)
+        self.dtype = dtype
         self.tokenizer, self.batch_size, self.progress = tokenizer, batch_size, progress
         self.checkpointer = HFCheckpointer(model)
         self.device = torch.device(device)
@@ -210,6 +211,6 @@ class TorchEngine:
                         cache.keep(keep)
                 tokens = chosen[:, None]
         return [
-            Completion(t, lp, "stop" if end else "length")
+            Completion(t, lp, "stop" if end else "length", self.version)
             for t, lp, end in zip(out_tokens, out_logprobs, finished, strict=True)
         ]

@@ -109,6 +109,7 @@ class VLLMEngine:
             raise UserError(
                 f"engine vllm does not start with {model}: {str(e).strip().splitlines()[-1]}"
             ) from e
+        self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
         longest = self.llm.llm_engine.model_config.max_model_len
         self.rope_factors = served_rope_factors(folder, longest)
         self.version = 0
@@ -151,6 +152,7 @@ class VLLMEngine:
                     list(o.token_ids),
                     [lp[t].logprob for t, lp in zip(o.token_ids, o.logprobs, strict=True)],
                     "stop" if o.finish_reason == "stop" else "length",
+                    self.version,
                 )
                 for o in output.outputs
             ]

@@ -51,6 +51,11 @@ class StepCheckpoints:
         found = [STEP.fullmatch(p.name) for p in self.folder.glob("step_*")]
         return sorted(int(m.group(1)) for m in found if m)
 
+    @property
+    def latest(self) -> int:
+        """Steps done at the latest complete checkpoint; 0 when there is none."""
+        return max(self.steps(), default=0)
+
     def save(
         self,
         step: int,

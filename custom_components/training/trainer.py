@@ -26,6 +26,12 @@ from custom_components.models.lora import (
     initial_adapters,
     merge_adapters,
 )
+from custom_components.models.value import (
+    VALUE_HEAD,
+    ValueHead,
+    initial_value_head,
+    without_value_head,
+)
 from custom_components.report.card import model_card
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.training.checkpoint import StepCheckpoints
@@ -102,6 +108,8 @@ class Trainer:
         world: this process among all.
         tokenizer: its stop ids go into the exported generation config.
         steps: optimizer steps of the whole run.
+        value_head: a critic on the decoder, trained beside it and left out of `model/`.
+        value_lr: its learning rate.
 
     Raises:
         UserError: when model, weights and tokenizer do not fit each other.
@@ -114,6 +122,8 @@ class Trainer:
         world: World,
         tokenizer: ChatTokenizer,
         steps: int,
+        value_head: Callable[[int], ValueHead] | None = None,
+        value_lr: float = 0.0,
     ) -> None:
         for key in ("dtype", "weights_dtype", "save_dtype"):
             if getattr(cfg, key) not in DTYPES:
@@ -124,9 +134,18 @@ class Trainer:
         check_fit(self.model, tokenizer, cfg.max_seq_len)
         self.checkpointer.check_model(self.model)
         self.adapter_scale = adapter_scale(self.model)
+        if value_head is not None:
+            with torch.device("meta"):
+                self.model.value_head = value_head(self.model.tok_embeddings.embedding_dim)
         prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
         self._place(self.model.train())
-        trained = [p for p in self.model.parameters() if p.requires_grad]
+        trained: list[Any] = [
+            p for name, p in self.model.named_parameters()
+            if p.requires_grad and not name.startswith(f"{VALUE_HEAD}.")
+        ]  # fmt: skip
+        if value_head is not None:
+            critic = {"params": list(self.model.value_head.parameters()), "lr": value_lr}
+            trained = [{"params": trained}, critic]
         self.optimizer = instantiate(cfg.optimizer, "optimizer", trained)
         self.schedule = get_cosine_schedule_with_warmup(
             self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
@@ -162,7 +181,7 @@ class Trainer:
         weights = {}
         if self.world.rank == 0 or self.world.size == 1:
             weights = self.checkpointer.load_checkpoint()["model"]
-            weights |= initial_adapters(model, self.cfg.seed)
+            weights |= initial_adapters(model, self.cfg.seed) | initial_value_head(model)
         load_full_state_dict(model, weights, self.world)
 
     def frozen_start(self) -> Callable[..., Any]:
@@ -180,8 +199,8 @@ class Trainer:
             return self.model(*args, **kwargs)
 
     def plain_weights(self, every_rank: bool = False) -> dict[str, torch.Tensor]:
-        """The whole model's weights, adapters merged (see `full_state_dict`)."""
-        weights = full_state_dict(self.model, self.world, every_rank)
+        """The whole decoder's weights, adapters merged (see `full_state_dict`)."""
+        weights = without_value_head(full_state_dict(self.model, self.world, every_rank))
         return merge_adapters(weights, self.adapter_scale)
 
     def forward_logprobs(

@@ -12,9 +12,12 @@ from custom_components.config import UserError
 from custom_components.data import column_addition as addition
 from custom_components.data.problems import gsm8k
 from custom_components.data.rows import Reject, load_table, resolve
-from eval.scoring import score
+from eval.scoring import count_samples, score
 
-__all__ = ["aime24", "aime25", "gpqa_diamond", "gsm8k_test", "math500", "score", "tiny_addition"]
+__all__ = [
+    "aime24", "aime25", "count_samples", "gpqa_diamond", "gsm8k_test", "math500", "score",
+    "tiny_addition",
+]  # fmt: skip
 
 FEATURES = datasets.Features(
     {

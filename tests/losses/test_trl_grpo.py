@@ -28,7 +28,7 @@ from custom_components.losses.policy_gradient import (
 )
 from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
-from custom_components.rl.learning import logprobs_of, loss_terms, policy_batches
+from custom_components.rl.learning import forward, loss_terms, policy_batches
 from custom_components.rl.samples import Sample
 from custom_components.rollout.engine import Completion
 
@@ -153,16 +153,16 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
                             importance_cap=CAP, loss=LossConfig(name, kl_coefficient=kl)),
     )  # fmt: skip
     samples = [
-        Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", advantage=advantage)
+        Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", "correct", advantage)
         for ids, advantage in zip(IDS, advantages, strict=True)
     ]
     batches = policy_batches(trainer, samples, SETTINGS[name])
     assert len(batches) > 2
     for batch in batches:
         if not on_policy:
-            batch.old_logprobs = logprobs_of(trainer, batch, 1.0, data.old)[0]
+            batch.old_logprobs = forward(trainer, batch, 1.0, model=data.old)[0]
         if kl:
-            batch.reference_logprobs = logprobs_of(trainer, batch, 1.0, data.reference)[0]
+            batch.reference_logprobs = forward(trainer, batch, 1.0, model=data.reference)[0]
     total = sum(loss_terms(trainer, batches, SETTINGS[name], 1.0, Counter()))
     total.backward()
     return total.detach(), policy.grad

@@ -1,0 +1,55 @@
+"""Generalised advantage estimation and the value loss: what PPO adds to a policy gradient."""
+
+import torch
+
+
+def generalised_advantages(
+    values: torch.Tensor, rewards: torch.Tensor, lengths: list[int], gamma: float, lam: float
+) -> torch.Tensor:
+    """Advantages of responses that are rewarded once, at their last token.
+
+    A_t = sum over k >= 0 of (gamma lam)^k d_(t+k), with d_t = r_t + gamma V_(t+1) - V_t and V = 0
+    after the last token (Schulman et al. 2016, High-Dimensional Continuous Control Using
+    Generalized Advantage Estimation, arXiv 1506.02438, eq. 16). With gamma = lam = 1 it is the
+    reward less the value.
+
+    Args:
+        values: [tokens] of the responses laid end to end; [t] is that of the state from which
+            token t was sampled.
+        rewards: [responses].
+        lengths: tokens of each response; they sum to `tokens`.
+        gamma: discount of a token.
+        lam: 0 trusts the next value, 1 trusts the reward.
+
+    Returns:
+        [tokens], without gradient.
+    """
+    parts = values.detach().split(lengths)
+    padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    last = torch.tensor(lengths, device=values.device) - 1
+    advantages = torch.zeros_like(padded)
+    running = torch.zeros(len(lengths), dtype=values.dtype, device=values.device)
+    for t in reversed(range(padded.shape[1])):
+        inside, ends = last > t, last == t
+        following = padded[:, t + 1] if t + 1 < padded.shape[1] else torch.zeros_like(running)
+        delta = torch.where(ends, rewards.to(values.dtype), gamma * following) - padded[:, t]
+        running = torch.where(inside | ends, delta + gamma * lam * running * inside, running * 0)
+        advantages[:, t] = running
+    return torch.cat([row[:n] for row, n in zip(advantages, lengths, strict=True)])
+
+
+def value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """Token losses max((V - R)^2, (clip(V) - R)^2) / 2, with V clipped to old V +- clip.
+
+    As in the PPO of OpenAI Baselines; an infinite `clip` leaves the squared error alone.
+
+    Args:
+        values: [tokens] as they are now.
+        old_values: [tokens] before this step's updates; no gradient.
+        returns: [tokens] to predict.
+        clip: largest change that is rewarded.
+    """
+    bounded = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum((values - returns).square(), (bounded - returns).square()) / 2

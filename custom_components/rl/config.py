@@ -1,0 +1,71 @@
+"""Keys of the RL recipes."""
+
+from dataclasses import dataclass
+
+from custom_components.config import Component, option, required
+from custom_components.losses.policy_gradient import LossConfig
+from custom_components.rl.alarms import AlarmConfig
+from custom_components.training.trainer import TrainingConfig
+from custom_components.verifier.options import VerifierConfig
+
+
+@dataclass
+class SelectionConfig:
+    """Prompt selection before the first step, with the start model."""
+
+    rounds: int = option(0, "sampling rounds; 0 keeps every prompt")
+    samples: int = option(8, "responses to each prompt and round")
+    statistic: str = option("length_cv", "length_cv or length_range of a prompt's responses")
+    threshold: float = option(0.5, "largest value of the statistic")
+    max_accuracy: float = option(1.0, "prompts with a higher pass rate are left out")
+
+
+@dataclass
+class RebalanceConfig:
+    """Reward rebalancing."""
+
+    enabled: bool = option(True, "keep every +1 and as many -1 of a group")
+    max_accuracy: float = option(0.5, "groups with a larger share of +1 are dropped")
+    max_samples: int = option(16, "a prompt without +1 is sampled again up to this many")
+
+
+@dataclass
+class TemperatureConfig:
+    """Temperature annealing."""
+
+    start: float = option(1.0, "at the first step")
+    end: float = option(0.6, "when annealed")
+    fraction: float = option(0.5, "share of the steps over which it falls linearly")
+
+
+@dataclass
+class HeldOutConfig:
+    """Accuracy on held-out problems while training goes on."""
+
+    every: int = option(0, "steps between evaluations; 0 for none")
+    problems: Component | None = option(None, "function that yields problems not trained on")
+    samples: int = option(1, "responses to each problem")
+    temperature: float = option(0.6, "of these responses")
+    top_p: float = option(0.95, "of these responses")
+    keep_best: bool = option(True, "end with the weights of the highest accuracy, not the last")
+
+
+@dataclass
+class RLConfig(TrainingConfig):
+    """Keys that GRPO and PPO share. A row of a batch is a prompt."""
+
+    problems: Component = required("function of custom_components.data that yields problems")
+    engine: Component = required("rollout engine; one per rank")
+    group_size: int = option(8, "responses to each prompt and round")
+    max_new_tokens: int = option(1024, "longest response, tokens")
+    loss: LossConfig = option(LossConfig, "which policy gradient")
+    minibatches: int = option(1, "optimizer steps per pass over a step's samples")
+    update_epochs: int = option(1, "passes over a step's samples")
+    importance_cap: float = option(2.0, "largest weight for the engine's other log-probs")
+    selection: SelectionConfig = option(SelectionConfig, "prompt selection")
+    temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
+    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
+    held_out: HeldOutConfig = option(HeldOutConfig, "accuracy on held-out problems")
+    alarms: AlarmConfig = option(AlarmConfig, "when to speak up")
+    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
+    logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
