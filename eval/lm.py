@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ class EngineLM(LM):
             (temperature, top_p, max_gen_toks).
         spool: file for the responses as they come; those it holds already are not asked for again.
         group: requests that go to the engine together.
+
+    Attributes:
+        seconds: spent in the engine.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class EngineLM(LM):
     ) -> None:  # fmt: skip
         super().__init__()
         self.engine, self.tokenizer, self.seed, self.group = engine, tokenizer, seed, group
-        self.sampling, self.spool = sampling or {}, spool
+        self.sampling, self.spool, self.seconds = sampling or {}, spool, 0.0
 
     @property
     def tokenizer_name(self) -> str:
@@ -83,10 +87,12 @@ class EngineLM(LM):
                     hashlib.sha256(f"{self.seed} {number} {sampling}".encode()).digest()[:6]
                 )
                 fresh: dict[int, tuple[str, str, int]] = {}
+                began = time.perf_counter()
                 try:
                     self._ask([prompts[i] for i in indices], sampling, seed, fresh)
                 finally:  # what an endpoint gave before it failed is paid for
                     kept = {keys[indices[n]]: reply for n, reply in fresh.items()}
+                    self.seconds += time.perf_counter() - began
                     self._keep(kept)
                     done |= kept
         return [

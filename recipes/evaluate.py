@@ -12,6 +12,7 @@ evaluated again. `python -m eval.rescore` judges the responses anew; `python -m 
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,10 @@ def evaluate_model(
     manager, tasks = load_tasks(cfg)
     tokenizer = cfg.tokenizer and instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
     engine = GuardedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
+    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, spool, cfg.group)
+    began = time.perf_counter()
     output = simple_evaluate(
-        EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, spool, cfg.group),
+        lm,
         tasks=tasks,
         task_manager=manager,
         apply_chat_template=True,
@@ -122,6 +125,7 @@ def evaluate_model(
         log_samples=True,
         bootstrap_iters=0,
     )
+    seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     engine.close()
     results, rows, of_tasks = {}, [], {}
     for task in tasks:
@@ -133,7 +137,7 @@ def evaluate_model(
     provenance = model_provenance(
         model, hashes.get(model), tokenizer, cfg.engine, engine.dtype
     ) | {
-        "seed": cfg.seed, "tasks": of_tasks,
+        "seed": cfg.seed, "tasks": of_tasks, "seconds": seconds,
     }  # fmt: skip
     return {"model": model, "provenance": provenance, "results": results}, rows
 

@@ -102,3 +102,46 @@ def small_run(tmp_path_factory) -> Path:
     for name, overrides in SMALL.items():
         recipe(name, f"run_dir={run_dir}", *overrides)
     return run_dir
+
+
+def metrics(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
+    """The rows of a run's log."""
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def manifest(folder: Path) -> dict:
+    """A run's manifest."""
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def coin(small_run, tmp_path_factory):
+    """Overrides for grpo or ppo: a model that answers a+1 with a+1 or a, about evenly, and its problems."""
+    from custom_components.data.curation import MESSAGES_SCHEMA
+    from custom_components.data.rows import write_rows
+
+    folder = tmp_path_factory.mktemp("coin")
+    rows = [
+        {"id": f"{a}-{b}", "source": "coin", "answer": str(a + 1), "messages": [
+            {"role": "user", "content": f"{a}+1=?"},
+            {"role": "assistant", "content": f"\\boxed{{{a + b}}}"}]}
+        for a in range(1, 9) for b in (0, 1)
+    ]  # fmt: skip
+    write_rows(folder / "coin.parquet", rows, MESSAGES_SCHEMA)
+    (folder / "problems.jsonl").write_text(
+        "".join(
+            json.dumps({"problem": f"{a}+1=?", "answer": str(a + 1)}) + "\n" for a in range(1, 9)
+        )
+    )
+    recipe("sft", f"data={folder}/coin.parquet", f"output_dir={folder}/sft", "batch_size=16",
+           f"checkpointer.checkpoint_dir={small_run}/start/model",
+           f"tokenizer.path={small_run}/start/model", "max_steps=120", "optimizer.lr=2e-3",
+           "max_seq_len=64")  # fmt: skip
+    problems = "{_component_: custom_components.data.problems.table, path: %s/problems.jsonl}"
+    return [
+        f"checkpointer.checkpoint_dir={folder}/sft/model", f"tokenizer.path={folder}/sft/model",
+        f"problems={problems % folder}",
+        "max_steps=8", "batch_size=4", "group_size=8", "max_new_tokens=8", "max_seq_len=64",
+        "checkpoint_every=2", "optimizer.lr=3e-4", "rebalance.max_accuracy=0.9",
+        "selection={rounds: 2, samples: 4, threshold: 10.0, max_accuracy: 1.0}",
+    ]  # fmt: skip

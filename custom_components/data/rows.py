@@ -156,6 +156,11 @@ def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, di
     try:
         table = load_dataset(path, name, split=split)
     except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as e:
+        if "gated" in str(e):
+            raise UserError(
+                f"data set {path} is gated: ask for access at https://huggingface.co/datasets/{path}, "
+                "then log in with `hf auth login`"
+            ) from e
         raise UserError(
             f"data set {path} could not be loaded from the hub ({str(e).splitlines()[0]}); give a "
             "local .jsonl or .parquet file, or set REASONTUNE_DATA to a folder of local copies"

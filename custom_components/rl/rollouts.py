@@ -91,10 +91,10 @@ class Rollouts:
                 judge(groups, self.pool)
             groups = [g for g in groups if again(g)]
 
-    def sync(self, trainer: Trainer) -> None:
-        """Give the engine the trainer's weights."""
+    def sync(self, trainer: Trainer, version: int) -> None:
+        """Give the engine the trainer's weights; their version is the steps they have learned."""
         weights = trainer.checkpointer.to_hf(trainer.plain_weights(every_rank=True))
-        self.engine.load_weights(weights.items(), trainer.step)
+        self.engine.load_weights(weights.items(), version)
 
     def _file(self, step: int) -> Path:
         return self.folder / f"step_{step}.rank_{self.world.rank}_of_{self.world.size}.parquet"
@@ -141,6 +141,8 @@ class Rollouts:
                 row["token_ids"], row["logprobs"], row["finish_reason"], row["version"]
             )
             group.samples.append(Sample(group.prompt_ids, completion, row["text"], row["verdict"]))
+        if self.world.rank == 0:
+            print(f"step {step + 1}: responses from before the interruption", flush=True)
         return list(groups.values())
 
     def accuracy(self, problems: list[dict[str, Any]], options: HeldOutConfig, step: int) -> float:

@@ -79,7 +79,7 @@ class Steps:
             if rejects:
                 raise UserError(f"held_out.problems: {rejects[0].where}: {rejects[0].reason}")
         if trainer.step:
-            rollouts.sync(trainer)
+            rollouts.sync(trainer, trainer.step)
 
     def finish(
         self, loss: float, norm: float, groups: list[Group], clock: Stopwatch, epoch: int,
@@ -101,7 +101,7 @@ class Steps:
         evaluated = self.held_out and ((step + 1) % cfg.held_out.every == 0 or last)
         if evaluated or not last:
             with clock("sync"):
-                self.rollouts.sync(trainer)
+                self.rollouts.sync(trainer, step + 1)
         best, held_out = False, {}
         if evaluated:
             with clock("held_out"):

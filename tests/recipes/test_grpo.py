@@ -1,54 +1,15 @@
 """GRPO through the real `tune run`, from a model that is right half of the time."""
 
-import json
 import os
 import random
+import signal
+import subprocess
+import time
 
 import pytest
 import torch
-from conftest import ROOT, TUNE, kill_in_step, recipe
+from conftest import ROOT, TUNE, kill_in_step, manifest, metrics, recipe
 from safetensors.torch import load_file
-
-from custom_components.data.curation import MESSAGES_SCHEMA
-from custom_components.data.rows import write_rows
-
-
-def metrics(folder, name="metrics.jsonl"):
-    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
-
-
-def manifest(folder):
-    return json.loads((folder / "manifest.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def coin(small_run, tmp_path_factory):
-    """Overrides for grpo: a model that answers a+1 with a+1 or a, about evenly, and its problems."""
-    folder = tmp_path_factory.mktemp("coin")
-    rows = [
-        {"id": f"{a}-{b}", "source": "coin", "answer": str(a + 1), "messages": [
-            {"role": "user", "content": f"{a}+1=?"},
-            {"role": "assistant", "content": f"\\boxed{{{a + b}}}"}]}
-        for a in range(1, 9) for b in (0, 1)
-    ]  # fmt: skip
-    write_rows(folder / "coin.parquet", rows, MESSAGES_SCHEMA)
-    (folder / "problems.jsonl").write_text(
-        "".join(
-            json.dumps({"problem": f"{a}+1=?", "answer": str(a + 1)}) + "\n" for a in range(1, 9)
-        )
-    )
-    recipe("sft", f"data={folder}/coin.parquet", f"output_dir={folder}/sft", "batch_size=16",
-           f"checkpointer.checkpoint_dir={small_run}/start/model",
-           f"tokenizer.path={small_run}/start/model", "max_steps=120", "optimizer.lr=2e-3",
-           "max_seq_len=64")  # fmt: skip
-    problems = "{_component_: custom_components.data.problems.table, path: %s/problems.jsonl}"
-    return [
-        f"checkpointer.checkpoint_dir={folder}/sft/model", f"tokenizer.path={folder}/sft/model",
-        f"problems={problems % folder}",
-        "max_steps=8", "batch_size=4", "group_size=8", "max_new_tokens=8", "max_seq_len=64",
-        "checkpoint_every=2", "optimizer.lr=3e-4", "rebalance.max_accuracy=0.9",
-        "selection={rounds: 2, samples: 4, threshold: 10.0, max_accuracy: 1.0}",
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +25,9 @@ def test_the_reward_rises(whole):
     assert [r["step"] for r in rows] == list(range(1, 9))
     assert 0.2 < rows[0]["accuracy"] < 0.8
     assert rows[-1]["accuracy"] > rows[0]["accuracy"] + 0.15
-    assert manifest(whole)["counts"] == {"steps": 8, "prompts": 8}
+    counts = manifest(whole)["counts"]
+    assert (counts["steps"], counts["prompts"]) == (8, 8)
+    assert 64 <= counts["selection_tokens"] <= 64 * 8  # 8 prompts, 2 rounds of 4 responses
 
 
 def test_what_is_logged_adds_up(whole):
@@ -73,11 +36,16 @@ def test_what_is_logged_adds_up(whole):
         assert row["reward"] == pytest.approx(2 * row["accuracy"] - 1)  # nothing undecided here
         assert row["responses"] >= 32
         assert row["updates"] in (0, 1)
+        shares = [row[k] for k in ("all_wrong", "hard", "medium", "easy", "all_right")]
+        assert sum(shares) == pytest.approx(1)
+        fates = [row[k] for k in ("kept_prompts", "too_easy", "all_wrong", "all_right")]
+        assert sum(fates) == pytest.approx(1)
     temperatures = [r["temperature"] for r in rows]
     assert temperatures == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6])
     samples = metrics(whole, "samples.jsonl")
     assert len(samples) == 8 * 4
     assert {s["verdict"] for s in samples} == {"correct", "incorrect"}
+    assert all(s["weights"] == s["step"] - 1 for s in samples)  # each step samples anew
 
 
 def test_the_engine_and_the_trainer_agree_at_every_temperature(whole):
@@ -118,13 +86,79 @@ def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
                f"output_dir={tmp_path}/run"]  # fmt: skip
     kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 6))
     assert "continuing from step" in recipe("grpo", *coin, f"output_dir={tmp_path}/run").stdout
-    kept = ("loss", "reward", "entropy", "grad_norm")
-    assert [[r[k] for k in kept if k in r] for r in metrics(tmp_path / "run")] == [
-        [r[k] for k in kept if k in r] for r in metrics(whole)
+    same_as_uninterrupted(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["rollout", "reward"])
+def test_killed_while_it_samples_or_judges(coin, whole, tmp_path, after):
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    engine = (
+        f"engine={{_component_: faulty_engine.Dies, model: {coin[0].partition('=')[2]}, "
+        f"marker: {tmp_path}/died, after: {after}}}"
+    )
+    overrides = [*coin, engine, f"output_dir={tmp_path}/run"]
+    killed = recipe("grpo", *overrides, check=False, env=env)
+    assert killed.returncode == -signal.SIGKILL and len(metrics(tmp_path / "run")) == 3
+    assert not list((tmp_path / "run" / "rollouts").glob("step_3.*"))
+    recipe("grpo", *overrides, env=env)
+    same_as_uninterrupted(tmp_path / "run", whole)
+
+
+def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path):
+    """With an engine that never samples the same twice."""
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    engine = f"engine={{_component_: faulty_engine.Forgetful, model: {coin[0].partition('=')[2]}}}"
+    # no checkpoint covers the steps before: all of them are learned anew
+    overrides = [*coin, engine, f"output_dir={tmp_path}/run", "checkpoint_every=100", "max_steps=4"]
+    command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *overrides]
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.STDOUT)  # fmt: skip
+    while process.poll() is None and not list((tmp_path / "run").glob("rollouts/step_3.*")):
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before = metrics(tmp_path / "run"), metrics(tmp_path / "run", "samples.jsonl")
+    assert len(before[0]) == 3
+    continued = recipe("grpo", *overrides, env=env)
+    for step in range(1, 5):
+        assert f"step {step}: responses from before the interruption" in continued.stdout
+    after = metrics(tmp_path / "run"), metrics(tmp_path / "run", "samples.jsonl")
+    assert [[r[k] for k in LEARNED if k in r] for r in after[0][:3]] == [
+        [r[k] for k in LEARNED if k in r] for r in before[0]
     ]
-    assert metrics(tmp_path / "run", "samples.jsonl") == metrics(whole, "samples.jsonl")
-    a, b = (load_file(d / "model" / "model.safetensors") for d in (tmp_path / "run", whole))
+    assert after[1][: len(before[1])] == before[1]
+
+
+def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
+    """A rate far too high ruins the model after it has learned; the best is what is exported."""
+    held_out = f"held_out={{every: 1, samples: 4, {coin[2].replace('=', ': ', 1)}}}"
+    recipe("grpo", *coin, held_out, f"output_dir={tmp_path}/x", "optimizer.lr=3e-3",
+           "warmup_ratio=0.0", "keep_checkpoints=10", "checkpoint_every=1")  # fmt: skip
+    rows, counts = metrics(tmp_path / "x"), manifest(tmp_path / "x")["counts"]
+    accuracies = [r["held_out_accuracy"] for r in rows]
+    assert counts["held_out_best"] == max(accuracies)
+    assert counts["held_out_best_step"] == 1 + accuracies.index(max(accuracies))
+    again = recipe("grpo", *coin, held_out, f"output_dir={tmp_path}/y", "optimizer.lr=3e-3",
+                   "warmup_ratio=0.0", "keep_checkpoints=10", "checkpoint_every=1",
+                   "held_out.keep_best=false")  # fmt: skip
+    assert again.returncode == 0
+    best, last = (load_file(tmp_path / d / "model" / "model.safetensors") for d in "xy")
+    same = all(torch.equal(best[k], last[k]) for k in best)
+    assert same == (counts["held_out_best_step"] == len(rows))
+
+
+LEARNED = ("loss", "reward", "entropy", "grad_norm")
+
+
+def same_as_uninterrupted(run, whole):
+    """The continued run's log, samples and weights, bit for bit."""
+    assert [[r[k] for k in LEARNED if k in r] for r in metrics(run)] == [
+        [r[k] for k in LEARNED if k in r] for r in metrics(whole)
+    ]
+    assert metrics(run, "samples.jsonl") == metrics(whole, "samples.jsonl")
+    a, b = (load_file(d / "model" / "model.safetensors") for d in (run, whole))
     assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not (run / "rollouts").exists()
 
 
 def test_two_ranks_each_with_an_engine(coin, tmp_path):
