@@ -75,6 +75,7 @@ def main(cfg: Any) -> None:
             )
             stats = group_statistics(groups, chosen, world)
             with clock("train"):
+                rollouts.engine.sleep()
                 loss, norm, learned = learn(
                     trainer, world.gather(chosen), setting, temperature,
                     random.Random(f"{cfg.seed} {step}"), reference,

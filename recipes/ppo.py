@@ -63,6 +63,7 @@ def main(cfg: Any) -> None:
             chosen = [sample for group in groups for sample in group.decided]
             stats = group_statistics(groups, chosen, world)
             with clock("train"):
+                rollouts.engine.sleep()
                 loss, norm, learned = learn(
                     trainer, world.gather(chosen), setting, temperature,
                     random.Random(f"{cfg.seed} {step}"), reference, cfg.critic,

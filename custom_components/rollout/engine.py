@@ -69,6 +69,9 @@ class Engine(Protocol):
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""
 
+    def sleep(self) -> None:
+        """Free what it can until the next `load_weights`."""
+
     def close(self) -> None:
         """Free what the engine holds."""
 

@@ -129,6 +129,11 @@ class GuardedEngine:
         with self._watch(f"load weights of step {version}"):
             self.engine.load_weights(named_tensors, version)
 
+    def sleep(self) -> None:
+        """Free what it can until the next `load_weights`."""
+        with self._watch("sleep"):
+            self.engine.sleep()
+
     def close(self) -> None:
         """Free what the engine holds."""
         with self._watch("close"):

@@ -116,6 +116,9 @@ class TorchEngine:
         self.rope_factors = rope_factors_of(self.model)
         self.version = 0
 
+    def sleep(self) -> None:
+        """Nothing to free between rollouts: its caches live for one call only."""
+
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
         """Replace the weights; names as in a Hugging Face checkpoint."""
         self.model.load_state_dict(self.checkpointer.to_tune(dict(named_tensors)), strict=True)

@@ -53,6 +53,7 @@ class VLLMEngine:
         enforce_eager: neither compile nor capture graphs; None does so on a CPU, where compiling
             takes longer than most runs gain.
         progress: show vLLM's progress bar.
+        sleep_mode: between rollouts, leave the GPU's memory to the trainer (see `sleep`).
 
     Raises:
         UserError: when vLLM is not installed, or does not start with this model.
@@ -70,6 +71,7 @@ class VLLMEngine:
         cpu_kv_cache_gib: int = 2,
         enforce_eager: bool | None = None,
         progress: bool = True,
+        sleep_mode: bool = False,
     ) -> None:
         if find_spec("vllm") is None:
             raise UserError(
@@ -89,8 +91,13 @@ class VLLMEngine:
         from vllm import LLM
 
         self.name, self.tokenizer, self.progress = str(model), tokenizer, progress
+        self.sleep_mode, self.asleep = sleep_mode, False
         cuda = torch.cuda.is_available()
         options = {"gpu_memory_utilization": gpu_memory_utilization} if cuda else {}
+        if sleep_mode:
+            if not cuda:
+                raise UserError("engine.sleep_mode frees a GPU's memory; there is none here")
+            options["enable_sleep_mode"] = True
         if tensor_parallel_size > 1:
             options["tensor_parallel_size"] = tensor_parallel_size
         try:
@@ -115,11 +122,22 @@ class VLLMEngine:
         self.version = 0
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the weights; names as in a Hugging Face checkpoint."""
+        """Replace the weights; names as in a Hugging Face checkpoint. Wakes a sleeping engine."""
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(named_tensors)})
         self.llm.collective_rpc(_repack_tied_head)
+        if self.asleep:  # the cache only now: both at once would need more memory
+            self.llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
         self.llm.reset_prefix_cache()  # its keys and values are the old weights'
         self.version = version
+
+    def sleep(self) -> None:
+        """Discard weights and KV cache until `load_weights` brings the next ones."""
+        if self.sleep_mode and not self.asleep:
+            self.llm.sleep(level=2)
+            self.asleep = True
 
     def close(self) -> None:
         """Shut the engine down."""

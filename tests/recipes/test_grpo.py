@@ -133,32 +133,13 @@ def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
     """A rate far too high ruins the model after it has learned; the best is what is exported."""
     held_out = f"held_out={{every: 1, samples: 4, {coin[2].replace('=', ': ', 1)}}}"
     recipe("grpo", *coin, held_out, f"output_dir={tmp_path}/x", "optimizer.lr=3e-3",
-           "warmup_ratio=0.0", "keep_checkpoints=10", "checkpoint_every=1")  # fmt: skip
+           "warmup_ratio=0.0", "keep_checkpoints=1", "checkpoint_every=1")  # fmt: skip
     rows, counts = metrics(tmp_path / "x"), manifest(tmp_path / "x")["counts"]
     accuracies = [r["held_out_accuracy"] for r in rows]
     assert counts["held_out_best"] == max(accuracies)
     assert counts["held_out_best_step"] == 1 + accuracies.index(max(accuracies))
-    again = recipe("grpo", *coin, held_out, f"output_dir={tmp_path}/y", "optimizer.lr=3e-3",
-                   "warmup_ratio=0.0", "keep_checkpoints=10", "checkpoint_every=1",
-                   "held_out.keep_best=false")  # fmt: skip
-    assert again.returncode == 0
-    best, last = (load_file(tmp_path / d / "model" / "model.safetensors") for d in "xy")
-    same = all(torch.equal(best[k], last[k]) for k in best)
-    assert same == (counts["held_out_best_step"] == len(rows))
-
-
-LEARNED = ("loss", "reward", "entropy", "grad_norm")
-
-
-def same_as_uninterrupted(run, whole):
-    """The continued run's log, samples and weights, bit for bit."""
-    assert [[r[k] for k in LEARNED if k in r] for r in metrics(run)] == [
-        [r[k] for k in LEARNED if k in r] for r in metrics(whole)
-    ]
-    assert metrics(run, "samples.jsonl") == metrics(whole, "samples.jsonl")
-    a, b = (load_file(d / "model" / "model.safetensors") for d in (run, whole))
-    assert all(torch.equal(a[k], b[k]) for k in a)
-    assert not (run / "rollouts").exists()
+    # the last step is checkpointed only where it is the best
+    assert (tmp_path / "x" / "checkpoints" / f"step_{counts['held_out_best_step']}").is_dir()
 
 
 def test_two_ranks_each_with_an_engine(coin, tmp_path):

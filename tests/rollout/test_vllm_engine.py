@@ -95,3 +95,30 @@ def test_an_engine_that_is_not_installed_is_one_clear_line(monkeypatch, tmp_path
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="engine vllm is not installed; pip install"):
         vllm_engine.VLLMEngine(str(tmp_path), None)
+
+
+def test_sleep_mode_wakes_weights_before_the_cache():
+    """The order of calls, on a stand-in: there is no GPU to sleep on here."""
+    from custom_components.rollout.vllm_engine import VLLMEngine
+
+    calls = []
+
+    class LLM:
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: calls.append(
+                (name, *(a for a in args if isinstance(a, str)), *kwargs.get("tags", ()))
+            )
+
+    engine = object.__new__(VLLMEngine)
+    engine.llm, engine.sleep_mode, engine.asleep = LLM(), True, False
+    engine.sleep()
+    engine.sleep()  # twice is once
+    engine.load_weights([], 3)
+    assert [c for c in calls if c[0] != "collective_rpc" or len(c) > 1] == [
+        ("sleep",), ("wake_up", "weights"), ("collective_rpc", "reload_weights"),
+        ("wake_up", "kv_cache"), ("reset_prefix_cache",),
+    ]  # fmt: skip
+    assert not engine.asleep and engine.version == 3
+    calls.clear()
+    engine.load_weights([], 4)
+    assert not any(name in ("sleep", "wake_up") for name, *_ in calls)
