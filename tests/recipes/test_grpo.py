@@ -81,6 +81,20 @@ def test_dapo_replaces_prompts_without_contrast(coin, tmp_path):
     assert first["updates"] == 1
 
 
+LEARNED = ("loss", "reward", "entropy", "grad_norm")
+
+
+def same_as_uninterrupted(run, whole):
+    """The continued run's log, samples and weights, bit for bit."""
+    assert [[r[k] for k in LEARNED if k in r] for r in metrics(run)] == [
+        [r[k] for k in LEARNED if k in r] for r in metrics(whole)
+    ]
+    assert metrics(run, "samples.jsonl") == metrics(whole, "samples.jsonl")
+    a, b = (load_file(d / "model" / "model.safetensors") for d in (run, whole))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not (run / "rollouts").exists()
+
+
 def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
                f"output_dir={tmp_path}/run"]  # fmt: skip
