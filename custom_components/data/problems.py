@@ -71,8 +71,9 @@ def table(
 
 
 def gsm8k(
-    path: str = "openai/gsm8k", split: str = "train", limit: int | None = None, offset: int = 0
-) -> Problems:
+    path: str = "openai/gsm8k", split: str = "train", limit: int | None = None, offset: int = 0,
+    max_steps: int | None = None,
+) -> Problems:  # fmt: skip
     """GSM8K's questions with their final numbers.
 
     Args:
@@ -80,6 +81,7 @@ def gsm8k(
         split: train or test.
         limit: read so many rows.
         offset: leave out so many rows first.
+        max_steps: leave out problems whose solution takes more calculations.
     """
     rows = load_table(resolve(path, f"gsm8k/{split}.jsonl"), split, "main")
     for i, (where, row) in enumerate(rows):
@@ -91,11 +93,14 @@ def gsm8k(
         if row is None or not mark or not row.get("question"):
             yield Reject(where, "not a GSM8K row (question, answer ending in '#### number')")
             continue
+        steps = row["answer"].count("<<")
+        if max_steps is not None and steps > max_steps:
+            continue
         yield {
             "id": f"gsm8k-{split}-{i}",
             "source": "gsm8k",
             "problem": row["question"].strip(),
             "answer": answer.strip().replace(",", ""),
             "domain": "arithmetic",
-            "difficulty": f"{row['answer'].count('<<')} steps",
+            "difficulty": f"{steps} steps",
         }
