@@ -70,16 +70,17 @@ def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
         responses: to one problem.
 
     Returns:
-        per response verdict, reason, prediction; truncated (cut off, or its reasoning never
-        closed); length in characters and num_tokens (0 if not known); label, its class of
+        per response verdict, reason, prediction; finish_reason (stop where an LM does not say);
+        truncated (cut off, or its reasoning never closed); length in characters and num_tokens (0 if not known); label, its class of
         equivalent answers (0: the correct ones; None: no answer).
     """
     always_open = os.environ.get(REASONING_OPEN) == "1"
     choices = doc.get("choices") or None
-    items, cut = [], []
+    items, cut, ends = [], [], []
     for r in responses:
         reasoning = always_open or getattr(r, "reasoning_open", False)
-        truncated = getattr(r, "finish_reason", "stop") == "length"
+        ends.append(getattr(r, "finish_reason", "stop"))
+        truncated = ends[-1] == "length"
         items.append(
             Item(str(doc["answer"]), str(r), reasoning_open=reasoning, truncated=truncated,
                  choices=choices)
@@ -94,12 +95,13 @@ def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
             "verdict": v.verdict,
             "reason": v.reason,
             "prediction": v.prediction,
+            "finish_reason": end,
             "truncated": t,
             "length": len(r),
             "num_tokens": getattr(r, "num_tokens", 0),
             "label": label,
         }
-        for r, v, t, label in zip(responses, verdicts, cut, labels, strict=True)
+        for r, v, end, t, label in zip(responses, verdicts, ends, cut, labels, strict=True)
     ]
 
 

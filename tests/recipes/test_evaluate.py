@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TUNE, recipe
 
-from eval.rescore import logged
+from eval.logs import read_logs
 from eval.scoring import score
 
 LM_EVAL = str(Path(sys.executable).with_name("lm_eval"))
@@ -92,7 +92,8 @@ def test_lm_evals_own_command_scores_the_same(small_run, whole, tmp_path):
     for sample in samples:
         again = score(sample["doc"], [sample["resps"][0]])
         assert again == {key: sample[key] for key in again}
-    [(_, of_file)] = logged(tmp_path / "out").items()
+    [model] = read_logs(tmp_path / "out")
+    of_file = model.tasks["reasoning_tiny_addition_x2"]
     ours = {row["id"]: row for row in rows(whole)}
     assert [r["problem"] for r in of_file] == [ours[r["id"]]["problem"] for r in of_file]
     rescored = subprocess.run(
