@@ -122,6 +122,11 @@ def holm(ps: list[float]) -> list[float]:
     return adjusted
 
 
+def is_published(results: dict[str, dict[str, Any]]) -> bool:
+    """Whether the paper has a figure for any of the tasks ({model: {task: summary}})."""
+    return any(f"reasoning_{b}" in tasks for tasks in results.values() for b in BENCHMARKS)
+
+
 def published_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The paper's ablation and main tables, ours beside them.
 

@@ -25,7 +25,7 @@ from eval.scoring import Response, judged, problem_metrics
 def rescored(row: dict[str, Any]) -> dict[str, Any]:
     """A problem's row with fresh verdicts. How a response ended is taken from the old ones."""
     responses = [
-        Response.of(text, old["finish_reason"], old["num_tokens"])
+        Response.of(text, old["finish_reason"], old["num_tokens"], old["reasoning_open"])
         for text, old in zip(row["responses"], row["samples"], strict=True)
     ]
     return row | problem_metrics(judged(row, responses))

@@ -39,6 +39,12 @@ class Response(str):
         response.reasoning_open = reasoning_open
         return response
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether it hit the limit, or its reasoning never closed."""
+        opened = self.reasoning_open or "<think>" in self
+        return self.finish_reason == "length" or (opened and "</think>" not in self)
+
 
 @cache
 def pool() -> VerifierPool:
@@ -67,26 +73,26 @@ def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
 
     Args:
         doc: see `score`.
-        responses: to one problem.
+        responses: to one problem; plain text counts as ended by itself.
 
     Returns:
-        per response verdict, reason, prediction; finish_reason (stop where an LM does not say);
-        truncated (cut off, or its reasoning never closed); length in characters and num_tokens (0 if not known); label, its class of
-        equivalent answers (0: the correct ones; None: no answer).
+        per response verdict, reason, prediction; finish_reason and reasoning_open (see `Response`);
+        truncated (cut off, or its reasoning never closed); length in characters, num_tokens; label,
+        its class of equivalent answers (0: the correct ones; None: no answer).
     """
-    always_open = os.environ.get(REASONING_OPEN) == "1"
     choices = doc.get("choices") or None
-    items, cut, ends = [], [], []
-    for r in responses:
-        reasoning = always_open or getattr(r, "reasoning_open", False)
-        ends.append(getattr(r, "finish_reason", "stop"))
-        truncated = ends[-1] == "length"
-        items.append(
-            Item(str(doc["answer"]), str(r), reasoning_open=reasoning, truncated=truncated,
-                 choices=choices)
-        )  # fmt: skip
-        cut.append(truncated or ((reasoning or "<think>" in r) and "</think>" not in r))
-    verdicts = list(pool().verify_all(items))
+    always_open = os.environ.get(REASONING_OPEN) == "1"
+    ours = [
+        r if isinstance(r, Response) else Response.of(r, "stop", reasoning_open=always_open)
+        for r in responses
+    ]
+    verdicts = list(
+        pool().verify_all(
+            Item(str(doc["answer"]), str(r), reasoning_open=r.reasoning_open,
+                 truncated=r.finish_reason == "length", choices=choices)
+            for r in ours
+        )
+    )  # fmt: skip
     labels = equivalence_classes(
         [v.prediction for v in verdicts], [v.verdict == "correct" for v in verdicts], choices
     )
@@ -95,13 +101,14 @@ def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
             "verdict": v.verdict,
             "reason": v.reason,
             "prediction": v.prediction,
-            "finish_reason": end,
-            "truncated": t,
+            "finish_reason": r.finish_reason,
+            "reasoning_open": r.reasoning_open,
+            "truncated": r.cut_off,
             "length": len(r),
-            "num_tokens": getattr(r, "num_tokens", 0),
+            "num_tokens": r.num_tokens,
             "label": label,
         }
-        for r, v, end, t, label in zip(responses, verdicts, ends, cut, labels, strict=True)
+        for r, v, label in zip(ours, verdicts, labels, strict=True)
     ]
 
 

@@ -11,10 +11,12 @@ import jinja2
 from custom_components.io import read_jsonl, write_json, write_text
 from custom_components.report.table import p_value, percent, signed
 from custom_components.training.run_folder import read_manifest
+from eval.compare import is_published, published_tables
 from eval.statistics import paired_difference
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
-COPIED = ("accuracy", "ci", "n_problems", "n_samples", "truncated", "no_answer", "undecided",
+COPIED = ("accuracy", "ci", "n_problems", "n_samples", "repeats", "pass_at_k", "cons_at_k", "ties",
+          "truncated", "no_answer", "undecided", "response_length", "num_tokens",
           "by_difficulty")  # fmt: skip
 
 
@@ -30,13 +32,14 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     Returns:
         the chain result of docs/ARCHITECTURE.md.
     """
-    rows, scores = [], {}
+    rows, scores, of_stages = [], {}, {}
     for stage in stages:
         folder = run_dir / "eval" / stage["name"]
         file = folder / f"{stage['name']}.json"
         if not stage["evaluate"] or not file.is_file():
             continue
-        result = json.loads(file.read_text())["results"][task]
+        of_stages[stage["name"]] = json.loads(file.read_text())["results"]
+        result = of_stages[stage["name"]][task]
         rows.append({"name": stage["name"], "label": stage["label"]}
                     | {key: result[key] for key in COPIED})  # fmt: skip
         samples = read_jsonl(folder / f"{stage['name']}.samples.jsonl")
@@ -53,6 +56,7 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
         "task": task,
         "stages": rows,
         "paired": pairs,
+        "published": published_tables(of_stages) if is_published(of_stages) else [],
         "wall_seconds": {
             name: manifest["wall_seconds"]
             for stage in stages

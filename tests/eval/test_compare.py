@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from custom_components.io import write_json, write_jsonl
+from custom_components.report.chain_report import build_report, write_report
 from eval.compare import compare, holm, published_tables
 from eval.logs import Logged
 from eval.results import summary
@@ -131,3 +132,17 @@ def test_a_mistake_is_one_line(tmp_path, args, words):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_chains_report_shows_the_papers_table(tmp_path):
+    stages = [{"name": n, "label": n, "evaluate": True} for n in ("start", "grpo")]
+    for name, right in (("start", 30), ("grpo", 38)):
+        (tmp_path / "eval" / name).mkdir(parents=True)
+        write(tmp_path / "eval" / name, name, rows(right, 40))
+    report = build_report(tmp_path, "reasoning_math500", stages)
+    assert [t["title"] for t in report["published"]] == [
+        "Ablation: published, ours", "Main table: published, ours",
+    ]  # fmt: skip
+    page = write_report(tmp_path, report, stages).read_text()
+    assert "<td>95.0 [83.1, 99.4]</td>" in page and "<td>94.6</td>" in page
+    assert report["paired"][0]["won"] == 8

@@ -43,7 +43,10 @@ def test_a_prompt_that_opened_the_reasoning(monkeypatch):
     """Without a <think> of its own, a response that was cut off looks like an answer."""
     text = "so \\boxed{1/2} maybe, but"
     assert score(DOC, [text])["accuracy"] == 1
-    assert score(DOC, [Response.of(text, "stop", reasoning_open=True)])["truncated"] == 1
+    opened = score(DOC, [Response.of(text, "stop", reasoning_open=True)])
+    assert (opened["truncated"], opened["accuracy"]) == (1, 0)
+    [kept] = opened["samples"]
+    assert kept["reasoning_open"] and kept["finish_reason"] == "stop"
     monkeypatch.setenv(REASONING_OPEN, "1")
     assert score(DOC, [text])["accuracy"] == 0
     assert score(DOC, ["wait</think>\\boxed{1/2}"])["accuracy"] == 1
