@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from custom_components.config import UserError
 from eval.scoring import score
 from eval.tasks import functions
 
@@ -59,3 +60,16 @@ def test_the_tiny_tasks_problems_are_the_same_every_time():
     first, again = (functions.tiny_addition()["test"] for _ in range(2))
     assert first["problem"] == again["problem"]
     assert len(first) == 600
+
+
+def test_the_gated_set_says_how_to_get_access(monkeypatch):
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    def refuse(path, *_, **__):
+        raise DatasetNotFoundError(f"Dataset '{path}' is a gated dataset on the Hub.")
+
+    monkeypatch.delenv("REASONTUNE_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match="huggingface.co/datasets/Idavidrein/gpqa.*hf auth login"):
+        functions.gpqa_diamond()
