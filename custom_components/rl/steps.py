@@ -44,8 +44,9 @@ def rollouts_of(name: str, cfg: Any, world: World) -> Iterator[tuple[RunFolder, 
         )
     if cfg.held_out.every and cfg.held_out.problems is None:
         raise UserError("held_out.every needs held_out.problems: what to evaluate on")
-    data = str(cfg.problems.get("path", ""))  # a file, or a name on the hub
-    run = RunFolder(name, cfg, inputs_of(cfg, data if Path(data).exists() else ""), world)
+    paths = [str((node or {}).get("path", "")) for node in (cfg.problems, cfg.held_out.problems)]
+    data = [path for path in paths if Path(path).exists()]  # others are names on the hub
+    run = RunFolder(name, cfg, inputs_of(cfg, *data), world)
     if run.already_complete:
         yield None
         return

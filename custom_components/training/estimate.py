@@ -146,7 +146,7 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
     """Peak memory of a rank of a training stage.
 
     Args:
-        cfg: config of midtrain, sft, dpo or grpo.
+        cfg: config of midtrain, sft, dpo, grpo or ppo.
         ranks: that the model is sharded over (FSDP2).
         device_gib: memory of the device, for the share that a vLLM engine reserves.
 
