@@ -166,6 +166,11 @@ def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
         for part in [config] if isinstance(members, str) else [
             load_yaml(manager.task_index[name].yaml_path, resolve_func=True) for name in members
         ]:  # fmt: skip
+            if "samples" not in {m["metric"] for m in part.get("metric_list", [])}:
+                raise UserError(
+                    f"tasks: {part['task']} is not scored by this project's verifier; take one of "
+                    "ours (reasoning_...), or run it by lm_eval itself"
+                )
             loaded.append(repeated(part, cfg.repeats or part.get("repeats", 1)))
     return manager, loaded
 
