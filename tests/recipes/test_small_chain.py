@@ -178,7 +178,9 @@ def test_evaluate_through_lm_eval(small_run, tmp_path):
     done = recipe("evaluate", f"run_dir={small_run}", f"output_dir={tmp_path}", "limit=12",
                   "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}")  # fmt: skip
     for name in ("midtrain", "sft"):
-        result = json.loads((tmp_path / f"{name}.json").read_text())["reasoning_tiny_addition"]
+        result = json.loads((tmp_path / f"{name}.json").read_text())["results"][
+            "reasoning_tiny_addition"
+        ]
         assert (result["n_problems"], result["n_samples"]) == (12, 24)
         low, high = result["ci"]
         assert low <= result["accuracy"] <= high
