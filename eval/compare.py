@@ -9,27 +9,30 @@ accuracies, its 95 % interval, p of an exact sign-flip test, problems won and lo
 """
 
 import argparse
+import json
+import os
+import re
 import sys
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from custom_components.config import UserError
 from custom_components.io import write_json, write_text
 from custom_components.report.table import p_value, percent, signed
 from eval.logs import Logged, read_logs
+from eval.published import is_published, published_figures, published_tables
 from eval.results import summary
 from eval.statistics import paired_difference
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
-BENCHMARKS = {
-    "aime24": "AIME 2024", "aime25": "AIME 2025", "math500": "MATH-500", "gpqa_diamond": "GPQA-D",
-}  # fmt: skip
-MUST_AGREE = ("version", "data_sha256", "sampling", "repeats", "prompt")
+MUST_AGREE = ("version", "sampling", "prompt")
+"""Of the recorded protocol. Repeats and problems are compared as they are logged."""
+VARIANT = re.compile(r"(reasoning_.+)_x\d+")
+"""A task with more repeats, by eval.repeats: the same task otherwise."""
 ALL_PAIRS = 4
 """More models than this are compared with their neighbours and the first with the last."""
 
@@ -50,7 +53,8 @@ def compare(
         "warnings": [str]}}; differences are b minus a, p_holm is Holm's for the task's pairs.
 
     Raises:
-        UserError: when there is no such task or model, or two have no problem in common.
+        UserError: when there is no such task or model, two have no problem in common, or a log
+            has a problem twice or with other numbers of samples.
     """
     names = [model.name for model in models]
     for name in [n for pair in pairs or [] for n in pair]:
@@ -73,43 +77,94 @@ def _compare_task(
         wanted = list(combinations(names, 2))
     else:
         wanted = [*zip(names, names[1:], strict=False), (names[0], names[-1])]
-    scores = {n: {row["id"]: row["accuracy"] for row in m.tasks[task]} for n, m in having.items()}
-    found = [_pair(task, a, b, scores[a], scores[b]) for a, b in wanted]
+    rows = {name: _by_id(model, task) for name, model in having.items()}
+    found = [_pair(task, a, b, rows[a], rows[b]) for a, b in wanted]
     for pair, adjusted in zip(found, holm([pair["p"] for pair in found]), strict=True):
         pair["p_holm"] = adjusted
+    lacking = [model.name for model in models if model.name not in having]
+    warnings = [f"{task}: no result of {', '.join(lacking)}"] if lacking else []
+    for a, b in wanted:
+        differ = _protocol_differences(having[a], having[b], task)
+        differ += _row_differences(rows[a], rows[b])
+        warnings += [f"{task}: {a} and {b} differ in {what}" for what in differ]
     return {
         "results": {name: summary(model.tasks[task]) for name, model in having.items()},
         "pairs": found,
-        "warnings": [
-            w for a, b in wanted for w in _differences(task, having[a], having[b])
-        ],
-    }  # fmt: skip
+        "warnings": warnings,
+    }
 
 
-def _pair(task: str, a: str, b: str, of_a: dict[str, float], of_b: dict[str, float]) -> dict:
+def _by_id(model: Logged, task: str) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    first = model.tasks[task][0]
+    for row in model.tasks[task]:
+        if row["id"] in rows:
+            raise UserError(f"{model.name}, {task}: problem {row['id']!r} is there twice")
+        if len(row["samples"]) != len(first["samples"]):
+            raise UserError(
+                f"{model.name}, {task}: problem {row['id']!r} has {len(row['samples'])} samples, "
+                f"{first['id']!r} has {len(first['samples'])}"
+            )
+        rows[row["id"]] = row
+    return rows
+
+
+def _pair(task: str, a: str, b: str, of_a: dict[str, dict], of_b: dict[str, dict]) -> dict:
     common = [i for i in of_a if i in of_b]
     if not common:
         raise UserError(f"{task}: {a} and {b} have no problem in common")
+    in_a, in_b = ([rows[i]["accuracy"] for i in common] for rows in (of_a, of_b))
     return {
         "a": a,
         "b": b,
         "problems": len(common),
         "only_a": len(of_a) - len(common),
         "only_b": len(of_b) - len(common),
-        **paired_difference([of_a[i] for i in common], [of_b[i] for i in common]),
-        "won_ids": [i for i in common if of_b[i] > of_a[i]],
-        "lost_ids": [i for i in common if of_b[i] < of_a[i]],
+        **paired_difference(in_a, in_b),
+        "won_ids": [i for i, x, y in zip(common, in_a, in_b, strict=True) if y > x],
+        "lost_ids": [i for i, x, y in zip(common, in_a, in_b, strict=True) if y < x],
     }
 
 
-def _differences(task: str, a: Logged, b: Logged) -> list[str]:
-    """What differs in the protocol of two results, where both say."""
+def _protocol_differences(a: Logged, b: Logged, task: str) -> list[str]:
+    """What differs in the recorded protocols, where both say."""
     of_a, of_b = (m.provenance.get("tasks", {}).get(task, {}) for m in (a, b))
-    return [
-        f"{task}: {a.name} and {b.name} differ in {key}: {of_a[key]!s:.60} and {of_b[key]!s:.60}"
-        for key in MUST_AGREE
-        if key in of_a and key in of_b and of_a[key] != of_b[key]
-    ]
+    both = [(key, of_a.get(key), of_b.get(key)) for key in MUST_AGREE]
+    return [f"{key}: {_contrast(x, y)}" for key, x, y in both if _said(x) and _said(y) and x != y]
+
+
+def _said(value: Any) -> bool:
+    """False for what eval.rescore did not find in lm_eval's logs."""
+    return value is not None and (not isinstance(value, dict) or set(value.values()) != {None})
+
+
+def _row_differences(of_a: dict[str, dict], of_b: dict[str, dict]) -> list[str]:
+    """What differs in the logged problems: repeats, or what an id stands for.
+
+    The hash of the problems would not tell: it differs as soon as one has a problem more.
+    """
+    a, b = (len(next(iter(rows.values()))["samples"]) for rows in (of_a, of_b))
+    found = [] if a == b else [f"repeats: {a} and {b}"]
+    same = ("problem", "answer", "choices")
+    other = [
+        i for i in of_a if i in of_b and any(of_a[i].get(k) != of_b[i].get(k) for k in same)
+    ]  # fmt: skip
+    if other:
+        listed = ", ".join(other[:5]) + (", ..." if len(other) > 5 else "")
+        found.append(f"the text or answer of {len(other)} problems with the same id: {listed}")
+    return found
+
+
+def _contrast(a: Any, b: Any) -> str:
+    """`a and b` on one line, of long values the part that differs."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [key for key in a | b if a.get(key) != b.get(key)]
+        return ", ".join(f"{key} {_contrast(a.get(key), b.get(key))}" for key in keys)
+    if not (isinstance(a, str) and isinstance(b, str)):
+        return f"{a} and {b}"
+    start = max(0, len(os.path.commonprefix([a, b])) - 20)
+    parts = (x if len(x) <= 60 else "..." * (start > 0) + x[start : start + 60] for x in (a, b))
+    return " and ".join(json.dumps(x, ensure_ascii=False) for x in parts)
 
 
 def holm(ps: list[float]) -> list[float]:
@@ -122,55 +177,6 @@ def holm(ps: list[float]) -> list[float]:
     return adjusted
 
 
-def is_published(results: dict[str, dict[str, Any]]) -> bool:
-    """Whether the paper has a figure for any of the tasks ({model: {task: summary}})."""
-    return any(f"reasoning_{b}" in tasks for tasks in results.values() for b in BENCHMARKS)
-
-
-def published_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's ablation and main tables, ours beside them.
-
-    Args:
-        results: {model: {task: summary}}; models are found by the name of the stage
-            (eval/published.yaml), tasks by reasoning_<benchmark>.
-
-    Returns:
-        [{"title", "columns", "rows"}], cells as text. Ours has an interval, and says where the
-        published figure lies outside it.
-    """
-    of_paper = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    titles = {"ablation": "Ablation: published, ours", "main": "Main table: published, ours"}
-    tables = []
-    for key, title in titles.items():
-        columns = [""]
-        for name in BENCHMARKS.values():
-            columns += [name, f"{name}, ours"]
-        rows = []
-        for line in of_paper[key]:
-            cells = [line["name"]]
-            for benchmark in BENCHMARKS:
-                figure = line.get(benchmark)
-                ours = results.get(line["stage"], {}).get(f"reasoning_{benchmark}")
-                cells.append("" if figure is None else f"{figure:.1f}")
-                cells.append(_ours(ours, figure))
-            rows.append(cells)
-        used = [i for i in range(len(columns)) if i == 0 or any(row[i] for row in rows)]
-        tables.append({
-            "title": title,
-            "columns": [columns[i] for i in used],
-            "rows": [[row[i] for i in used] for row in rows],
-        })  # fmt: skip
-    return tables
-
-
-def _ours(result: dict[str, Any] | None, figure: float | None) -> str:
-    if result is None:
-        return ""
-    low, high = result["ci"]
-    outside = figure is not None and not 100 * low <= figure <= 100 * high
-    return percent(result["accuracy"], result["ci"]) + (", published outside" if outside else "")
-
-
 def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     """A task's results as text: {"title", "columns", "rows"}."""
     results = of_task["results"]
@@ -178,6 +184,8 @@ def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     columns = ["", "problems", "accuracy % [95 %]"]
     columns += ["pass@n %", "cons@n % (ties)", "n"] if most > 1 else []
     columns += ["truncated %", "no answer %", "undecided %", "tokens"]
+    uncounted = any(r["num_tokens"] is None for r in results.values())  # lm_eval's own models
+    columns += ["characters"] if uncounted else []
     rows = []
     for name, r in results.items():
         n = str(r["repeats"])
@@ -185,7 +193,8 @@ def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
         if most > 1:
             row += [percent(r["pass_at_k"][n]), f"{percent(r['cons_at_k'][n])} ({r['ties']})", n]
         row += [percent(r[k]) for k in ("truncated", "no_answer", "undecided")]
-        rows.append([*row, "" if r["num_tokens"] is None else f"{r['num_tokens']:.0f}"])
+        row.append("" if r["num_tokens"] is None else f"{r['num_tokens']:.0f}")
+        rows.append([*row, f"{r['response_length']:.0f}"] if uncounted else row)
     return {"title": task, "columns": columns, "rows": rows}
 
 
@@ -195,17 +204,17 @@ def pair_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for pair in of_task["pairs"]:
         p = pair["p_holm"] if several else pair["p"]
-        note = "" if p < 0.05 else "no significant difference"
-        lacking = pair["only_a"] + pair["only_b"]
-        note += f"{'; ' if note and lacking else ''}{lacking} problems only one has" * bool(lacking)
+        notes = [] if p < 0.05 else ["no significant difference"]
+        lacks = ((pair["a"], pair["only_b"]), (pair["b"], pair["only_a"]))
+        notes += [f"{name} lacks {count}" for name, count in lacks if count]
         rows.append(
             [f"{pair['b']} - {pair['a']}", str(pair["problems"]),
              signed(pair["difference"], pair["ci"]), p_value(pair["p"]),
-             *([p_value(pair["p_holm"])] if several else []), str(pair["won"]), str(pair["lost"]),
-             note]
+             *([p_value(pair["p_holm"])] if several else []),
+             *(str(pair[key]) for key in ("won", "lost", "tied")), "; ".join(notes)]
         )  # fmt: skip
     columns = ["", "problems", "points [95 %]", "p", *(["p, Holm"] if several else []), "won",
-               "lost", ""]  # fmt: skip
+               "lost", "tied", ""]  # fmt: skip
     return {"title": f"{task}, paired", "columns": columns, "rows": rows}
 
 
@@ -213,9 +222,11 @@ def markdown(tables: list[dict[str, Any]], warnings: list[str]) -> str:
     """Tables as Markdown."""
     parts = []
     for table in tables:
-        lines = [f"### {table['title']}\n", "| " + " | ".join(table["columns"]) + " |"]
-        lines.append("|" + "---|" * len(table["columns"]))
-        lines += ["| " + " | ".join(row) + " |" for row in table["rows"]]
+        head, *body = (
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in (table["columns"], *table["rows"])
+        )
+        lines = [f"### {table['title']}\n", head, "|" + "---|" * len(table["columns"]), *body]
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, *(f"Warning: {w}" for w in warnings)]) + "\n"
 
@@ -228,21 +239,25 @@ def show(tables: list[dict[str, Any]], warnings: list[str]) -> None:
         for i, column in enumerate(table["columns"]):
             drawn.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
         for row in table["rows"]:
-            drawn.add_row(*row)
+            drawn.add_row(*map(escape, row))
         console.print(drawn)
     for warning in warnings:
-        console.print(f"warning: {warning}")
+        # prompts in it may look like rich's markup
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def named_logs(arguments: list[str]) -> list[Logged]:
     """Models of `path` and `name=path` arguments.
 
     Raises:
-        UserError: when a path is not there, a name is given to several, or two are the same.
+        UserError: when a path is not there or has no problem, a name is given to several, or two
+            are the same.
     """
     models: list[Logged] = []
     for argument in arguments:
-        name, mark, path = argument.rpartition("=")
+        name, mark, path = argument.partition("=")
+        if not mark or Path(argument).exists():
+            name, mark, path = "", "", argument
         if not Path(path).exists():
             raise UserError(f"{path} does not exist")
         found = read_logs(Path(path))
@@ -251,7 +266,14 @@ def named_logs(arguments: list[str]) -> list[Logged]:
                 f"{path} holds {', '.join(m.name for m in found)}; name one: {name}={path}/NAME.json"
             )
         for model in found:
+            if not model.tasks:
+                raise UserError(f"{path}: {model.name} has no problem")
             model.name = name or model.name
+            for by_task in (model.tasks, model.provenance.get("tasks", {})):
+                for task in list(by_task):
+                    match = VARIANT.fullmatch(task)
+                    if match and match[1] not in by_task:
+                        by_task[match[1]] = by_task.pop(task)
             if any(model.name == other.name for other in models):
                 raise UserError(f"two models are called {model.name}; give names: name=path")
             models.append(model)
@@ -273,6 +295,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the unrounded numbers")
     args = parser.parse_args(argv)
     try:
+        for option, file in (("--markdown", args.markdown), ("--json", args.json)):
+            if file is not None:
+                _check_output(option, file)
         models = named_logs(args.results)
         pairs = args.pair and [_names(pair) for pair in args.pair]
         compared = compare(models, pairs, args.task)
@@ -285,11 +310,20 @@ def main(argv: list[str] | None = None) -> int:
         for table in (result_table(task, of_task), pair_table(task, of_task))
         if table["rows"]
     ]
+    warnings = [w for of_task in compared.values() for w in of_task["warnings"]]
     if args.published:
         results = {m.name: {t: compared[t]["results"][m.name] for t in compared if t in m.tasks}
                    for m in models}  # fmt: skip
-        tables += published_tables(results)
-    warnings = [w for of_task in compared.values() for w in of_task["warnings"]]
+        published = published_tables(results)
+        tables += published
+        if not is_published(results):
+            warnings.append("--published: the paper has no figure for any of these tasks")
+        elif not any(c.endswith(", ours") for table in published for c in table["columns"]):
+            stages = [row["stage"] for table in published_figures().values() for row in table]
+            warnings.append(
+                "--published: no model has a row's name; give it, as in grpo=path: "
+                f"{', '.join(dict.fromkeys(stages))}"
+            )
     show(tables, warnings)
     if args.list_problems:
         for task, of_task in compared.items():
@@ -302,6 +336,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         write_json(args.json, compared)
     return 0
+
+
+def _check_output(option: str, file: Path) -> None:
+    """Refuse to replace what the comparison reads: `--json runs/a runs/b` would take runs/a."""
+    if file.is_dir():
+        raise UserError(f"{option} {file} is a folder; name the file to write")
+    if file.with_name(f"{file.stem}.samples.jsonl").exists() or file.name == "manifest.json":
+        raise UserError(f"{option} {file} is part of an evaluation; name another file")
 
 
 def _names(pair: str) -> tuple[str, str]:

@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from custom_components.io import write_json, write_jsonl
 from custom_components.report.chain_report import build_report, write_report
-from eval.compare import compare, holm, published_tables
+from eval.compare import compare, holm, main, named_logs
 from eval.logs import Logged
-from eval.results import summary
+from eval.published import published_figures, published_tables
+from eval.results import problem_row, summary
 from eval.scoring import problem_metrics
 
 
@@ -32,10 +34,11 @@ def rows(right, total, start=0):
     ]
 
 
-def write(folder, name, problems, version=1):
-    provenance = {"tasks": {"reasoning_math500": {"version": version, "repeats": 1}}}
+def write(folder, name, problems, version=1, **protocol):
+    task = problems[0]["task"]
+    provenance = {"tasks": {task: {"version": version, "repeats": 1, **protocol}}}
     write_jsonl(folder / f"{name}.samples.jsonl", problems)
-    results = {"reasoning_math500": summary(problems)}
+    results = {task: summary(problems)}
     write_json(folder / f"{name}.json",
                {"model": name, "provenance": provenance, "results": results})  # fmt: skip
 
@@ -48,7 +51,6 @@ def run(*args):
 def test_a_pair_by_hand(tmp_path):
     """b wins 8 problems and loses 1: the exact two-sided p is 2 (1 + 9) / 2^9."""
     write(tmp_path, "a", rows(21, 40))
-    write(tmp_path, "b", rows(29, 40))
     # b is right on 1..29, a on 0..20: b loses p0 and wins 8
     write(tmp_path, "b", [row("p0", ["incorrect"]), *rows(28, 39, start=1)])
     done = run(tmp_path, "--json", tmp_path / "out.json", "--markdown", tmp_path / "out.md",
@@ -61,7 +63,7 @@ def test_a_pair_by_hand(tmp_path):
     assert pair["p"] == pytest.approx(20 / 512)
     assert pair["lost_ids"] == ["p0"] and pair["won_ids"] == [f"p{i}" for i in range(21, 29)]
     text = (tmp_path / "out.md").read_text()
-    assert "| b - a | 40 | +17.5 [" in text and "| 0.039 | 8 | 1 |" in text
+    assert "| b - a | 40 | +17.5 [" in text and "| 0.039 | 8 | 1 | 31 |" in text
     assert "no significant difference" not in text
     assert "b lost against a: p0" in done.stdout
 
@@ -91,7 +93,111 @@ def test_what_differs_is_said(tmp_path):
     write(tmp_path, "b", rows(20, 30, start=20), version=2)
     done = run(tmp_path)
     assert "warning: reasoning_math500: a and b differ in version: 1 and 2" in done.stdout
-    assert "30 problems only one has" in done.stdout  # 20 of a's, 10 of b's
+    assert "a lacks 10; b lacks 20" in done.stdout
+
+
+def test_of_long_values_the_part_that_differs_is_shown(tmp_path):
+    """On one line, though a prompt has several and looks like the terminal's markup."""
+    start = "[/INST] {{problem}}\nPlease reason step by step, and put your final answer "
+    sampling = {"temperature": 0.6, "top_p": 0.95}
+    write(tmp_path, "a", rows(2, 4), prompt=start + "within a box.",
+          sampling=sampling | {"max_gen_toks": 32768})  # fmt: skip
+    write(tmp_path, "b", rows(2, 4), prompt=start + "in [/b].\n",
+          sampling=sampling | {"max_gen_toks": 1024})  # fmt: skip
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = [x.partition(" differ in ")[2] for x in done.stdout.splitlines() if "warning: " in x]
+    assert said == [
+        "sampling: max_gen_toks 32768 and 1024",
+        'prompt: "...t your final answer within a box." and "...t your final answer in [/b].\\n"',
+    ]
+
+
+def test_what_the_logs_themselves_tell(tmp_path):
+    """Other repeats, or other problems under the same ids, though no provenance says so."""
+    a, b = rows(2, 4), [row(f"p{i}", ["correct", "incorrect"]) for i in range(4)]
+    b[1]["problem"], b[3]["answer"] = "another", "2"
+    models = [Logged("a", {"t": a, "u": a}, {}), Logged("b", {"t": b}, {})]
+    compared = compare(models)
+    assert compared["t"]["warnings"] == [
+        "t: a and b differ in repeats: 1 and 2",
+        "t: a and b differ in the text or answer of 2 problems with the same id: p1, p3",
+    ]
+    assert compared["u"]["warnings"] == ["u: no result of b"] and not compared["u"]["pairs"]
+    # 1 1 0 0 and four halves: differences -1/2 -1/2 1/2 1/2
+    [pair] = compared["t"]["pairs"]
+    assert (pair["won"], pair["lost"], pair["difference"], pair["p"]) == (2, 2, 0, 1)
+
+
+def test_what_was_not_recorded_is_no_difference(tmp_path):
+    """eval.rescore writes None for what lm_eval's logs do not say."""
+    nothing = {"temperature": None, "top_p": None, "max_gen_toks": None}
+    write(tmp_path, "a", rows(2, 4), sampling={"temperature": 0.6}, prompt="{{problem}}")
+    write(tmp_path, "b", rows(2, 4), None, sampling=nothing, prompt=None)
+    assert compare(named_logs([str(tmp_path)]))["reasoning_math500"]["warnings"] == []
+
+
+def test_a_variant_with_more_repeats_is_the_same_task(tmp_path):
+    write(tmp_path, "a", rows(2, 4))
+    more = [row(f"p{i}", ["correct", right], "reasoning_math500_x2")
+            for i, right in enumerate(["correct", "incorrect", "incorrect", "incorrect"])]  # fmt: skip
+    write(tmp_path, "b", more, version=2)
+    done = run(tmp_path, "--markdown", tmp_path / "t.md")
+    text = (tmp_path / "t.md").read_text()
+    # avg 5/8, any of two right: all; votes: right, then three ties between two classes
+    assert "| b | 4 | 62.5 [" in text and "| 100.0 | 62.5 (3) | 2 |" in text
+    assert "differ in version: 1 and 2" in done.stdout
+    assert "differ in repeats: 1 and 2" in done.stdout
+
+
+def lm_eval_logs(folder, right):
+    """What lm_eval writes for a model that knows the answers to the problems `right`."""
+    from lm_eval import simple_evaluate
+    from lm_eval.api.model import LM
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    class Known(LM):
+        def generate_until(self, requests, disable_tqdm=False):
+            return [f"\\boxed{{{r.doc['answer'] if r.doc_id in right else 0}}}" for r in requests]
+
+        def loglikelihood(self, requests):
+            raise AssertionError
+
+        loglikelihood_rolling = loglikelihood
+
+    tracker = EvaluationTracker(output_path=str(folder))
+    output = simple_evaluate(
+        Known(), tasks=["reasoning_tiny_addition"], limit=8, bootstrap_iters=0, log_samples=True,
+        task_manager=TaskManager(include_path=str(ROOT / "eval/tasks"), include_defaults=False),
+        evaluation_tracker=tracker,
+    )  # fmt: skip
+    samples = output.pop("samples")
+    tracker.save_results_aggregated(results=output, samples=samples)
+    tracker.save_results_samples("reasoning_tiny_addition", samples["reasoning_tiny_addition"])
+    return samples["reasoning_tiny_addition"]
+
+
+def test_lm_evals_logs_beside_ours(tmp_path):
+    """Its b is right on 1..7, a on 0 and 1: b wins 6, loses 1; p = 2 (1 + 7) / 2^7."""
+    lm_eval_logs(tmp_path / "lm", {0, 1})
+    of_b = lm_eval_logs(tmp_path / "b", set(range(1, 8)))
+    ours = [problem_row("reasoning_tiny_addition", x) for x in of_b]
+    write(tmp_path / "run", "ours", ours)
+    done = run(f"a={tmp_path}/lm", f"b={tmp_path}/b", tmp_path / "run", "--json", tmp_path / "j",
+               "--markdown", tmp_path / "m")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    of_task = json.loads((tmp_path / "j").read_text())["reasoning_tiny_addition"]
+    assert of_task["results"]["b"] == of_task["results"]["ours"]
+    ab, a_ours, b_ours = of_task["pairs"]
+    assert (ab["won"], ab["lost"], ab["tied"]) == (6, 1, 1)
+    assert ab["p"] == pytest.approx(16 / 128) and ab["p_holm"] == pytest.approx(3 * 16 / 128)
+    assert ab["difference"] == pytest.approx(5 / 8) and ab["lost_ids"] == [ours[0]["id"]]
+    assert (a_ours["won"], a_ours["p"], b_ours["tied"], b_ours["p"]) == (6, ab["p"], 8, 1)
+    # no tokens are known of lm_eval's own models: characters; "\\boxed{0}" has 8
+    characters = sum(7 + len(x["answer"]) + 1 if i in (0, 1) else 9 for i, x in enumerate(ours)) / 8
+    line = next(x for x in (tmp_path / "m").read_text().splitlines() if x.startswith("| a |"))
+    assert line.endswith(f"|  | {characters:.0f} |")
 
 
 def test_published_tables():
@@ -106,7 +212,60 @@ def test_published_tables():
         ", published outside"
     )
     assert len(main["rows"]) == 11
-    assert ["31.8" in r for r in main["rows"]].count(True) == 1
+    assert ["31.77" in r for r in main["rows"]].count(True) == 1  # digits as published
+
+
+def test_every_row_of_the_paper_has_a_run_of_ours():
+    """Names of the stages and models in configs/phi4_mini are those of the published rows."""
+    names = set()
+    for file in ("chain", "naive_sft"):
+        chain = yaml.safe_load((ROOT / f"configs/phi4_mini/{file}.yaml").read_text())
+        names |= {stage["name"] for stage in chain["stages"]}
+    names |= set(yaml.safe_load((ROOT / "configs/phi4_mini/baselines.yaml").read_text())["models"])
+    stages = {line["stage"] for table in published_figures().values() for line in table}
+    assert stages - names == {"o1_mini"}  # not public
+
+
+def test_published_says_whom_it_looks_for(tmp_path, capsys):
+    write(tmp_path, "a", rows(20, 40))
+    assert main([str(tmp_path), "--published"]) == 0
+    assert "--published: no model has a row's name" in capsys.readouterr().out
+    assert main([f"grpo={tmp_path}", "--published"]) == 0
+    assert "--published: no" not in capsys.readouterr().out
+    write(tmp_path / "b", "grpo", [row("p0", ["correct"], "other")])
+    assert main([str(tmp_path / "b"), "--published"]) == 0
+    assert "--published: the paper has no figure" in capsys.readouterr().out
+
+
+def test_no_output_takes_the_place_of_an_evaluation(tmp_path, capsys):
+    for name in "ab":
+        write(tmp_path / name, name, rows(20, 40))
+    for option in ("--json", "--markdown"):
+        for target in ("a", "a/a.json"):
+            assert main([option, str(tmp_path / target), str(tmp_path / "b")]) == 2
+            assert capsys.readouterr().err.startswith(f"error: {option} ")
+    [model] = named_logs([str(tmp_path / "a")])
+    assert len(model.tasks["reasoning_math500"]) == 40
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path):
+    write(tmp_path / "lr=1", "a", rows(1, 2))
+    assert [m.name for m in named_logs([f"{tmp_path}/lr=1", f"b={tmp_path}/lr=1"])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("problems", "words"),
+    [
+        ([row("p0", ["correct"]), row("p0", ["incorrect"])], "problem 'p0' is there twice"),
+        ([row("p0", ["correct"]), row("p1", ["correct"] * 2)], "'p1' has 2 samples, 'p0' has 1"),
+        ([], "x has no problem"),
+    ],
+)
+def test_a_log_that_is_not_whole_is_named(tmp_path, capsys, problems, words):
+    write(tmp_path, "x", rows(1, 2))
+    write_jsonl(tmp_path / "x.samples.jsonl", problems)
+    assert main([str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Questions to a model, through the real `tune run`."""
 
-import pytest
 from conftest import recipe
 
 
@@ -17,7 +16,6 @@ def test_it_reads_questions_until_the_input_ends(coin):
     model = coin[0].partition("=")[2]
     said = recipe("ask", f"model={model}", "seed=3", input="1+1=?\n\n2+1=?\n").stdout
     assert said.count("\\boxed{") == 2
-    assert said == recipe("ask", f"model={model}", "seed=3", input="1+1=?\n\n2+1=?\n").stdout
 
 
 def test_a_response_that_is_cut_off_is_said_to_be(coin):
@@ -26,11 +24,7 @@ def test_a_response_that_is_cut_off_is_said_to_be(coin):
     assert "[cut off after 2 tokens; raise max_new_tokens]" in said and "[incorrect" in said
 
 
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [("dtype=fp16", "dtype must be"), ("model=runs/nowhere", "runs/nowhere")],
-)
-def test_a_mistake_is_one_line(coin, override, words):
-    model = coin[0].partition("=")[2]
-    done = recipe("ask", f"model={model}", "question=x", override, check=False)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+def test_a_mistake_is_one_line(coin):
+    done = recipe("ask", "model=runs/nowhere", "question=x", check=False)
+    assert done.returncode == 2 and "runs/nowhere" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -50,6 +50,10 @@ def test_what_a_result_says_of_itself(whole, small_run):
     assert not list(whole.glob("*.responses.jsonl"))
 
 
+def test_a_complete_evaluation_is_left_alone(overrides, whole):
+    assert "already complete" in recipe("evaluate", *overrides, f"output_dir={whole}").stdout
+
+
 def test_repeats_of_a_problem_differ(whole):
     assert any(len(set(row["responses"])) == 2 for row in rows(whole))
 

@@ -174,27 +174,6 @@ def test_a_killed_rollout_keeps_its_shards(small_run, tmp_path):
     assert manifest(tmp_path / "rollout")["counts"] == manifest(small_run / "rollout")["counts"]
 
 
-def test_evaluate_through_lm_eval(small_run, tmp_path):
-    done = recipe("evaluate", f"run_dir={small_run}", f"output_dir={tmp_path}", "limit=12",
-                  "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}")  # fmt: skip
-    for name in ("midtrain", "sft"):
-        result = json.loads((tmp_path / f"{name}.json").read_text())["results"][
-            "reasoning_tiny_addition"
-        ]
-        assert (result["n_problems"], result["n_samples"]) == (12, 24)
-        low, high = result["ci"]
-        assert low <= result["accuracy"] <= high
-        rows = [
-            json.loads(x) for x in (tmp_path / f"{name}.samples.jsonl").read_text().splitlines()
-        ]
-        assert len(rows) == 12 and all(len(r["responses"]) == 2 for r in rows)
-        assert any(r["responses"][0] != r["responses"][1] for r in rows)  # separate samples
-    assert "reasoning_tiny_addition" in done.stdout
-    assert "already complete" in recipe(
-        "evaluate", f"run_dir={small_run}", f"output_dir={tmp_path}", "limit=12",
-        "only=[midtrain,sft]", "repeats=2", "sampling={temperature: 0.8, max_gen_toks: 40}").stdout  # fmt: skip
-
-
 def write_chain(folder, run_dir, evaluated):
     """A chain of all stages, cut down; returns its command."""
     stages = "".join(
