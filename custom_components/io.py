@@ -46,7 +46,13 @@ def _fsync_folder(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically.
+
+    Raises:
+        UserError: when there is a folder of that name, which would be replaced.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; name the file to write")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

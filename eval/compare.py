@@ -27,7 +27,7 @@ from custom_components.report.table import p_value, percent, signed
 from eval.logs import Logged, read_logs
 from eval.published import is_published, published_figures, published_tables
 from eval.results import summary
-from eval.statistics import paired_difference
+from eval.statistics import accuracy_interval, paired_difference
 
 MUST_AGREE = ("version", "sampling", "prompt")
 """Of the recorded protocol. Repeats and problems are compared as they are logged."""
@@ -83,14 +83,36 @@ def _compare_task(
         pair["p_holm"] = adjusted
     lacking = [model.name for model in models if model.name not in having]
     warnings = [f"{task}: no result of {', '.join(lacking)}"] if lacking else []
+    warnings += [
+        f"{task}: {name}'s accuracy is {model.foreign[task]}, its problems are paired by doc_id"
+        for name, model in having.items()
+        if task in model.foreign
+    ]
     for a, b in wanted:
         differ = _protocol_differences(having[a], having[b], task)
         differ += _row_differences(rows[a], rows[b])
         warnings += [f"{task}: {a} and {b} differ in {what}" for what in differ]
     return {
-        "results": {name: summary(model.tasks[task]) for name, model in having.items()},
+        "results": {
+            name: foreign_summary(model.tasks[task])
+            if task in model.foreign
+            else summary(model.tasks[task])
+            for name, model in having.items()
+        },
         "pairs": found,
         "warnings": warnings,
+    }
+
+
+def foreign_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """`eval.results.summary`, as far as a task that is not ours has it."""
+    scores = [row["accuracy"] for row in rows]
+    return {
+        "accuracy": sum(scores) / len(scores),
+        "ci": list(accuracy_interval(scores)),
+        "n_problems": len(rows),
+        "n_samples": len(rows),
+        "repeats": 1,
     }
 
 
@@ -100,13 +122,17 @@ def _by_id(model: Logged, task: str) -> dict[str, dict[str, Any]]:
     for row in model.tasks[task]:
         if row["id"] in rows:
             raise UserError(f"{model.name}, {task}: problem {row['id']!r} is there twice")
-        if len(row["samples"]) != len(first["samples"]):
+        if _repeats(row) != _repeats(first):
             raise UserError(
-                f"{model.name}, {task}: problem {row['id']!r} has {len(row['samples'])} samples, "
-                f"{first['id']!r} has {len(first['samples'])}"
+                f"{model.name}, {task}: problem {row['id']!r} has {_repeats(row)} samples, "
+                f"{first['id']!r} has {_repeats(first)}"
             )
         rows[row["id"]] = row
     return rows
+
+
+def _repeats(row: dict[str, Any]) -> int:
+    return len(row.get("samples", (None,)))  # one in a foreign task
 
 
 def _pair(task: str, a: str, b: str, of_a: dict[str, dict], of_b: dict[str, dict]) -> dict:
@@ -143,7 +169,7 @@ def _row_differences(of_a: dict[str, dict], of_b: dict[str, dict]) -> list[str]:
 
     The hash of the problems would not tell: it differs as soon as one has a problem more.
     """
-    a, b = (len(next(iter(rows.values()))["samples"]) for rows in (of_a, of_b))
+    a, b = (_repeats(next(iter(rows.values()))) for rows in (of_a, of_b))
     found = [] if a == b else [f"repeats: {a} and {b}"]
     same = ("problem", "answer", "choices")
     other = [
@@ -180,6 +206,12 @@ def holm(ps: list[float]) -> list[float]:
 def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     """A task's results as text: {"title", "columns", "rows"}."""
     results = of_task["results"]
+    if any("truncated" not in r for r in results.values()):  # a task that is not ours
+        columns = ["", "problems", "accuracy % [95 %]"]
+        rows = [
+            [n, str(r["n_problems"]), percent(r["accuracy"], r["ci"])] for n, r in results.items()
+        ]
+        return {"title": task, "columns": columns, "rows": rows}
     most = max(r["repeats"] for r in results.values())
     columns = ["", "problems", "accuracy % [95 %]"]
     columns += ["pass@n %", "cons@n % (ties)", "n"] if most > 1 else []
@@ -260,7 +292,7 @@ def named_logs(arguments: list[str]) -> list[Logged]:
             name, mark, path = "", "", argument
         if not Path(path).exists():
             raise UserError(f"{path} does not exist")
-        found = read_logs(Path(path))
+        found = read_logs(Path(path), foreign=True)
         if mark and len(found) > 1:
             raise UserError(
                 f"{path} holds {', '.join(m.name for m in found)}; name one: {name}={path}/NAME.json"

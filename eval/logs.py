@@ -2,15 +2,18 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError
 from custom_components.io import read_jsonl
+from eval.provenance import SAMPLING
 from eval.results import DOC
 
 LOGGED = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
+FOREIGN = ("exact_match", "acc")
+"""Metrics of lm-eval's own tasks that are an accuracy, the preferred first."""
 
 
 @dataclass
@@ -20,23 +23,27 @@ class Logged:
     Attributes:
         name: of the model.
         tasks: {task: rows of `eval.results.problem_row`}.
-        provenance: as the recipe wrote it; empty for lm_eval's logs.
+        provenance: as the recipe wrote it; of lm_eval's logs what its results file says.
+        foreign: {task: metric and filter} of tasks that are not ours; their rows have id (lm_eval's
+            doc_id), problem (a hash of it), answer and accuracy alone.
     """
 
     name: str
     tasks: dict[str, list[dict[str, Any]]]
     provenance: dict[str, Any]
+    foreign: dict[str, str] = field(default_factory=dict)
 
 
-def read_logs(path: Path) -> list[Logged]:
+def read_logs(path: Path, foreign: bool = False) -> list[Logged]:
     """The models of a folder.
 
     Args:
         path: a run folder of the recipe, one `<name>.json` in it, or `--output_path` of lm_eval (of
             whose files the latest of each task counts).
+        foreign: also tasks that are not ours, by `FOREIGN`.
 
     Raises:
-        UserError: when there are none, or a task is not one of ours.
+        UserError: when there are none, a file is broken, or a task is not one of ours.
     """
     if path.suffix == ".json":
         files = [path.with_name(f"{path.stem}.samples.jsonl")]
@@ -46,13 +53,16 @@ def read_logs(path: Path) -> list[Logged]:
     for file in files:
         name = file.name.removesuffix(".samples.jsonl")
         tasks: dict[str, list[dict[str, Any]]] = {}
-        for _, row in read_jsonl(file):
+        for number, row in read_jsonl(file):
+            for key in ("task", "id", "accuracy", "samples"):
+                if key not in row:
+                    raise UserError(f"{file}, line {number}: no {key!r}")
             tasks.setdefault(row["task"], []).append(row)
         result = file.with_name(f"{name}.json")
         if not result.is_file():
             raise UserError(f"{result} is missing beside {file.name}")
-        found.append(Logged(name, tasks, json.loads(result.read_text())["provenance"]))
-    found = found or _of_lm_eval(path)
+        found.append(Logged(name, tasks, _json(result, "provenance")))
+    found = found or _of_lm_eval(path, foreign)
     if not found:
         raise UserError(
             f"{path} holds neither <name>.samples.jsonl (recipes/evaluate.py) nor "
@@ -61,19 +71,32 @@ def read_logs(path: Path) -> list[Logged]:
     return found
 
 
-def _of_lm_eval(folder: Path) -> list[Logged]:
+def _json(file: Path, key: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))[key]
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{file} is not a JSON object with {key!r}") from e
+
+
+def _of_lm_eval(folder: Path, foreign: bool) -> list[Logged]:
     latest: dict[tuple[str, str], tuple[str, Path]] = {}
     for file in folder.rglob("samples_*.jsonl"):
         if match := LOGGED.fullmatch(file.name):
             key = file.parent.name, match[1]
             latest[key] = max(latest.get(key, ("", file)), (match[2], file))
     models: dict[str, Logged] = {}
-    for (model, task), (_, file) in sorted(latest.items()):
-        rows = []
-        for number, sample in read_jsonl(file):
+    for (name, task), (date, file) in sorted(latest.items()):
+        model = models.setdefault(name, Logged(name, {}, {"tasks": {}}))
+        model.provenance["tasks"][task] = _protocol(file, task, date)
+        samples = list(read_jsonl(file))
+        if foreign and samples and "samples" not in samples[0][1]:
+            model.tasks[task], model.foreign[task] = _foreign_rows(file, task, samples)
+            continue
+        model.tasks[task] = []
+        for number, sample in samples:
             if "samples" not in sample or "answer" not in sample.get("doc", {}):
                 raise UserError(f"{file}, line {number}: {task} is not one of our tasks")
-            rows.append(
+            model.tasks[task].append(
                 {
                     "task": task,
                     **{key: sample["doc"].get(key) for key in DOC},
@@ -81,5 +104,50 @@ def _of_lm_eval(folder: Path) -> list[Logged]:
                     "responses": sample["resps"][0],
                 }
             )
-        models.setdefault(model, Logged(model, {}, {})).tasks[task] = rows
     return list(models.values())
+
+
+def _protocol(file: Path, task: str, date: str) -> dict[str, Any]:
+    """What lm_eval's results file of the same date says of the protocol; {} where it is gone."""
+    # results_<date>.json, or <stem>_<date>.json for an --output_path <stem>.json
+    found = list(file.parent.glob(f"*_{date}.json"))
+    config = _json(found[0], "configs").get(task, {}) if found else {}
+    used = config.get("generation_kwargs") or {}
+    protocol = {
+        "version": (config.get("metadata") or {}).get("version"),
+        "sampling": {key: used.get(key) for key in SAMPLING},
+        "prompt": config.get("doc_to_text"),
+    }
+    return protocol if config else {}
+
+
+def _foreign_rows(
+    file: Path, task: str, samples: list[tuple[int, dict[str, Any]]]
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows of a task that is not ours, and by which metric and filter.
+
+    lm_eval logs a problem once for each of the task's filters; its first one counts.
+    """
+    first = samples[0][1]
+    metric = next((m for m in FOREIGN if m in first), None)
+    if metric is None:
+        raise UserError(
+            f"{file}: {task} is not one of our tasks and has none of {', '.join(FOREIGN)}"
+        )
+    rows = []
+    for number, sample in samples:
+        if sample.get("filter") != first.get("filter"):
+            continue
+        value = sample.get(metric)
+        if not isinstance(value, int | float) or not 0 <= value <= 1 or "doc_id" not in sample:
+            raise UserError(f"{file}, line {number}: no doc_id, or {metric} is not in 0..1")
+        rows.append(
+            {
+                "task": task,
+                "id": str(sample["doc_id"]),
+                "problem": sample.get("doc_hash"),
+                "answer": sample.get("target"),
+                "accuracy": float(value),
+            }
+        )
+    return rows, f"{metric} of filter {first.get('filter')}"

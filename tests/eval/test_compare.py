@@ -8,10 +8,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from custom_components.config import UserError
 from custom_components.io import write_json, write_jsonl
 from custom_components.report.chain_report import build_report, write_report
 from eval.compare import compare, holm, main, named_logs
-from eval.logs import Logged
+from eval.logs import Logged, read_logs
 from eval.published import published_figures, published_tables
 from eval.results import problem_row, summary
 from eval.scoring import problem_metrics
@@ -150,7 +151,7 @@ def test_a_variant_with_more_repeats_is_the_same_task(tmp_path):
     assert "differ in repeats: 1 and 2" in done.stdout
 
 
-def lm_eval_logs(folder, right):
+def lm_eval_logs(folder, right, task="reasoning_tiny_addition", include=ROOT / "eval/tasks"):
     """What lm_eval writes for a model that knows the answers to the problems `right`."""
     from lm_eval import simple_evaluate
     from lm_eval.api.model import LM
@@ -168,14 +169,60 @@ def lm_eval_logs(folder, right):
 
     tracker = EvaluationTracker(output_path=str(folder))
     output = simple_evaluate(
-        Known(), tasks=["reasoning_tiny_addition"], limit=8, bootstrap_iters=0, log_samples=True,
-        task_manager=TaskManager(include_path=str(ROOT / "eval/tasks"), include_defaults=False),
+        Known(), tasks=[task], limit=8, bootstrap_iters=0, log_samples=True,
+        task_manager=TaskManager(include_path=str(include), include_defaults=False),
         evaluation_tracker=tracker,
     )  # fmt: skip
     samples = output.pop("samples")
     tracker.save_results_aggregated(results=output, samples=samples)
-    tracker.save_results_samples("reasoning_tiny_addition", samples["reasoning_tiny_addition"])
-    return samples["reasoning_tiny_addition"]
+    tracker.save_results_samples(task, samples[task])
+    return samples[task]
+
+
+FOREIGN = """
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: ["."]}}
+metric_list: [{{metric: {metric}, aggregation: {aggregation}, higher_is_better: true}}]
+filter_list:
+  - {{name: boxed, filter: [{{function: regex, regex_pattern: "boxed.(.+).$"}}, {{function: take_first}}]}}
+  - {{name: raw, filter: [{{function: take_first}}]}}
+"""
+
+
+def test_a_task_of_lm_evals_own(tmp_path):
+    """Its first filter counts; a is right on 0..2, b on 2..5: b wins 3, loses 2; p = 1."""
+    write_jsonl(tmp_path / "q.jsonl", [{"q": f"{i}+1", "answer": f"{i + 1}"} for i in range(6)])
+    (tmp_path / "tasks").mkdir()
+    yaml_file = tmp_path / "tasks" / "sums.yaml"
+    yaml_file.write_text(
+        FOREIGN.format(data=tmp_path / "q.jsonl", metric="exact_match", aggregation="mean")
+    )
+    for name, right in (("a", range(3)), ("b", range(2, 6))):
+        lm_eval_logs(tmp_path / name, set(right), "sums", tmp_path / "tasks")
+    done = run(f"a={tmp_path}/a", f"b={tmp_path}/b", "--json", tmp_path / "j")
+    assert done.returncode == 0, done.stderr
+    assert "a's accuracy is exact_match of filter boxed, its problems are paired by doc_id" in (
+        done.stdout
+    )
+    of_task = json.loads((tmp_path / "j").read_text())["sums"]
+    assert [r["accuracy"] for r in of_task["results"].values()] == pytest.approx([3 / 6, 4 / 6])
+    [pair] = of_task["pairs"]
+    assert (pair["won_ids"], pair["lost_ids"], pair["p"]) == (["3", "4", "5"], ["0", "1"], 1)
+    with pytest.raises(UserError, match="sums is not one of our tasks"):
+        read_logs(tmp_path / "a")  # there is nothing to judge anew
+
+    yaml_file.write_text(
+        FOREIGN.format(data=tmp_path / "q.jsonl", metric="bypass", aggregation="bypass")
+    )
+    lm_eval_logs(tmp_path / "c", set(), "sums", tmp_path / "tasks")
+    done = run(tmp_path / "c")
+    assert done.returncode == 2 and "has none of exact_match, acc" in done.stderr
 
 
 def test_lm_evals_logs_beside_ours(tmp_path):
@@ -189,6 +236,7 @@ def test_lm_evals_logs_beside_ours(tmp_path):
     assert done.returncode == 0, done.stderr
     of_task = json.loads((tmp_path / "j").read_text())["reasoning_tiny_addition"]
     assert of_task["results"]["b"] == of_task["results"]["ours"]
+    assert "a and ours differ in version: 2 and 1" in done.stdout  # lm_eval's results file says
     ab, a_ours, b_ours = of_task["pairs"]
     assert (ab["won"], ab["lost"], ab["tied"]) == (6, 1, 1)
     assert ab["p"] == pytest.approx(16 / 128) and ab["p_holm"] == pytest.approx(3 * 16 / 128)
@@ -251,6 +299,21 @@ def test_no_output_takes_the_place_of_an_evaluation(tmp_path, capsys):
 def test_a_path_may_hold_an_equals_sign(tmp_path):
     write(tmp_path / "lr=1", "a", rows(1, 2))
     assert [m.name for m in named_logs([f"{tmp_path}/lr=1", f"b={tmp_path}/lr=1"])] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("x.samples.jsonl", '{"id": "p0"}', "x.samples.jsonl, line 1: no 'task'"),
+        ("x.json", '{"model":', "x.json is not a JSON object with 'provenance'"),
+        ("x.json", "[]", "x.json is not a JSON object with 'provenance'"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, capsys, file, text, words):
+    write(tmp_path, "x", rows(1, 2))
+    (tmp_path / file).write_text(text)
+    assert main([str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
