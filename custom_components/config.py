@@ -238,6 +238,9 @@ def recipe_main(schema: type):
             args, overrides = parser.parse_known_args()
             try:
                 main(load(schema, args.config, overrides))
+            except KeyboardInterrupt:
+                print("error: stopped; the same command continues", file=sys.stderr, flush=True)
+                sys.exit(130)
             except (UserError, OSError) as e:
                 if isinstance(e, OSError):
                     # numpy gives no number, but "n requested and m written"

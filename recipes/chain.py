@@ -2,6 +2,8 @@
 
     tune run recipes/chain.py --config configs/tiny/chain.yaml
     tune run recipes/chain.py --config configs/tiny/chain.yaml dry_run=true
+    tune run recipes/chain.py --config configs/tiny/chain.yaml only=[sft,dpo]
+    tune run recipes/chain.py --config configs/tiny/chain.yaml start_at=dpo
     tune run recipes/chain.py --config configs/tiny/chain.yaml seed=1 run_dir=runs/tiny-seed1
 
 A stage whose manifest proves it complete, with the same config, inputs and code, is skipped. One
@@ -11,6 +13,7 @@ and so is what follows where its inputs changed. Kill the chain anywhere and sta
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from custom_components.config import UserError, load, option, recipe_main, required
+from custom_components.config import UserError, load, nearest, option, recipe_main, required
 from custom_components.io import sha256_of
 from custom_components.processes import die_with_parent
 from custom_components.report.chain_report import build_report, write_report
 from custom_components.report.table import print_ablation
+from custom_components.training.interruption import Interruption
 from custom_components.training.run_folder import (
     code_hash,
     is_complete,
@@ -53,6 +57,8 @@ class ChainConfig:
     task: str = required("lm-eval task of the table")
     run_dir: str = required("folder of the chain; each stage's run folder is below it")
     compare: list[list[str]] = option(list, "pairs of stages to compare besides neighbours")
+    only: list[str] | None = option(None, "names of the stages to run; all by default")
+    start_at: str | None = option(None, "name of the first stage to run")
     dry_run: bool = option(False, "print the plan and stop")
     seed: int = option(0, "seed, passed to every stage")
 
@@ -65,7 +71,7 @@ def main(cfg: Any) -> None:
     run_dir = Path(cfg.run_dir)
     stages = [asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
               for s in cfg.stages]  # fmt: skip
-    steps = plan(cfg, stages)
+    steps = chosen(plan(cfg, stages), cfg.only, cfg.start_at)
     for step in steps:
         load_config(step)  # a mistake in any stage's config ends the chain before its first stage
     if cfg.dry_run:
@@ -110,6 +116,25 @@ def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return steps
+
+
+def chosen(
+    steps: list[dict[str, Any]], only: list[str] | None, start_at: str | None
+) -> list[dict[str, Any]]:
+    """The steps of some stages, each with its evaluation.
+
+    Raises:
+        UserError: when there is no such stage.
+    """
+    names = list(dict.fromkeys(step["name"].removeprefix("eval/") for step in steps))
+    for key, asked in (("only", only or []), ("start_at", [start_at] if start_at else [])):
+        for name in asked:
+            if name not in names:
+                raise UserError(f"{key}: no stage {name!r}{nearest(name, names)}")
+    wanted = [n for n in names if only is None or n in only]
+    if start_at:
+        wanted = [n for n in wanted if names.index(n) >= names.index(start_at)]
+    return [step for step in steps if step["name"].removeprefix("eval/") in wanted]
 
 
 def load_config(step: dict[str, Any]) -> Any:
@@ -163,16 +188,18 @@ def run_step(step: dict[str, Any], run_dir: Path) -> None:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
         )
-        try:
+        # Ctrl-C reaches the stage by itself: it is in the terminal's foreground, too
+        stop = Interruption(lambda number: number == signal.SIGTERM and process.terminate())
+        with stop.watch():
             while chunk := process.stdout.read1(65536):
                 file.write(chunk)
                 file.flush()
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.flush()
             code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # it got the interrupt too
-            raise UserError("stopped; the same command continues") from None
+    if stop.signal:
+        print("stopped; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(128 + stop.signal)
     if code:
         lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
         lines = [line.strip() for line in lines if line.strip()]

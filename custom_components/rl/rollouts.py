@@ -156,8 +156,9 @@ class Rollouts:
         mine = self.groups(problems[self.world.rank :: self.world.size])
         seed = random.Random(f"{self.cfg.seed} held out {step} {self.world.rank}").getrandbits(48)
         sampling = Sampling(options.temperature, options.top_p, self.cfg.max_new_tokens, seed)
-        sample_round(mine, options.samples, sampling, self.engine, self.tokenizer)
-        judge(mine, self.pool)
+        if mine:  # there may be fewer problems than ranks
+            sample_round(mine, options.samples, sampling, self.engine, self.tokenizer)
+            judge(mine, self.pool)
         right = self.world.sum(sum(s.verdict == "correct" for g in mine for s in g.samples))
         return right / (len(problems) * options.samples)
 

@@ -38,6 +38,10 @@ class World:
             return value
         return self.sums({"value": value})["value"]
 
+    def max(self, value: float) -> float:
+        """The largest of all ranks' numbers."""
+        return max(self.gather([value]))
+
     def sums(self, values: dict[str, float]) -> dict[str, float]:
         """Sums of several numbers over all ranks, which give the same keys."""
         return dict(zip(values, self.sum_tensor(list(values.values())).tolist(), strict=True))

@@ -42,6 +42,7 @@ from custom_components.training.distributed import (
     shard,
 )
 from custom_components.training.flops import known_device, training_flops
+from custom_components.training.interruption import Interruption
 from custom_components.training.run_folder import Metrics, RunFolder
 
 
@@ -164,6 +165,7 @@ class Trainer:
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
         self._nonfinite, self._batch = 0, ([], [])
+        self._interruption = Interruption()
 
     def _build(self) -> torch.nn.Module:
         """The model on meta: no rank ever holds more than its shards."""
@@ -249,7 +251,7 @@ class Trainer:
             rows: with their `ids` (a pack's) or `id`, for the record of steps gone wrong.
         """
         order = batch_order(len(rows), self.cfg.batch_size, self.cfg.seed)
-        with tqdm(
+        with self._interruption.watch(), tqdm(
             total=self.steps, initial=self.step, unit="step", desc=self.run.recipe,
             disable=self.world.rank != 0,
         ) as self._bar:  # fmt: skip
@@ -294,6 +296,9 @@ class Trainer:
     ) -> None:  # fmt: skip
         """Move the schedule, log, and write a checkpoint when one is due.
 
+        After SIGTERM or Ctrl-C on any rank it writes one and ends the process, with 128 + the
+        signal's number.
+
         Args:
             loss: of the global batch.
             tokens: in the global batch, for the rate.
@@ -323,12 +328,17 @@ class Trainer:
         self._last_step_at = now
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
         self._bar.update()
-        due = self.step % self.cfg.checkpoint_every == 0 and self.step < self.steps
-        if due or best:
+        stop = int(self.world.max(self._interruption.signal))
+        due = self.step % self.cfg.checkpoint_every == 0 or stop
+        if (due and self.step < self.steps) or best:
             self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule, extra, best)
             self.run.touch()
         else:
             self.checkpoints.publish(wait=False)
+        if stop and self.step < self.steps:
+            self.checkpoints.publish()
+            self.say(f"stopped after step {self.step} of {self.steps}; the same command continues")
+            raise SystemExit(128 + stop)
 
     def restore(self, step: int) -> None:
         """Go back to the weights of a checkpoint that was kept as the best."""

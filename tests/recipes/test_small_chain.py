@@ -215,6 +215,16 @@ def kill_when(command, file):
     time.sleep(1)
 
 
+def test_the_plan_of_some_stages(tmp_path):
+    command = write_chain(tmp_path, tmp_path / "run", evaluated=["sft", "grpo"])
+    out = run_chain([*command, "dry_run=true", "start_at=sft", "only=[midtrain,sft,grpo]"])
+    planned = [line.split()[0] for line in out.splitlines() if line.endswith(" run")]
+    assert planned == ["sft", "eval/sft", "grpo", "eval/grpo"]
+    assert not (tmp_path / "run").exists()
+    done = subprocess.run([*command, "only=[stf]"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 2 and "only: no stage 'stf'; did you mean 'sft'?" in done.stderr
+
+
 def test_the_chain_runs_skips_and_continues(tmp_path):
     """SIGKILL in a stage, on to the end, then nothing left to do."""
     command = write_chain(tmp_path, tmp_path / "run", evaluated=["grpo"])
