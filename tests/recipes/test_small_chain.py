@@ -89,7 +89,7 @@ def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("name", ["midtrain", "dpo"])
+@pytest.mark.parametrize("name", ["midtrain", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_two_ranks_killed_and_continued(small_run, tmp_path, name):
     """A rank dies at any moment, and takes the other with it."""
     run_killed_and_whole(name, small_run, tmp_path, ("--nproc_per_node", "2"))
