@@ -70,7 +70,7 @@ def steps_for(name: str, args: argparse.Namespace) -> int:
     for variant in ("GRPO", name):
         recipe, overrides = VARIANTS[variant]
         pilot = folder / slug(variant)
-        run(recipe, pilot, args.start, [*overrides, "max_steps=3", "seed=1000"])
+        run(recipe, pilot, args.start, [*overrides, f"max_steps={args.pilot}", "seed=1000"])
         per_step[variant] = fmean(row["generated_tokens"] for row in metrics(pilot))
         selected[variant] = selection_tokens(pilot)
     budget = args.steps * per_step["GRPO"]
@@ -213,6 +213,10 @@ def main() -> None:
     parser.add_argument("--start", type=Path, required=True, help="model to start from")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24, help="of plain GRPO: they set the budget")
+    parser.add_argument(
+        "--pilot", type=int, default=12,
+        help="steps of each variant's pilot: refilling costs more as the model improves",
+    )  # fmt: skip
     parser.add_argument("--every", type=int, default=3, help="steps between held-out evaluations")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args()
