@@ -23,8 +23,9 @@ from typing import Any
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
 from custom_components.io import sha256_of
-from custom_components.processes import die_with_parent
-from custom_components.report.chain_report import build_report, write_report
+from custom_components.models.hub import check_token, upload_model
+from custom_components.processes import die_with_parent, last_words
+from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
 from custom_components.training.interruption import Interruption
 from custom_components.training.run_folder import (
@@ -46,6 +47,7 @@ class StageConfig:
     evaluate: bool = option(False, "evaluate the stage's model/ when it is done")
     overrides: list[str] = option(list, "key=value for this stage")
     nproc_per_node: int = option(1, "processes of this stage")
+    push_to_hub: str | None = option(None, "hub repository for the finished model/")
 
 
 @dataclass
@@ -60,6 +62,7 @@ class ChainConfig:
     only: list[str] | None = option(None, "names of the stages to run; all by default")
     start_at: str | None = option(None, "name of the first stage to run")
     dry_run: bool = option(False, "print the plan and stop")
+    push_private: bool = option(True, "new hub repositories are private")
     seed: int = option(0, "seed, passed to every stage")
 
 
@@ -69,26 +72,37 @@ def main(cfg: Any) -> None:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("the chain is one process; set nproc_per_node of a stage instead")
     run_dir = Path(cfg.run_dir)
-    stages = [asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
-              for s in cfg.stages]  # fmt: skip
+    stages = stages_of(cfg)
     steps = chosen(plan(cfg, stages), cfg.only, cfg.start_at)
+    pushed = [s for s in stages if s["push_to_hub"] and s["name"] in {step["name"] for step in steps}]
     for step in steps:
         load_config(step)  # a mistake in any stage's config ends the chain before its first stage
     if cfg.dry_run:
         for step in steps:
             print(f"{step['name']:>16}  {state(step)[1]}")
         return
+    if pushed:
+        check_token(f"stages.{pushed[0]['name']}.push_to_hub")
     started = time.time()
+    compare = [tuple(pair) for pair in cfg.compare]
+    report, page = make_report(run_dir, cfg.task, stages, compare)
     for step in steps:
-        run_step(step, run_dir)
-        write_report(
-            run_dir, build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare)), stages
-        )
-    report = build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare))
-    page = write_report(run_dir, report, stages)
+        try:
+            run_step(step, run_dir)
+        finally:  # it also shows what failed
+            report, page = make_report(run_dir, cfg.task, stages, compare)
     if report["stages"]:
         print_ablation(report)
+    for stage in pushed:
+        key, model = f"stages.{stage['name']}.push_to_hub", run_dir / stage["name"] / "model"
+        print(f"uploaded: {upload_model(model, stage['push_to_hub'], key, cfg.push_private)}")
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
+
+
+def stages_of(cfg: Any) -> list[dict[str, Any]]:
+    """The config's stages, with their labels and recipes."""
+    return [asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
+            for s in cfg.stages]  # fmt: skip
 
 
 def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -201,12 +215,9 @@ def run_step(step: dict[str, Any], run_dir: Path) -> None:
         print("stopped; the same command continues", file=sys.stderr, flush=True)
         sys.exit(128 + stop.signal)
     if code:
-        lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-        lines = [line.strip() for line in lines if line.strip()]
-        errors = [line for line in lines if line.startswith(("error:", "error ("))]
-        last = (errors or lines or ["no output"])[-1]
+        error, last = last_words(log)
         raise UserError(
-            f"stage {step['name']} failed with status {code} (log: {log}): {last.removeprefix('error: ')}"
+            f"stage {step['name']} failed with status {code} (log: {log}): {error or last}"
         )
 
 
