@@ -74,7 +74,9 @@ def main(cfg: Any) -> None:
     run_dir = Path(cfg.run_dir)
     stages = stages_of(cfg)
     steps = chosen(plan(cfg, stages), cfg.only, cfg.start_at)
-    pushed = [s for s in stages if s["push_to_hub"] and s["name"] in {step["name"] for step in steps}]
+    pushed = [
+        s for s in stages if s["push_to_hub"] and s["name"] in {step["name"] for step in steps}
+    ]
     for step in steps:
         load_config(step)  # a mistake in any stage's config ends the chain before its first stage
     if cfg.dry_run:

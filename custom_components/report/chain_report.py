@@ -125,7 +125,8 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     write_json(run_dir / "report.json", report)
     scores = {
         stage["name"]: {
-            row["id"]: row["accuracy"] for row in sample_rows(run_dir, stage["name"], report["task"])
+            row["id"]: row["accuracy"]
+            for row in sample_rows(run_dir, stage["name"], report["task"])
         }
         for stage in report["stages"]
     }

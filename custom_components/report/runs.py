@@ -109,7 +109,9 @@ def _verdicts(folder: Path) -> list[dict[str, Any]]:
             counts[row["verdict"], row["reason"]] += row["count_all"]
     return [
         {"verdict": verdict, "reason": reason, "rollouts": number}
-        for (verdict, reason), number in sorted(counts.items(), key=lambda c: (c[0][0], -c[1], c[0][1]))
+        for (verdict, reason), number in sorted(
+            counts.items(), key=lambda c: (c[0][0], -c[1], c[0][1])
+        )
     ]
 
 

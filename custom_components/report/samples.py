@@ -52,7 +52,9 @@ def choose_ids(scores: dict[str, dict[str, float]], most: int = MAX_PROBLEMS) ->
         return []
     common = set.intersection(*(set(of) for of in scores.values()))
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
-    for name in sorted(common, key=lambda i: (hashlib.sha256(i.encode("utf-8", "replace")).hexdigest(), i)):
+    for name in sorted(
+        common, key=lambda i: (hashlib.sha256(i.encode("utf-8", "replace")).hexdigest(), i)
+    ):
         groups[tuple((of[name] > 0) + (of[name] == 1) for of in scores.values())].append(name)
     turns = zip_longest(*(groups[course] for course in sorted(groups)))
     return [name for turn in turns for name in turn if name is not None][:most]

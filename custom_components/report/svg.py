@@ -24,8 +24,9 @@ def line_chart(title: str, series: list[Series], from_zero: bool = False) -> str
     y_low, y_high = min(ys), max(ys)
     if from_zero and y_low > 0:
         y_low = 0.0
-    if y_high - y_low < 1e-12 * max(1.0, abs(y_high)):
-        y_low, y_high = y_low - 0.5 * (abs(y_low) or 1), y_high + 0.5 * (abs(y_high) or 1)
+    if y_high - y_low < 1e-12 * max(1.0, abs(y_high)):  # flat
+        room = 0.5 * (abs(y_low) or 1)
+        y_low, y_high = (0.0 if from_zero and y_low >= 0 else y_low - room), y_high + room
     ticks = nice_ticks(y_low, y_high, 4)
     y_low, y_high = min(y_low, ticks[0]), max(y_high, ticks[-1])
 
@@ -45,8 +46,7 @@ def line_chart(title: str, series: list[Series], from_zero: bool = False) -> str
         if tick == round(tick) and x_low <= tick <= x_high:
             parts.append(f'<text class="x" x="{x:.1f}" y="{HEIGHT - 5}">{short(tick)}</text>')
     for number, curve in enumerate(series):
-        noisy = len(series) == 1 and len(curve) > 40
-        if noisy:
+        if len(series) == 1 and is_noisy(curve):
             parts.append(_polyline([place(*p) for p in thinned(curve)], "raw"))
             curve = running_mean(curve)
         placed = [place(*p) for p in thinned(curve)]
@@ -74,6 +74,13 @@ def thinned(curve: Series, most: int = MAX_POINTS) -> Series:
     ]
 
 
+def is_noisy(curve: Series) -> bool:
+    """Whether a curve is long, and goes up and down rather than somewhere."""
+    values = [y for _, y in curve]
+    way = sum(abs(b - a) for a, b in zip(values, values[1:], strict=False))
+    return len(curve) > 40 and way > 4 * (max(values) - min(values))
+
+
 def running_mean(curve: Series) -> Series:
     """Mean over the last twentieth of all points up to each."""
     width, total, means = max(1, len(curve) // 20), 0.0, []
@@ -93,10 +100,13 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number on an axis: `0.25`, `20k`, `3e-05`."""
+    """A number on an axis: `0.25`, `20k`, `3e-5`."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.4g}{letter}"
+    if 0 < abs(value) < 0.01:
+        digits, power = f"{value:.3e}".split("e")
+        return f"{float(digits):g}e{int(power)}"
     return f"{value:.4g}"
 
 
