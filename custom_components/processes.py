@@ -1,9 +1,10 @@
-"""Child processes that end with their parent."""
+"""Child processes: they end with their parent, and what they said last."""
 
 import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -19,3 +20,12 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last_words(log: Path) -> tuple[str | None, str]:
+    """(the last error of a stage's log, without `error:`, or None; its last line)."""
+    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if line.startswith(("error:", "error ("))]
+    error = errors[-1].removeprefix("error:").strip() if errors else None
+    return error, (lines or ["no output"])[-1]

@@ -36,8 +36,9 @@ from custom_components.doctor import (
     show,
 )
 from custom_components.io import sha256_of
-from custom_components.processes import die_with_parent
-from custom_components.report.chain_report import build_report, write_report
+from custom_components.models.hub import check_token, upload_model
+from custom_components.processes import die_with_parent, last_words
+from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
 from custom_components.rl.config import RLConfig
 from custom_components.training.interruption import Interruption
@@ -64,6 +65,7 @@ class StageConfig:
     overrides: list[str] = option(list, "key=value for this stage")
     nproc_per_node: int = option(1, "processes of this stage on a node")
     nnodes: int = option(1, "nodes of this stage; several need a Slurm allocation")
+    push_to_hub: str | None = option(None, "hub repository for the finished model/")
 
 
 @dataclass
@@ -79,6 +81,7 @@ class ChainConfig:
     start_at: str | None = option(None, "name of the first stage to run")
     dry_run: bool = option(False, "print the plan and stop")
     doctor: DoctorConfig = option(DoctorConfig, "checks before the chain and before each stage")
+    push_private: bool = option(True, "new hub repositories are private")
     seed: int = option(0, "seed, passed to every stage")
 
 
@@ -89,24 +92,31 @@ def main(cfg: Any) -> None:
         raise UserError("the chain is one process; set nproc_per_node of a stage instead")
     run_dir, stages = Path(cfg.run_dir), stages_with_defaults(cfg)
     steps = steps_of(cfg)
+    names = {step["name"] for step in steps}
+    pushed = [s for s in stages if s["push_to_hub"] and s["name"] in names]
     for step in steps:
         load_config(step)  # a mistake in any stage's config ends the chain before its first stage
     if cfg.dry_run:
         for step, (_, why) in zip(steps, planned(steps), strict=True):
             print(f"{step['name']:>16}  {why}")
         return
+    if pushed:
+        check_token(f"stages.{pushed[0]['name']}.push_to_hub")
     started = time.time()
+    compare = [tuple(pair) for pair in cfg.compare]
     doctor = Doctor(cfg, steps)
     doctor.before_all()
+    report, page = make_report(run_dir, cfg.task, stages, compare)
     for step in steps:
-        run_step(step, run_dir, doctor)
-        write_report(
-            run_dir, build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare)), stages
-        )
-    report = build_report(run_dir, cfg.task, stages, map(tuple, cfg.compare))
-    page = write_report(run_dir, report, stages)
+        try:
+            run_step(step, run_dir, doctor)
+        finally:  # it also shows what failed
+            report, page = make_report(run_dir, cfg.task, stages, compare)
     if report["stages"]:
         print_ablation(report)
+    for stage in pushed:
+        key, model = f"stages.{stage['name']}.push_to_hub", run_dir / stage["name"] / "model"
+        print(f"uploaded: {upload_model(model, stage['push_to_hub'], key, cfg.push_private)}")
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
 
 
@@ -368,11 +378,8 @@ def shown_and_logged(command: list[str], log: Path) -> int:
 
 def failure(what: str, code: int, log: Path) -> str:
     """A failed process's status, log, and the line that matters."""
-    lines = log.read_text(errors="replace").replace("\r", "\n").splitlines()
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if line.startswith(("error:", "error ("))]
-    last = (errors or lines or ["no output"])[-1]
-    return f"{what} failed with status {code} (log: {log}): {last.removeprefix('error: ')}"
+    error, last = last_words(log)
+    return f"{what} failed with status {code} (log: {log}): {error or last}"
 
 
 if __name__ == "__main__":

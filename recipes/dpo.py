@@ -78,7 +78,7 @@ def main(cfg: Any) -> None:
             means = {name: total / batch.rows for name, total in world.sums(sums).items()}
             margin = means["reward_chosen"] - means["reward_rejected"]
             if alarm := falling.check(means["logprob_chosen"]):
-                trainer.say(f"alarm at step {trainer.step + 1}: {alarm}")
+                trainer.alarm(alarm)
             trainer.finish_step(
                 loss, batch.tokens, document_length=batch.document_length, epoch=epoch,
                 margin=margin, **means,

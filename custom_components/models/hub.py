@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from custom_components.config import UserError
+from custom_components.io import CARD
 
-FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*")
+FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*", CARD)
 """What a model folder consists of: no pickles, no code."""
 
 
@@ -35,3 +36,43 @@ def local_folder(path: str | Path, key: str, revision: str | None = None) -> Pat
             f"{key}: {path} is not a folder here and could not be downloaded from the hub "
             f"({str(e).strip().splitlines()[0]}); give a local folder instead"
         ) from e
+
+
+def check_token(key: str) -> None:
+    """Refuse before any work is done for an upload that cannot be.
+
+    Raises:
+        UserError: when there is no Hugging Face token, naming the config key that asks for it.
+    """
+    from huggingface_hub import get_token
+
+    if not get_token():
+        raise UserError(f"{key}: no Hugging Face token; run `hf auth login` or set HF_TOKEN")
+
+
+def upload_model(folder: str | Path, repo: str, key: str, private: bool = True) -> str:
+    """Upload a finished model folder to the hub. What is already there is not sent again.
+
+    Args:
+        folder: of the model.
+        repo: `user/name`; made where it is not there.
+        key: config key that named it, for the message.
+        private: a new repository is private.
+
+    Returns:
+        the repository's address.
+
+    Raises:
+        UserError: when there is no token, or the hub refuses or is out of reach.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    check_token(key)
+    api = HfApi()
+    try:
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="reasontune")
+    except (HfHubHTTPError, HFValidationError, OSError) as e:
+        raise UserError(f"{key}: {repo}: {str(e).strip().splitlines()[0]}") from e
+    return str(url)

@@ -1,23 +1,54 @@
 """report.json and report.html of a chain, from what its stages have left so far."""
 
-import io
+import base64
+import hashlib
 import json
-import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from custom_components.io import read_jsonl, write_json, write_text
+from custom_components.config import UserError
+from custom_components.io import write_json, write_text
+from custom_components.report import svg
+from custom_components.report.breakdown import by_length, length_bins
+from custom_components.report.card import refresh_cards
+from custom_components.report.curves import stage_curves
+from custom_components.report.runs import as_json, clock, data_yields, stage_alarms, stage_runs
+from custom_components.report.samples import (
+    chosen_problems,
+    embedded,
+    sample_rows,
+    training_samples,
+)
 from custom_components.report.table import p_value, percent, signed
 from custom_components.training.run_folder import read_manifest
 from eval.compare import is_published, published_tables
 from eval.statistics import paired_difference
 
-TEMPLATE = Path(__file__).parent / "report.html.jinja"
+HERE = Path(__file__).parent
 COPIED = ("accuracy", "ci", "n_problems", "n_samples", "repeats", "pass_at_k", "cons_at_k", "ties",
           "truncated", "no_answer", "undecided", "response_length", "num_tokens",
           "by_difficulty")  # fmt: skip
+
+
+def make_report(
+    run_dir: Path, task: str, stages: list[dict[str, Any]], compare: list[tuple[str, str]]
+) -> tuple[dict[str, Any], Path]:
+    """Collect, write the page, and put the results into the models' cards.
+
+    Args:
+        run_dir, task, stages: see `build_report`.
+        compare: pairs of stages to compare besides neighbours.
+
+    Returns:
+        (report, the page's path).
+    """
+    report = build_report(run_dir, task, stages, compare)
+    page = write_report(run_dir, report, stages)
+    refresh_cards(run_dir, stages, report)
+    return report, page
 
 
 def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_pairs=()) -> dict:
@@ -31,19 +62,32 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
 
     Returns:
         the chain result of docs/ARCHITECTURE.md.
+
+    Raises:
+        UserError: when an evaluation lacks the task.
     """
-    rows, scores, of_stages = [], {}, {}
+    rows, scores, of_stages, lengths = [], {}, {}, {}
     for stage in stages:
-        folder = run_dir / "eval" / stage["name"]
-        file = folder / f"{stage['name']}.json"
+        name = stage["name"]
+        file = run_dir / "eval" / name / f"{name}.json"
         if not stage["evaluate"] or not file.is_file():
             continue
-        of_stages[stage["name"]] = json.loads(file.read_text())["results"]
-        result = of_stages[stage["name"]][task]
-        rows.append({"name": stage["name"], "label": stage["label"]}
-                    | {key: result[key] for key in COPIED})  # fmt: skip
-        samples = read_jsonl(folder / f"{stage['name']}.samples.jsonl")
-        scores[stage["name"]] = {r["id"]: r["accuracy"] for _, r in samples if r["task"] == task}
+        of_stages[name] = json.loads(file.read_text(encoding="utf-8"))["results"]
+        if task not in of_stages[name]:
+            raise UserError(f"{file} has no task {task!r}; there are {', '.join(of_stages[name])}")
+        result = of_stages[name][task]
+        rows.append({"name": name, "label": stage["label"]} | {key: result[key] for key in COPIED})
+        scores[name], lengths[name] = {}, []
+        for row in sample_rows(run_dir, name, task):
+            scores[name][row["id"]] = row["accuracy"]
+            lengths[name] += [(s["num_tokens"], s["length"], s["verdict"] == "correct")
+                              for s in row["samples"]]  # fmt: skip
+    in_tokens = all(tokens for of in lengths.values() for tokens, _, _ in of)
+    responses = {name: [(tokens if in_tokens else characters, right) for tokens, characters, right in of]
+                 for name, of in lengths.items()}  # fmt: skip
+    ends = length_bins([length for of in responses.values() for length, _ in of])
+    for row in rows:
+        row["by_length"] = by_length(responses[row["name"]], ends)
     names = [row["name"] for row in rows]
     wanted = [*zip(names, names[1:], strict=False), *extra_pairs]
     pairs = []
@@ -55,67 +99,76 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     return {
         "task": task,
         "stages": rows,
+        "length_unit": "tokens" if in_tokens else "characters",
         "paired": pairs,
         "published": published_tables(of_stages) if is_published(of_stages) else [],
         "wall_seconds": {
             name: manifest["wall_seconds"]
             for stage in stages
-            for name, folder in ((stage["name"], run_dir / stage["name"]),
-                                 (f"eval/{stage['name']}", run_dir / "eval" / stage["name"]))
-            if (manifest := read_manifest(folder))
+            for name in (stage["name"], f"eval/{stage['name']}")
+            if (manifest := read_manifest(run_dir / name))
         },
-    }  # fmt: skip
+    }
 
 
 def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, Any]]) -> Path:
-    """Write report.json and report.html. Returns the page's path."""
+    """Write report.json and report.html, one page that needs nothing else.
+
+    Args:
+        run_dir: the chain's folder.
+        report: see `build_report`.
+        stages: {name, label, evaluate} in order.
+
+    Returns:
+        the page's path.
+    """
     write_json(run_dir / "report.json", report)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "p_value": p_value}
-    environment.globals |= {"signed": signed}
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    scores = {
+        stage["name"]: {
+            row["id"]: row["accuracy"]
+            for row in sample_rows(run_dir, stage["name"], report["task"])
+        }
+        for stage in report["stages"]
+    }
+    problems = chosen_problems(run_dir, report["task"], scores)
+    training = training_samples(run_dir, stages)
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "p_value": p_value, "as_json": as_json}
+    environment.globals |= {"signed": signed, "interval": svg.interval, "axis": svg.axis}
+    page = environment.get_template("report.html.jinja").render(
         report=report,
         title=run_dir.name,
-        plots=[p for s in stages if (p := training_plot(run_dir / s["name"], s["label"]))],
-        yields=(read_manifest(run_dir / "curate") or {}).get("counts", {}),
-        manifests={s["name"]: m for s in stages if (m := read_manifest(run_dir / s["name"]))},
-    )
-    write_text(run_dir / "report.html", page)
+        made=clock(time.time()),
+        runs=stage_runs(run_dir, stages),
+        scale=scale([bound for s in report["stages"] for bound in s["ci"]]),
+        difference_scale=scale([0.0, *(bound for p in report["paired"] for bound in p["ci"])]),
+        curves=[(s["label"], c) for s in stages if (c := stage_curves(run_dir / s["name"]))],
+        alarms=stage_alarms(run_dir, stages),
+        data=data_yields(run_dir / "curate"),
+        problems=problems,
+        problems_in_all=len(next(iter(scores.values()), {})),
+        training=training,
+        samples=embedded({
+            "stages": [{"name": s["name"], "label": s["label"]} for s in report["stages"]],
+            "problems": problems,
+            "training": training,
+        }),
+        style=(HERE / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+    # what models wrote may hold lone surrogates
+    write_text(run_dir / "report.html", page.encode("utf-8", "replace").decode())
     return run_dir / "report.html"
 
 
-# what tells how a run went, the first that it logs: RL's and DPO's losses do not
-CURVES = {"reward": "mean reward", "margin": "reward margin", "loss": "loss"}
-
-
-def training_plot(folder: Path, label: str) -> str | None:
-    """The run's telling metric over its steps as SVG text; None where there are no metrics."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        return None
-    rows = [row for _, row in read_jsonl(path)]
-    curve = next((c for c in CURVES if rows and c in rows[0]), None)
-    if curve is None:
-        return None
-    points = [(row["step"], row[curve]) for row in rows if row[curve] is not None]
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    steps, values = zip(*points, strict=True)
-    figure, axes = plt.subplots(figsize=(5, 2.6), layout="constrained")
-    axes.plot(steps, values, color="#9db4d0", linewidth=0.8)
-    width = max(1, len(values) // 20)
-    smooth = [statistics.fmean(values[max(0, i - width) : i + 1]) for i in range(len(values))]
-    axes.plot(steps, smooth, color="#1f5fa8", linewidth=1.6)
-    axes.set(title=label, xlabel="step", ylabel=CURVES[curve])
-    if curve == "loss":
-        axes.set_ylim(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    # without matplotlib's RDF block: dates and foreign addresses have no place in the page
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def scale(values: list[float]) -> dict[str, Any]:
+    """An axis around accuracies or their differences: {"low", "high", "marks"}, as shares of 1."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if high - low < 0.01:
+        low, high = low - 0.005, high + 0.005
+    marks = svg.nice_ticks(low, high, 4)
+    return {"low": marks[0], "high": marks[-1], "marks": marks}

@@ -123,7 +123,7 @@ class Steps:
                 finish_reason=sample.completion.finish_reason, weights=sample.completion.version,
             )  # fmt: skip
         for alarm in self.alarms.check(stats | learned):
-            trainer.say(f"alarm at step {step + 1}: {alarm}")
+            trainer.alarm(alarm)
         trainer.finish_step(
             loss, stats["generated_tokens"], norm, epoch=epoch, temperature=temperature, best=best,
             extra={"held_out": asdict(self.progress), "alarms": self.alarms.state()},

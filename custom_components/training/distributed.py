@@ -28,6 +28,11 @@ class World:
     size: int
     device: torch.device
 
+    def describe(self) -> str:
+        """Ranks and what they compute on: `8 x NVIDIA H100 80GB HBM3`, `2 x cpu`."""
+        cuda = self.device.type == "cuda"
+        return f"{self.size} x {torch.cuda.get_device_name(self.device) if cuda else 'cpu'}"
+
     def barrier(self) -> None:
         if self.size > 1:
             dist.barrier()

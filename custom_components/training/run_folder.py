@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError
-from custom_components.io import sha256_of, write_json, write_text
+from custom_components.io import CARD, sha256_of, write_json, write_text
 
 PACKAGES = (
     "reasontune", "torch", "torchtune", "torchao", "transformers", "datasets", "lm-eval",
@@ -124,7 +124,7 @@ def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool
 def holds_work(output_dir: Path) -> bool:
     """Whether a folder holds more than what a run writes before it has made anything."""
     early = ("manifest.json", "metrics.jsonl", "rejects.jsonl", "packs", "examples",
-             "reference.npy", "prompts.parquet", "samples.jsonl")  # fmt: skip
+             "reference.npy", "prompts.parquet", "samples.jsonl", "alarms.jsonl")  # fmt: skip
     files = (p.relative_to(output_dir) for p in output_dir.rglob("*") if p.is_file())
     return any(f.parts[0] not in early and not f.parts[0].startswith(".tmp-") for f in files)
 
@@ -190,6 +190,7 @@ class RunFolder:
                 "git_commit": git_commit(),
                 "code_hash": code_hash(recipe),
                 "packages": package_versions(),
+                "device": world.describe() if world else None,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "wall_seconds": earlier,
             }
@@ -252,10 +253,24 @@ class RunFolder:
         files: dict[str, int | None] = {}
         for output in map(Path, outputs):
             for file in [output] if output.is_file() else sorted(output.rglob("*")):
-                if file.is_file():
-                    files[str(file.relative_to(self.path))] = file.stat().st_size
+                if file.is_file():  # a card is written anew when there are results
+                    size = None if file.name == CARD else file.stat().st_size
+                    files[str(file.relative_to(self.path))] = size
         self._manifest |= {"outputs": files, "counts": counts or {}, "status": "complete"}
         self._write()
+
+
+def logged_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a log under way, without a line that was being written; none where it is missing."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
 
 
 class Metrics:
@@ -276,16 +291,8 @@ class Metrics:
         self.path, self.logger, self.rank = folder / name, logger, rank
         if rank != 0:
             return
-        kept = []
-        if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the line being written when the run was killed
-                    continue
-                if row["step"] <= resume_step:
-                    kept.append(line + "\n")
-        write_text(self.path, "".join(kept))
+        kept = [row for row in logged_rows(self.path) if row["step"] <= resume_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, step: int, **values: Any) -> None:
         """Append an object of one step (flat names); JSON has null for what is not finite."""

@@ -161,6 +161,7 @@ class Trainer:
             print(f"continuing from step {self.step} of {steps}", flush=True)
         logger = cfg.metric_logger and instantiate(cfg.metric_logger, "metric_logger")
         self.metrics = Metrics(run.path, self.step, logger, world.rank)
+        self.alarms = Metrics(run.path, self.step, None, world.rank, "alarms.jsonl")
         self.steps = steps
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
@@ -350,6 +351,11 @@ class Trainer:
         if self.world.rank == 0:
             self._bar.write(message)
 
+    def alarm(self, message: str) -> None:
+        """Say what goes wrong in the step under way, and keep it in alarms.jsonl."""
+        self.say(f"alarm at step {self.step + 1}: {message}")
+        self.alarms.log(self.step + 1, alarm=message)
+
     def finish(self, counts: dict[str, Any] | None = None) -> None:
         """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
         self.checkpoints.publish()
@@ -364,7 +370,7 @@ class Trainer:
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
-                model_card(self.run.recipe, str(self.checkpointer.folder), self.step, config),
+                model_card(self.run.recipe, self.step, config),
             )
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})

@@ -1,0 +1,120 @@
+"""What the stages of a chain say of themselves: state, provenance, alarms, and yields of the data."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from custom_components.processes import last_words
+from custom_components.training.run_folder import logged_rows, read_manifest
+
+MOST_REASONS = 12
+
+
+def stage_runs(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each stage, and one for its evaluation, in order.
+
+    Returns:
+        [{"name", "label", "status" (complete, unfinished, failed, waiting), "error", "alive" (when its
+        folder was last written to), "start" (model), "manifest" ({} while waiting)}].
+    """
+    runs = []
+    for stage in stages:
+        runs.append(_run(run_dir, stage["name"], stage["label"]))
+        if stage["evaluate"]:
+            runs.append(_run(run_dir, f"eval/{stage['name']}", f"evaluation of {stage['label']}"))
+    return runs
+
+
+def _run(run_dir: Path, name: str, label: str) -> dict[str, Any]:
+    folder = run_dir / name
+    manifest = read_manifest(folder) or {}
+    status, error = "waiting", None
+    log = run_dir / "logs" / f"{name.replace('/', '-')}.log"
+    if manifest.get("status") == "complete":
+        status = "complete"
+    elif manifest or log.is_file():
+        error = last_words(log)[0] if log.is_file() else None
+        status = "failed" if error else "unfinished"
+    files = [folder / f for f in ("manifest.json", "metrics.jsonl", "alarms.jsonl")]
+    written = [file.stat().st_mtime for file in [*files, log] if file.is_file()]
+    config = manifest.get("config", {})
+    return {
+        "name": name,
+        "label": label,
+        "status": status,
+        "error": error,
+        "alive": clock(max(written)) if written and status != "complete" else None,
+        "start": (config.get("checkpointer") or {}).get("checkpoint_dir"),
+        "manifest": manifest,
+    }
+
+
+def clock(seconds: float) -> str:
+    """A time as `2026-01-31 12:00 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def stage_alarms(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Alarms that stages raised, and gradients that were not finite.
+
+    Returns:
+        [{"label", "step", "alarm"}], stage by stage.
+    """
+    found = []
+    for stage in stages:
+        rows = logged_rows(run_dir / stage["name"] / "alarms.jsonl")
+        broken = [r["step"] for r in logged_rows(run_dir / stage["name"] / "nonfinite.jsonl")]
+        if broken:
+            message = f"{len(broken)} steps without a finite gradient (nonfinite.jsonl)"
+            rows = [*rows, {"step": broken[0], "alarm": message}]
+        found += [{"label": stage["label"], "step": r["step"], "alarm": r["alarm"]} for r in rows]
+    return found
+
+
+def data_yields(folder: Path) -> dict[str, Any]:
+    """Counts of a run of recipes/curate.py, complete or not.
+
+    Returns:
+        {"counts" (of the manifest), "verdicts": [{"verdict", "reason", "rollouts"}], "removed" and
+        "rejected": [(reason, number)]}; {} where there is no curation.
+    """
+    manifest = read_manifest(folder)
+    if not manifest:
+        return {}
+    return {
+        "counts": manifest.get("counts", {}),
+        "verdicts": _verdicts(folder / "verified"),
+        "removed": _reasons(folder / "removed.jsonl"),
+        "rejected": _reasons(folder / "rejects.jsonl"),
+    }
+
+
+def _reasons(file: Path) -> list[tuple[str, int]]:
+    """Reasons of a file's rows by their number, the most frequent ones."""
+    counts = Counter(str(row.get("reason")) for row in logged_rows(file))
+    return counts.most_common(MOST_REASONS)
+
+
+def _verdicts(folder: Path) -> list[dict[str, Any]]:
+    """Rollouts by verdict and the verifier's reason."""
+    counts: Counter[tuple[str, str]] = Counter()
+    import pyarrow.parquet as pq
+
+    for file in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(file, columns=["verdict", "reason"])
+        grouped = table.group_by(["verdict", "reason"]).aggregate([([], "count_all")])
+        for row in grouped.to_pylist():
+            counts[row["verdict"], row["reason"]] += row["count_all"]
+    return [
+        {"verdict": verdict, "reason": reason, "rollouts": number}
+        for (verdict, reason), number in sorted(
+            counts.items(), key=lambda c: (c[0][0], -c[1], c[0][1])
+        )
+    ]
+
+
+def as_json(value: Any) -> str:
+    """A config or counts, for people to read."""
+    return json.dumps(value, indent=2, default=str)
