@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from custom_components.doctor import (
     Stage,
     blocking,
     examine,
-    examine_inputs,
     show,
 )
 from custom_components.io import sha256_of
@@ -276,7 +275,8 @@ class Doctor:
         if not self.options.enabled:
             return
         if not (isinstance(stage.cfg, RLConfig) and self.options.forecast_prompts):
-            self._heed(examine_inputs(stage, self.options, self.problems))
+            # anew: its model may have been made since
+            self._heed(examine([replace(stage)], self.options, self.problems))
             return
         options = {
             "recipe": stage.recipe, "stage": stage.name, "ranks": stage.ranks,

@@ -48,11 +48,21 @@ def examine(
     for stage in stages:
         mine = [
             *lengths.check_context(stage),
+            *lengths.check_rope_branch(stage),
+            *lengths.check_room(stage, options.rows),
             *resources.check_memory(stage, options),
+            *template.check_template(stage),
+            *rows.check_files(stage),
+            *rows.check_problems(stage, options.rows),
+            *rows.check_training_rows(stage, options.rows),
             *check_decontamination(stage, evaluation),
         ]
+        if trains(stage.cfg) and not stage.pending(data_path(stage.cfg)):
+            known = evaluation.get()
+            exact = [(name, text) for name, _, text in known]
+            real = [(name, text) for name, is_real, text in known if is_real]
+            mine += rows.check_contamination(stage, exact, real, options.rows)
         found += [finding.of(stage.name) for finding in mine]
-        found += examine_inputs(stage, options, evaluation)
     if evaluation.missing:
         unknown = Finding(
             "decontamination", "warning", f"not all evaluation problems are here: {evaluation.missing}",
@@ -60,26 +70,6 @@ def examine(
         )  # fmt: skip
         found.append(unknown.of("evaluation"))
     return found
-
-
-def examine_inputs(
-    stage: Stage, options: DoctorConfig, evaluation: EvaluationProblems
-) -> list[Finding]:
-    """What depends on what a stage reads, as far as it is there."""
-    found = [
-        *template.check_template(stage),
-        *rows.check_files(stage),
-        *rows.check_problems(stage, options.rows),
-        *rows.check_training_rows(stage, options.rows),
-        *lengths.check_rope_branch(stage),
-        *lengths.check_room(stage, options.rows),
-    ]
-    if trains(stage.cfg) and not stage.pending(data_path(stage.cfg)):
-        known = evaluation.get()
-        exact = [(name, text) for name, _, text in known]
-        real = [(name, text) for name, is_real, text in known if is_real]
-        found += rows.check_contamination(stage, exact, real, options.rows)
-    return [finding.of(stage.name) for finding in found]
 
 
 def trains(cfg: Any) -> bool:

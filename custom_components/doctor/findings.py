@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from rich.text import Text
 
 from custom_components.config import UserError, nearest, option
 from custom_components.data.rows import table_files
+from custom_components.models.decoder import Decoder
+from custom_components.training.estimate import build_on_meta
+from custom_components.training.trainer import TrainingConfig
 
 NAMES = {
     "tokenizer": "tokenizer and chat template can be used",
@@ -98,6 +102,13 @@ class Stage:
     cfg: Any
     ranks: int = 1
     trained_on: str | None = None
+
+    @cached_property
+    def model(self) -> Decoder | None:
+        """The model to train, without data; None where none is trained or it is not there yet."""
+        if not isinstance(self.cfg, TrainingConfig) or self.pending(self.cfg.model.get("path")):
+            return None
+        return build_on_meta(self.cfg)
 
     def pending(self, path: str | None) -> bool:
         """Whether an earlier stage has still to make `path`."""

@@ -8,8 +8,6 @@ from custom_components.doctor.findings import Finding, Stage
 from custom_components.doctor.rows import documents_of
 from custom_components.doctor.template import open_tokenizer
 from custom_components.models.hf import builder_arguments, rope_factors_of, served_rope_factors
-from custom_components.training.estimate import build_on_meta
-from custom_components.training.trainer import TrainingConfig
 
 SHORT = 0.1
 FAR_TOO_SHORT = 0.5
@@ -31,8 +29,8 @@ def check_context(stage: Stage) -> Iterator[Finding]:
     cfg = stage.cfg
     limit = engine_limit(stage)
     asked = getattr(cfg, "max_new_tokens", None)
-    if isinstance(cfg, TrainingConfig):
-        context = build_on_meta(cfg).max_seq_len
+    if stage.model is not None:
+        context = stage.model.max_seq_len
         if cfg.max_seq_len > context:
             yield Finding(
                 "context", "error", f"max_seq_len={cfg.max_seq_len} exceeds the model's {context}",
@@ -55,13 +53,10 @@ def check_context(stage: Stage) -> Iterator[Finding]:
 def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     """Whether the engine computes the LongRoPE branch that is trained, and sequences fit it."""
     cfg = stage.cfg
-    if not isinstance(cfg, TrainingConfig):
-        return
-    model = build_on_meta(cfg)
-    trained = rope_factors_of(model)
+    trained = stage.model and rope_factors_of(stage.model)
     if trained is None:
         return
-    rope = model.layers[0].attn.pos_embeddings
+    rope = stage.model.layers[0].attn.pos_embeddings
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
             "rope_branch", "error",
@@ -96,9 +91,7 @@ def check_branches(stages: list[Stage]) -> Iterator[Finding]:
     """Whether all stages of a chain train the same LongRoPE branch."""
     before: tuple[str, tuple[float, ...]] | None = None
     for stage in stages:
-        if not isinstance(stage.cfg, TrainingConfig):
-            continue
-        factors = rope_factors_of(build_on_meta(stage.cfg))
+        factors = stage.model and rope_factors_of(stage.model)
         if factors is None:
             continue
         if before and before[1] != factors:

@@ -9,12 +9,12 @@ import torch
 
 from custom_components.config import UserError, nearest
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
+from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
 from custom_components.training.estimate import (
     GIB,
     OPTIMIZER_BYTES,
     OVERHEAD_GIB,
-    build_on_meta,
     stage_memory,
 )
 from custom_components.training.flops import DEVICES, known_device, model_size, training_flops
@@ -45,7 +45,7 @@ def device_of(stage: Stage, options: DoctorConfig) -> tuple[str, float, bool]:
 def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     """Whether a training stage fits its device, and how long it takes where that is known."""
     cfg = stage.cfg
-    if not isinstance(cfg, TrainingConfig) or cfg.optimizer["_component_"] not in OPTIMIZER_BYTES:
+    if stage.model is None or cfg.optimizer["_component_"] not in OPTIMIZER_BYTES:
         return
     name, gib, gpu = device_of(stage, options)
     memory = stage_memory(cfg, stage.ranks, gib)
@@ -55,7 +55,7 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     else:  # all ranks share the machine's memory, and each engine has weights and a cache
         engine = getattr(cfg, "engine", None) or {}
         cache = 2.0 if engine.get("_component_", "").endswith("VLLMEngine") else 0.0
-        served = 4 * model_size(build_on_meta(cfg)) / GIB if engine else 0.0
+        served = 4 * model_size(stage.model) / GIB if engine else 0.0
         need = stage.ranks * (need + served + engine.get("cpu_kv_cache_gib", cache))
     if need > TIGHT * gib:
         yield Finding(
@@ -69,7 +69,7 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     if device and cfg.max_steps:
         length = 0.5 * cfg.max_seq_len
         tokens = cfg.max_steps * cfg.batch_size * length * getattr(cfg, "group_size", 1)
-        seconds = training_flops(build_on_meta(cfg), tokens, length)
+        seconds = training_flops(stage.model, tokens, length)
         seconds /= stage.ranks * device.flops * MFU
         yield Finding(
             "time", "note", f"training takes about {seconds / 3600:.1f} hours on {stage.ranks} x {name}",
@@ -77,9 +77,8 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def bytes_on_disk(cfg: TrainingConfig) -> float:
+def bytes_on_disk(cfg: TrainingConfig, model: Decoder) -> float:
     """What a training run leaves: checkpoints (one more while it is written) and the model."""
-    model = build_on_meta(cfg)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     width = DTYPES[cfg.weights_dtype].itemsize
     state = OPTIMIZER_BYTES.get(cfg.optimizer["_component_"], 8.0)
@@ -91,14 +90,14 @@ def check_disk(stages: list[Stage]) -> Iterator[Finding]:
     """Whether all that training stages leave fits on the disks they write to."""
     asked: dict[Path, tuple[str, float]] = {}
     for stage in stages:
-        if not isinstance(stage.cfg, TrainingConfig):
+        if stage.model is None:
             continue
         folder = Path(stage.cfg.output_dir).absolute()
         while not folder.exists():
             folder = folder.parent
         mount = next(p for p in (folder, *folder.parents) if os.path.ismount(p))
         first, before = asked.get(mount, (stage.name, 0.0))
-        asked[mount] = first, before + bytes_on_disk(stage.cfg)
+        asked[mount] = first, before + bytes_on_disk(stage.cfg, stage.model)
     for mount, (first, need) in asked.items():
         free = shutil.disk_usage(mount).free
         if need > TIGHT * free:
