@@ -191,6 +191,8 @@ def write_chain(folder, run_dir, evaluated):
     config.write_text(
         f"run_dir: {run_dir}\nevaluation: {folder}/evaluate.yaml\n"
         f"task: reasoning_tiny_addition\nstages:\n{stages}"
+        # RL's responses are cut off on purpose, to be done in seconds
+        "doctor: {allow: [max_new_tokens], forecast_prompts: 4}\n"
     )
     return [TUNE, "run", "recipes/chain.py", "--config", str(config)]
 
