@@ -15,6 +15,8 @@ import importlib
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,10 @@ def required(doc: str) -> Any:
     return option(MISSING, doc)
 
 
-def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | None = None) -> Any:
-    """Merge `config_path` and `overrides` into `schema`.
+def load(
+    schema: type, config_path: str | os.PathLike | None, overrides: list[str] | None = None
+) -> Any:
+    """Merge `config_path` (None: nothing) and `overrides` into `schema`.
 
     An override `key={_component_: ..., ...}` replaces the whole node; `key._component_=...`
     changes the path alone and keeps the arguments.
@@ -63,6 +67,37 @@ def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | No
 
     Raises:
         UserError: on any key, type, value or builder argument that does not fit.
+    """
+    node = read_yaml(config_path) if config_path is not None else OmegaConf.create()
+    where = path = str(config_path or "the command line")
+    try:
+        cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
+        where = "the command line"
+        for override in overrides or []:
+            change, key = _dotlist(override), override.partition("=")[0]
+            value = OmegaConf.select(change, key)
+            if isinstance(value, DictConfig) and "_component_" in value:
+                # another component given whole: the old one's arguments are not its own
+                OmegaConf.update(cfg, key, {}, merge=False)
+            if any(part.isdigit() for part in key.split(".")):
+                OmegaConf.update(cfg, key, value)  # merge knows no items of lists
+            else:
+                cfg = _merged(cfg, change, key)
+        where = path
+        OmegaConf.resolve(cfg)
+        result = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as e:
+        raise UserError(_explain(e, schema, where)) from e
+    for key, component in find_components(dataclasses.asdict(result)):
+        check_component(component, key)
+    return result
+
+
+def read_yaml(config_path: str | os.PathLike) -> DictConfig:
+    """A config file as it stands.
+
+    Raises:
+        UserError: when there is none, or it is not YAML with key: value pairs.
     """
     path = Path(config_path)
     if not path.is_file():
@@ -75,25 +110,7 @@ def load(schema: type, config_path: str | os.PathLike, overrides: list[str] | No
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
     if not isinstance(node, DictConfig):
         raise UserError(f"{path} must hold key: value pairs")
-    where = str(path)
-    try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
-        where = "the command line"
-        for override in overrides or []:
-            change, key = _dotlist(override), override.partition("=")[0]
-            value = OmegaConf.select(change, key)
-            if isinstance(value, DictConfig) and "_component_" in value:
-                # another component given whole: the old one's arguments are not its own
-                OmegaConf.update(cfg, key, {}, merge=False)
-            cfg = OmegaConf.merge(cfg, change)
-        where = str(path)
-        OmegaConf.resolve(cfg)
-        result = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as e:
-        raise UserError(_explain(e, schema, where)) from e
-    for key, component in find_components(dataclasses.asdict(result)):
-        check_component(component, key)
-    return result
+    return node
 
 
 def _dotlist(override: str) -> DictConfig:
@@ -104,6 +121,15 @@ def _dotlist(override: str) -> DictConfig:
         return OmegaConf.from_dotlist([override])
     except YAMLError as e:
         raise UserError(f"override {override!r}: the value is not valid YAML") from e
+
+
+def _merged(cfg: DictConfig, change: DictConfig, key: str) -> DictConfig:
+    try:
+        return OmegaConf.merge(cfg, change)
+    except TypeError as e:  # a key below a list
+        raise UserError(
+            f"the command line: key {key!r} is not there; items of a list go by their number"
+        ) from e
 
 
 def _explain(e: OmegaConfBaseException, schema: type, where: str) -> str:
@@ -221,37 +247,51 @@ def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) 
         raise UserError(f"{key}: {node['_component_']}: {e}") from e
 
 
+def command_line(doc: str | None) -> tuple[str, list[str]]:
+    """(`--config` file, `key=value` overrides) of this process."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="YAML file of this recipe")
+    args, overrides = parser.parse_known_args()
+    return args.config, overrides
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the process with status 2 and one line on a `UserError` or a full disk, and with 130
+    when it is interrupted; all else propagates.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("error: stopped; the same command continues", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except (UserError, OSError) as e:
+        if isinstance(e, OSError):
+            # numpy gives no number, but "n requested and m written"
+            short = e.errno is None and str(e).endswith(" written")
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT) and not short:
+                raise
+            e = f"the disk is full ({e}); free some space and run the same command: it continues"
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" (rank {rank})"
+        print(f"error{where}: {e}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
 def recipe_main(schema: type):
     """Decorate a recipe's main function: parse `--config file key=value ...` into `schema`.
 
-    A `UserError` ends the process with its one line and status 2, and so does a full disk; all else
-    propagates.
+    Errors end the process as `errors_in_one_line` says.
     """
 
     def decorate(main):
         @functools.wraps(main)
         def run() -> None:
-            parser = argparse.ArgumentParser(
-                description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-            )
-            parser.add_argument("--config", required=True, help="YAML file of this recipe")
-            args, overrides = parser.parse_known_args()
-            try:
-                main(load(schema, args.config, overrides))
-            except KeyboardInterrupt:
-                print("error: stopped; the same command continues", file=sys.stderr, flush=True)
-                sys.exit(130)
-            except (UserError, OSError) as e:
-                if isinstance(e, OSError):
-                    # numpy gives no number, but "n requested and m written"
-                    short = e.errno is None and str(e).endswith(" written")
-                    if e.errno not in (errno.ENOSPC, errno.EDQUOT) and not short:
-                        raise
-                    e = f"the disk is full ({e}); free some space and run the same command: it continues"
-                rank = os.environ.get("RANK", "0")
-                where = "" if rank == "0" else f" (rank {rank})"
-                print(f"error{where}: {e}", file=sys.stderr, flush=True)
-                sys.exit(2)
+            config, overrides = command_line(main.__doc__)
+            with errors_in_one_line():
+                main(load(schema, config, overrides))
 
         run.schema = schema  # for those who read the config of a recipe without running it
         return run

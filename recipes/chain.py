@@ -13,20 +13,33 @@ and so is what follows where its inputs changed. Kill the chain anywhere and sta
 
 import importlib
 import os
+import platform
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
+from custom_components.doctor import (
+    DoctorConfig,
+    EvaluationProblems,
+    Finding,
+    Stage,
+    blocking,
+    examine,
+    show,
+)
 from custom_components.io import sha256_of
 from custom_components.models.hub import check_token, upload_model
 from custom_components.processes import die_with_parent, last_words
 from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
+from custom_components.rl.config import RLConfig
 from custom_components.training.interruption import Interruption
 from custom_components.training.run_folder import (
     code_hash,
@@ -34,6 +47,9 @@ from custom_components.training.run_folder import (
     read_manifest,
     what_changed,
 )
+from recipes.evaluate import problems_of_evaluation
+
+TUNE = str(Path(sys.executable).with_name("tune"))
 
 
 @dataclass
@@ -46,7 +62,8 @@ class StageConfig:
     label: str = option("", "name in the table; the stage's name by default")
     evaluate: bool = option(False, "evaluate the stage's model/ when it is done")
     overrides: list[str] = option(list, "key=value for this stage")
-    nproc_per_node: int = option(1, "processes of this stage")
+    nproc_per_node: int = option(1, "processes of this stage on a node")
+    nnodes: int = option(1, "nodes of this stage; several need a Slurm allocation")
     push_to_hub: str | None = option(None, "hub repository for the finished model/")
 
 
@@ -62,6 +79,7 @@ class ChainConfig:
     only: list[str] | None = option(None, "names of the stages to run; all by default")
     start_at: str | None = option(None, "name of the first stage to run")
     dry_run: bool = option(False, "print the plan and stop")
+    doctor: DoctorConfig = option(DoctorConfig, "checks before the chain and before each stage")
     push_private: bool = option(True, "new hub repositories are private")
     seed: int = option(0, "seed, passed to every stage")
 
@@ -71,26 +89,26 @@ def main(cfg: Any) -> None:
     """Run the stages of a chain."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("the chain is one process; set nproc_per_node of a stage instead")
-    run_dir = Path(cfg.run_dir)
-    stages = stages_of(cfg)
-    steps = chosen(plan(cfg, stages), cfg.only, cfg.start_at)
-    pushed = [
-        s for s in stages if s["push_to_hub"] and s["name"] in {step["name"] for step in steps}
-    ]
+    run_dir, stages = Path(cfg.run_dir), stages_with_defaults(cfg)
+    steps = steps_of(cfg)
+    names = {step["name"] for step in steps}
+    pushed = [s for s in stages if s["push_to_hub"] and s["name"] in names]
     for step in steps:
         load_config(step)  # a mistake in any stage's config ends the chain before its first stage
     if cfg.dry_run:
-        for step in steps:
-            print(f"{step['name']:>16}  {state(step)[1]}")
+        for step, (_, why) in zip(steps, planned(steps), strict=True):
+            print(f"{step['name']:>16}  {why}")
         return
     if pushed:
         check_token(f"stages.{pushed[0]['name']}.push_to_hub")
     started = time.time()
     compare = [tuple(pair) for pair in cfg.compare]
+    doctor = Doctor(cfg, steps)
+    doctor.before_all()
     report, page = make_report(run_dir, cfg.task, stages, compare)
     for step in steps:
         try:
-            run_step(step, run_dir)
+            run_step(step, run_dir, doctor)
         finally:  # it also shows what failed
             report, page = make_report(run_dir, cfg.task, stages, compare)
     if report["stages"]:
@@ -101,10 +119,27 @@ def main(cfg: Any) -> None:
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
 
 
-def stages_of(cfg: Any) -> list[dict[str, Any]]:
-    """The config's stages, with their labels and recipes."""
+def stages_with_defaults(cfg: Any) -> list[dict[str, Any]]:
+    """The stages of a chain, labels and recipes filled in."""
     return [asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
             for s in cfg.stages]  # fmt: skip
+
+
+def steps_of(cfg: Any) -> list[dict[str, Any]]:
+    """The chosen stages and evaluations of a chain, in order."""
+    return chosen(plan(cfg, stages_with_defaults(cfg)), cfg.only, cfg.start_at)
+
+
+def stages_of(steps: list[dict[str, Any]]) -> dict[str, Stage]:
+    """The steps by name, as the doctor looks at them."""
+    stages, learned_from = {}, None
+    for step in steps:
+        cfg, recipe, name = load_config(step), Path(step["recipe"]).stem, step["name"]
+        ranks = step["nnodes"] * step["nproc_per_node"]
+        stages[name] = Stage(name, recipe, cfg, ranks, learned_from)
+        if recipe in ("midtrain", "sft"):
+            learned_from = cfg.data
+    return stages
 
 
 def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,7 +148,7 @@ def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     steps = []
     for stage in stages:
         steps.append(
-            {key: stage[key] for key in ("name", "recipe", "config", "nproc_per_node")}
+            {key: stage[key] for key in ("name", "recipe", "config", "nproc_per_node", "nnodes")}
             | {"overrides": [*common, *stage["overrides"]]}
         )
         if stage["evaluate"]:
@@ -124,6 +159,7 @@ def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "recipe": "recipes/evaluate.py",
                     "config": cfg.evaluation,
                     "nproc_per_node": 1,
+                    "nnodes": 1,
                     "overrides": [
                         # the problems' samples do not change with the chain's seed
                         common[0], f"only=[{name}]", f"output_dir={cfg.run_dir}/eval/{name}",
@@ -154,12 +190,14 @@ def chosen(
 
 
 def load_config(step: dict[str, Any]) -> Any:
-    """The step's config, as its recipe will see it."""
-    recipe = Path(step["recipe"])
-    if not recipe.is_file():
-        raise UserError(f"stage {step['name']}: no recipe {recipe}")
-    module = importlib.import_module(f"recipes.{recipe.stem}")
-    return load(module.main.schema, step["config"], step["overrides"])
+    """The step's config, as its recipe will see it; loaded once."""
+    if "cfg" not in step:
+        recipe = Path(step["recipe"])
+        if not recipe.is_file():
+            raise UserError(f"stage {step['name']}: no recipe {recipe}")
+        schema = importlib.import_module(f"recipes.{recipe.stem}").main.schema
+        step["cfg"] = load(schema, step["config"], step["overrides"])
+    return step["cfg"]
 
 
 def state(step: dict[str, Any]) -> tuple[str, str]:
@@ -183,22 +221,141 @@ def state(step: dict[str, Any]) -> tuple[str, str]:
     return "skip", "skip: complete"
 
 
-def run_step(step: dict[str, Any], run_dir: Path) -> None:
+def planned(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What has to be done for each step, as `state` says, and where what it reads is made anew."""
+    plans, made_anew = [], {}
+    for step in steps:
+        what, why = state(step)
+        folder = Path(load_config(step).output_dir)
+        if what == "skip":
+            inputs = [Path(path) for path in read_manifest(folder)["inputs"]]
+            above = [name for made, name in made_anew.items()
+                     if any(path.is_relative_to(made) for path in inputs)]  # fmt: skip
+            if above:
+                what, why = "rerun", f"run again: {', '.join(above)} is made anew"
+        if what != "skip":
+            made_anew[folder] = step["name"]
+        plans.append((what, why))
+    return plans
+
+
+class Doctor:
+    """The doctor's part in a chain: before it starts, and before each stage.
+
+    Args:
+        cfg: the chain's config.
+        steps: its chosen steps.
+    """
+
+    def __init__(self, cfg: Any, steps: list[dict[str, Any]]) -> None:
+        self.options, self.run_dir, self.evaluation = cfg.doctor, Path(cfg.run_dir), cfg.evaluation
+        self.steps, self.stages = steps, stages_of(steps)
+        self.problems = EvaluationProblems(partial(problems_of_evaluation, cfg.evaluation))
+        self.shown: set[Finding] = set()
+
+    def before_all(self) -> None:
+        """Everything that can be said already.
+
+        Raises:
+            UserError: on errors that are not allowed by name.
+        """
+        if self.options.enabled:
+            plans = zip(self.steps, planned(self.steps), strict=True)
+            todo = [self.stages[step["name"]] for step, (what, _) in plans if what != "skip"]
+            self._heed(examine(todo, self.options, self.problems))
+
+    def before(self, step: dict[str, Any]) -> None:
+        """What depends on what earlier stages have made. For an RL stage that is done by
+        recipes/doctor.py, whose engine ends with its process.
+
+        Raises:
+            UserError: on errors that are not allowed by name.
+        """
+        stage = self.stages[step["name"]]
+        if not self.options.enabled:
+            return
+        if not (isinstance(stage.cfg, RLConfig) and self.options.forecast_prompts):
+            # anew: its model may have been made since
+            self._heed(examine([replace(stage)], self.options, self.problems))
+            return
+        options = {
+            "recipe": stage.recipe, "stage": stage.name, "ranks": stage.ranks,
+            "trained_on": stage.trained_on, "evaluation": self.evaluation, "allow": f"[{','.join(self.options.allow)}]",
+            **{k: getattr(self.options, k) for k in ("device", "memory_gib", "rows",
+                                                     "forecast_prompts")},
+        }  # fmt: skip
+        command = [
+            TUNE, "run", "recipes/doctor.py", "--config", step["config"], *step["overrides"],
+            *(f"doctor.{key}={value}" for key, value in options.items() if value is not None),
+        ]  # fmt: skip
+        log = self.run_dir / "logs" / f"doctor-{step['name']}.log"
+        if code := shown_and_logged(command, log):
+            raise UserError(failure(f"the doctor's look at stage {stage.name}", code, log))
+
+    def _heed(self, found: list[Finding]) -> None:
+        new = [f for f in found if f not in self.shown and f.level != "note"]
+        self.shown |= set(new)
+        show(new)
+        if bad := blocking(found, self.options.allow):
+            names = ",".join(sorted({finding.name for finding in bad}))
+            raise UserError(
+                f"the doctor found {names}; mend that, or go on with doctor.allow=[{names}]"
+            )
+
+
+def launch(step: dict[str, Any]) -> list[str]:
+    """The command that starts a step's processes, on all its nodes, up to the recipe's name.
+
+    Raises:
+        UserError: when it needs more nodes than this process may use.
+    """
+    nodes, processes = step["nnodes"], step["nproc_per_node"]
+    if nodes == 1:
+        return [TUNE, "run", *(["--nproc_per_node", str(processes)] * (processes > 1))]
+    allocated = int(os.environ.get("SLURM_JOB_NUM_NODES", 0))
+    head = platform.node() if allocated >= nodes else "$HEAD"
+    line = [
+        "tune", "run", "--nnodes", str(nodes), "--nproc_per_node", str(processes),
+        "--rdzv_backend", "c10d", "--rdzv_endpoint", f"{head}:29500",
+    ]  # fmt: skip
+    if allocated < nodes:
+        recipe = [*line, step["recipe"], "--config", step["config"], *step["overrides"]]
+        raise UserError(
+            f"stage {step['name']} needs {nodes} nodes, and {allocated or 'none'} are allocated by "
+            "Slurm: start the chain in a job with enough of them (sbatch), or run this on every "
+            f"node and start the chain again:\n  {shlex.join(recipe).replace('$HEAD', '<head node>')}"
+        )
+    srun = ["srun", f"--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    return [*srun, TUNE, *line[1:]]
+
+
+def run_step(step: dict[str, Any], run_dir: Path, doctor: Doctor) -> None:
     """Run one step as a `tune run` process, its output on the terminal and in a log.
 
     Raises:
-        UserError: when it fails, naming its log and the line that matters.
+        UserError: when it fails, naming its log and the line that matters, or when the doctor finds
+            an error.
     """
     what, why = state(step)
     print(f"== {step['name']}: {why}", flush=True)
     if what == "skip":
         return
-    launch = ["--nproc_per_node", str(step["nproc_per_node"])] * (step["nproc_per_node"] > 1)
     command = [
-        str(Path(sys.executable).with_name("tune")), "run", *launch, step["recipe"],
-        "--config", step["config"], *step["overrides"], *(["resume=never"] * (what == "rerun")),
+        *launch(step), step["recipe"], "--config", step["config"], *step["overrides"],
+        *(["resume=never"] * (what == "rerun")),
     ]  # fmt: skip
+    if what != "continue":
+        doctor.before(step)
     log = run_dir / "logs" / f"{step['name'].replace('/', '-')}.log"
+    if code := shown_and_logged(command, log):
+        raise UserError(failure(f"stage {step['name']}", code, log))
+
+
+def shown_and_logged(command: list[str], log: Path) -> int:
+    """Run a command, its output on the terminal and in a log; returns its status.
+
+    SIGTERM is passed on to it; then, or after Ctrl-C, this process ends with it.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as file:
         process = subprocess.Popen(
@@ -216,11 +373,13 @@ def run_step(step: dict[str, Any], run_dir: Path) -> None:
     if stop.signal:
         print("stopped; the same command continues", file=sys.stderr, flush=True)
         sys.exit(128 + stop.signal)
-    if code:
-        error, last = last_words(log)
-        raise UserError(
-            f"stage {step['name']} failed with status {code} (log: {log}): {error or last}"
-        )
+    return code
+
+
+def failure(what: str, code: int, log: Path) -> str:
+    """A failed process's status, log, and the line that matters."""
+    error, last = last_words(log)
+    return f"{what} failed with status {code} (log: {log}): {error or last}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ evaluated again. `python -m eval.rescore` judges the responses anew; `python -m 
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from custom_components.config import (
     Component,
     UserError,
     instantiate,
+    load,
     nearest,
     option,
     recipe_main,
     required,
 )
+from custom_components.data.decontamination import SETS, evaluation_problems
 from custom_components.io import write_json, write_jsonl
 from custom_components.report.table import print_results
 from custom_components.rollout.guard import GuardedEngine
@@ -173,6 +176,25 @@ def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
                 )
             loaded.append(repeated(part, cfg.repeats or part.get("repeats", 1)))
     return manager, loaded
+
+
+def problems_of_evaluation(config: str) -> Iterator[tuple[str, bool, str]]:
+    """Problems that an evaluation's YAML asks: (task, whether they are of a benchmark, problem).
+
+    Made-up problems that differ in a digit (the tiny track's) are no benchmark.
+
+    Raises:
+        UserError: when a task is unknown or its problems cannot be loaded.
+    """
+    cfg = load(EvaluateConfig, config, ["models={}"])
+    named = {task: task.removeprefix("reasoning_") for task in cfg.tasks}
+    for task, name in named.items():  # without lm-eval, which takes seconds to import
+        if name in SETS:
+            yield from ((task, name != "tiny_addition", p) for _, p in evaluation_problems([name]))
+    cfg.tasks = [task for task, name in named.items() if name not in SETS]
+    for task in load_tasks(cfg)[1] if cfg.tasks else []:
+        for row in task["custom_dataset"]()["test"]:
+            yield task["task"], True, row["problem"]
 
 
 if __name__ == "__main__":

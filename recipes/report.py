@@ -11,7 +11,7 @@ from typing import Any
 
 from custom_components.config import UserError, recipe_main
 from custom_components.report.chain_report import make_report
-from recipes.chain import ChainConfig, stages_of
+from recipes.chain import ChainConfig, stages_with_defaults
 
 
 @recipe_main(ChainConfig)
@@ -20,7 +20,7 @@ def main(cfg: Any) -> None:
     if not Path(cfg.run_dir).is_dir():
         raise UserError(f"run_dir: {cfg.run_dir} does not exist; run the chain first")
     compare = [tuple(pair) for pair in cfg.compare]
-    _, page = make_report(Path(cfg.run_dir), cfg.task, stages_of(cfg), compare)
+    _, page = make_report(Path(cfg.run_dir), cfg.task, stages_with_defaults(cfg), compare)
     print(f"Report: {page}", flush=True)
 
 

@@ -40,6 +40,7 @@ def test_yaml_and_overrides_are_merged(config):
     assert cfg.optimizer == {"_component_": "torch.optim.AdamW", "lr": 0.5}
     assert cfg.data == "a=b"  # a second = belongs to the value
     assert cfg.names == ["u", "v"]
+    assert load(Example, config, ["names=[u,v]", "names.1=w"]).names == ["u", "w"]
 
 
 def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
@@ -51,6 +52,8 @@ def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
     ("overrides", "message"),
     [
         (["learning_rat=1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        (["names=[a]", "names.3=b"], "key 'names[3]'"),
+        (["names=[a]", "names.x=b"], "key 'names.x' is not there"),
         (["inner.dept=1"], "unknown key 'inner.dept'; did you mean 'depth'?"),
         (["learning_rate=abc"], "key 'learning_rate'"),
         (["optimizer.lrr=1"], "optimizer: torch.optim.AdamW takes no argument 'lrr'; did you mean 'lr'?"),

@@ -9,6 +9,11 @@ from transformers import PreTrainedTokenizerFast
 from custom_components.config import UserError
 from custom_components.models.hub import local_folder
 
+
+class TemplateError(UserError):
+    """A chat template with which a model could not learn to stop."""
+
+
 _SENTINEL = "\ue000{}\ue001"  # private use characters: no template and no problem holds them
 
 
@@ -37,8 +42,8 @@ class ChatTokenizer:
         trust_remote_code: run tokenizer code that comes with the folder.
 
     Raises:
-        UserError: when the folder has no tokenizer or no chat template, or the template does
-            not end an assistant turn with a special token.
+        UserError: when the folder has no tokenizer or no chat template.
+        TemplateError: when the template does not end an assistant turn with a special token.
     """
 
     def __init__(
@@ -68,13 +73,18 @@ class ChatTokenizer:
     def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
         return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
 
+    def generation_prompt(self) -> str:
+        """What the template writes between the user's text and the model's response."""
+        mark = _SENTINEL.format(0)
+        return self._render([{"role": "user", "content": mark}], generate=True).partition(mark)[2]
+
     def _find_end_of_turn(self) -> int:
         mark = _SENTINEL.format(0)
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
         after = self._render(turns, generate=False).partition(mark)[2]
         ids = self.hf(after, add_special_tokens=False)["input_ids"]
         if not ids or ids[0] not in self.special_ids:
-            raise UserError(
+            raise TemplateError(
                 f"{self.path}: the chat template does not end an assistant turn with a special "
                 f"token (it writes {after!r}), so the model could not learn to stop; mend the template"
             )

@@ -5,6 +5,8 @@ the same code that trains, counting the bytes alive; with few layers, and extend
 What sharding saves and what the optimizer keeps is arithmetic on top.
 """
 
+import functools
+import json
 import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -113,14 +115,24 @@ def pass_peak(
         keep: keep the gradients; False drops each as soon as it is whole.
     """
     total = max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len)
-    whole, rest = divmod(total, cfg.max_seq_len)
-    documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
-    half = cfg.dtype == "bf16"
+    return _pass_peak(
+        json.dumps(cfg.model), cfg.dtype, cfg.weights_dtype, cfg.activation_checkpointing,
+        cfg.head_chunk_size, total, cfg.max_seq_len, layers, entropy, keep,
+    )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)  # the stages of a chain are often alike
+def _pass_peak(
+    model_node: str, dtype: str, weights_dtype: str, checkpointing: bool, chunk_size: int,
+    total: int, max_seq_len: int, layers: int, entropy: bool, keep: bool,
+) -> float:  # fmt: skip
+    whole, rest = divmod(total, max_seq_len)
+    documents = Documents((max_seq_len,) * whole + ((rest,) if rest else ()))
     with FakeTensorMode():
-        model = instantiate(cfg.model, "model")
+        model = instantiate(json.loads(model_node), "model")
         model.layers = model.layers[:layers]
-        cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
-        prepare_layers(model, False, cfg.activation_checkpointing)
+        cast_weights(model, DTYPES[dtype], DTYPES[weights_dtype])
+        prepare_layers(model, False, checkpointing)
         if not keep:
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -128,10 +140,11 @@ def pass_peak(
         tokens = torch.zeros(1, total, dtype=torch.int64)
         inputs = {
             "mask": documents, "input_pos": documents.positions(), "targets": tokens,
-            "scored": torch.arange(total), "chunk_size": cfg.head_chunk_size, "entropy": entropy,
+            "scored": torch.arange(total), "chunk_size": chunk_size, "entropy": entropy,
         }  # fmt: skip
         with PeakBytes() as count:
             count.ignore([*model.parameters(), *model.buffers()])
+            half = dtype == "bf16"
             with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
                 output = model(tokens, **inputs)
             (output[0] if entropy else output).sum().backward()

@@ -1,8 +1,10 @@
 """Every recipe through the real `tune run`, on the tiny track cut down to seconds."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 
@@ -201,18 +203,29 @@ def run_chain(command):
     return done.stdout
 
 
-def kill_when(command, file):
-    """Start the chain and SIGKILL it as soon as `file` is there; its children die with it."""
+def stop_when(command, file, number=signal.SIGKILL):
+    """Start the chain, and stop it as soon as `file` is written.
+
+    SIGKILL takes its children with it; SIGTERM is for the chain alone, which passes it on; Ctrl-C
+    reaches the whole group, as from a terminal. Returns its status.
+    """
+    started = time.time()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 1800
-    while not file.is_file() and process.poll() is None and time.time() < deadline:
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    while process.poll() is None and time.time() < started + 1800:
+        if file.is_file() and file.stat().st_mtime > started:
+            time.sleep(random.random())
+            break
         time.sleep(0.02)
-    time.sleep(random.random())
-    process.kill()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    elif process.poll() is None:
+        process.send_signal(number)
     process.wait()
     time.sleep(1)
+    return process.returncode
 
 
 def test_the_plan_of_some_stages(tmp_path):
@@ -228,7 +241,7 @@ def test_the_plan_of_some_stages(tmp_path):
 def test_the_chain_runs_skips_and_continues(tmp_path):
     """SIGKILL in a stage, on to the end, then nothing left to do."""
     command = write_chain(tmp_path, tmp_path / "run", evaluated=["grpo"])
-    kill_when(command, tmp_path / "run" / "midtrain" / "metrics.jsonl")
+    stop_when(command, tmp_path / "run" / "midtrain" / "metrics.jsonl")
     assert manifest(tmp_path / "run" / "midtrain")["status"] == "running"  # its process died too
     out = run_chain(command)
     assert "== curate: skip: complete" in out, out[-5000:]
@@ -241,22 +254,53 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     for outside in ('src="http', 'href="http', "url(http", "purl.org"):
         assert outside not in page
     assert run_chain(command).count("skip: complete") == 8
+    # one option of dpo: it and what follows is planned, and nothing else
+    config = tmp_path / "chain.yaml"
+    config.write_text(config.read_text().replace("optimizer.lr=1e-3", "optimizer.lr=2e-3"))
+    plan = dict(line.split(maxsplit=1) for line in run_chain([*command, "dry_run=true"]).splitlines()
+                if "Skipping" not in line and line)  # fmt: skip
+    assert plan.pop("dpo") == "run again: changed optimizer.lr"
+    assert plan.pop("grpo") == "run again: dpo is made anew"
+    assert plan.pop("eval/grpo") == "run again: grpo is made anew"
+    assert set(plan.values()) == {"skip: complete"} and len(plan) == 5
+    again = run_chain(command)
+    assert again.count("skip: complete") == 5 and "== grpo: run again: changed" in again
+
+
+def test_the_doctor_stops_a_chain_before_its_first_stage(tmp_path):
+    command = write_chain(tmp_path, tmp_path / "run", evaluated=["grpo"])
+    config = tmp_path / "chain.yaml"
+    config.write_text(
+        config.read_text().replace('"max_steps=4"', '"max_steps=4", "max_seq_len=2048"')
+    )
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert (
+        "error: the doctor found context; mend that, or go on with doctor.allow=[context]"
+        in done.stderr
+    )
+    assert "max_seq_len=2048 exceeds the model's 1024" in done.stdout
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_killing_the_chain_in_each_stage_changes_nothing(tmp_path):
-    stages = [*SMALL, "grpo"]
+def test_stopping_the_chain_in_each_stage_changes_nothing(tmp_path):
+    """SIGKILL, SIGTERM and Ctrl-C, one after the other, in each stage and evaluation."""
     evaluated = ["midtrain", "sft", "dpo", "grpo"]
-    for name in ("whole", "killed"):
+    for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
-    whole = write_chain(tmp_path / "whole", tmp_path / "whole" / "run", evaluated)
-    run_chain(whole)
-    run = tmp_path / "killed" / "run"
-    command = write_chain(tmp_path / "killed", run, evaluated)
-    for stage in stages:
-        kill_when(command, run / stage / "manifest.json")
-        if stage in evaluated:
-            kill_when(command, run / "eval" / stage / "manifest.json")
+    run_chain(write_chain(tmp_path / "whole", tmp_path / "whole" / "run", evaluated))
+    run = tmp_path / "stopped" / "run"
+    command = write_chain(tmp_path / "stopped", run, evaluated)
+    statuses = []
+    for stage in [*SMALL, "grpo"]:
+        for folder in [stage, *([f"eval/{stage}"] * (stage in evaluated))]:
+            log = run / "logs" / f"{folder.replace('/', '-')}.log"
+            for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+                path = run / folder / "manifest.json"
+                if not path.is_file() or manifest(run / folder)["status"] != "complete":
+                    statuses.append(stop_when(command, log, number))
+    assert {-signal.SIGKILL, 143, 130} == set(statuses)
     run_chain(command)
     reports = [
         json.loads((d / "report.json").read_text()) for d in (tmp_path / "whole" / "run", run)
@@ -266,9 +310,9 @@ def test_killing_the_chain_in_each_stage_changes_nothing(tmp_path):
     for stage in evaluated:
         a, b = (
             (tmp_path / d / "run" / "eval" / stage / f"{stage}.samples.jsonl").read_text()
-            for d in ("whole", "killed")
+            for d in ("whole", "stopped")
         )
         assert a == b
         a, b = (load_file(tmp_path / d / "run" / stage / "model" / "model.safetensors")
-                for d in ("whole", "killed"))  # fmt: skip
+                for d in ("whole", "stopped"))  # fmt: skip
         assert all(torch.equal(a[k], b[k]) for k in a)

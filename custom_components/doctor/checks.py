@@ -1,0 +1,97 @@
+"""All checks of a stage or of a chain."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from custom_components.config import UserError
+from custom_components.doctor import lengths, resources, rows, template
+from custom_components.doctor.findings import DoctorConfig, Finding, Stage
+
+
+@dataclass
+class EvaluationProblems:
+    """Problems of the evaluation in use, read once and only when a check needs them.
+
+    Attributes:
+        load: yields (task, whether its problems are a benchmark's, problem).
+        missing: why some could not be loaded; empty when all were.
+    """
+
+    load: Callable[[], Iterator[tuple[str, bool, str]]] = lambda: iter(())
+    missing: str = ""
+    _found: list[tuple[str, bool, str]] | None = field(default=None, repr=False)
+
+    def get(self) -> list[tuple[str, bool, str]]:
+        """All that can be loaded."""
+        if self._found is None:
+            self._found = []
+            try:
+                self._found.extend(self.load())
+            except UserError as e:
+                self.missing = str(e)
+        return self._found
+
+
+def examine(
+    stages: list[Stage], options: DoctorConfig, evaluation: EvaluationProblems
+) -> list[Finding]:
+    """What can be found now: what an earlier stage has still to make is looked at later.
+
+    Args:
+        stages: in order; of a chain, those that are still to run.
+        options: the doctor's keys.
+        evaluation: problems that may not be trained on.
+    """
+    found = [*lengths.check_branches(stages), *resources.check_disk(stages)]
+    for stage in stages:
+        mine = [
+            *lengths.check_context(stage),
+            *lengths.check_rope_branch(stage),
+            *lengths.check_room(stage, options.rows),
+            *resources.check_memory(stage, options),
+            *template.check_template(stage),
+            *rows.check_files(stage),
+            *rows.check_problems(stage, options.rows),
+            *rows.check_training_rows(stage, options.rows),
+            *check_decontamination(stage, evaluation),
+        ]
+        if trains(stage.cfg) and not stage.pending(data_path(stage.cfg)):
+            known = evaluation.get()
+            exact = [(name, text) for name, _, text in known]
+            real = [(name, text) for name, is_real, text in known if is_real]
+            mine += rows.check_contamination(stage, exact, real, options.rows)
+        found += [finding.of(stage.name) for finding in mine]
+    if evaluation.missing:
+        unknown = Finding(
+            "decontamination", "warning", f"not all evaluation problems are here: {evaluation.missing}",
+            "copies of those that are missing were not looked for", "",
+        )  # fmt: skip
+        found.append(unknown.of("evaluation"))
+    return found
+
+
+def trains(cfg: Any) -> bool:
+    """Whether a stage learns from problems."""
+    return hasattr(cfg, "data") or hasattr(cfg, "group_size")
+
+
+def data_path(cfg: Any) -> str | None:
+    return getattr(cfg, "data", None) or (getattr(cfg, "problems", None) or {}).get("path")
+
+
+def check_decontamination(stage: Stage, evaluation: EvaluationProblems) -> Iterator[Finding]:
+    """Whether a curate stage takes out the problems of the evaluation in use."""
+    options = getattr(stage.cfg, "decontamination", None)
+    if options is None:
+        return
+    named = {Path(name).stem for name in options.sets}
+    used = {name.removeprefix("reasoning_") for name, is_real, _ in evaluation.get() if is_real}
+    if missing := sorted(used - named):
+        yield Finding(
+            "decontamination", "warning",
+            f"decontamination.sets lacks {', '.join(missing)}, which the evaluation uses",
+            "copies of their problems stay in the training data",
+            f"decontamination.sets=[{','.join(sorted(named | used))}]",
+        )  # fmt: skip

@@ -1,0 +1,144 @@
+"""What the doctor looks at, and what it finds."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from custom_components.config import UserError, nearest, option
+from custom_components.data.rows import table_files
+from custom_components.models.decoder import Decoder
+from custom_components.training.estimate import build_on_meta
+from custom_components.training.trainer import TrainingConfig
+
+NAMES = {
+    "tokenizer": "tokenizer and chat template can be used",
+    "end_of_turn": "the template ends a turn with a special token, and it is trained",
+    "prefilled_think": "the template does not open <think> for the model",
+    "pad_is_end_of_turn": "padding does not hide the end of the turn",
+    "data_unreadable": "every file of the data can be read",
+    "data_columns": "rows have the columns that the config names",
+    "answer_column": "answers are answers, not problems or solutions",
+    "gold_unreadable": "the verifier can read the data's own answers",
+    "contaminated": "no evaluation problem is trained on",
+    "decontamination": "evaluation problems are taken out of the data",
+    "too_long": "rows fit into max_seq_len",
+    "context": "lengths fit into the model and the engine",
+    "max_new_tokens": "responses have room to end",
+    "rope_branch": "trainer and engine compute the same LongRoPE branch",
+    "zero_variance": "groups hold right and wrong responses",
+    "memory": "the stage fits the device",
+    "disk": "checkpoints and models fit the disk",
+    "time": "how long it takes",
+}
+"""Every finding by name, and what holds where there is none."""
+LEVELS = ("error", "warning", "note")
+
+
+@dataclass
+class DoctorConfig:
+    """Keys of the doctor, `doctor.*`, for a chain and for recipes/doctor.py."""
+
+    enabled: bool = option(True, "check a chain before it starts, and each stage before it")
+    allow: list[str] = option(list, "names of errors that do not stop a chain")
+    device: str | None = option(None, "GPU to plan for, e.g. H100; this machine by default")
+    memory_gib: float | None = option(None, "memory of the device; that of the machine by default")
+    rows: int = option(500, "rows of each file to tokenise or to verify")
+    forecast_prompts: int = option(
+        20, "prompts of an RL stage to sample responses to beforehand; 0 for none"
+    )
+    output: str | None = option(None, "JSON file for the findings")
+
+    def __post_init__(self) -> None:
+        """Refuse names that no finding has."""
+        for name in self.allow:
+            if name not in NAMES:
+                raise UserError(f"doctor.allow: no finding {name!r}{nearest(name, list(NAMES))}")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        name: key of `NAMES`.
+        level: error, warning or note.
+        what: what was found, with figures.
+        why: why it matters.
+        change: what to do.
+        stage: where.
+    """
+
+    name: str
+    level: str
+    what: str
+    why: str
+    change: str
+    stage: str = ""
+
+    def of(self, stage: str) -> "Finding":
+        return replace(self, stage=stage)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage to look at.
+
+    Attributes:
+        name: of the stage.
+        recipe: name of its recipe.
+        cfg: its config.
+        ranks: processes on a node.
+        trained_on: split that the stage's start model learned from; None where it is not known.
+    """
+
+    name: str
+    recipe: str
+    cfg: Any
+    ranks: int = 1
+    trained_on: str | None = None
+
+    @cached_property
+    def model(self) -> Decoder | None:
+        """The model to train, without data; None where none is trained or it is not there yet."""
+        if not isinstance(self.cfg, TrainingConfig) or self.pending(self.cfg.model.get("path")):
+            return None
+        return build_on_meta(self.cfg)
+
+    def pending(self, path: str | None) -> bool:
+        """Whether an earlier stage has still to make `path`."""
+        if not path or Path(path).exists():
+            return False
+        return Path(path).is_relative_to(self.cfg.run_dir)
+
+
+def files_of(path: str) -> list[Path]:
+    """The data files at a path: itself, or those of a folder (a rollout's run folder included)."""
+    folder = Path(path)
+    if folder.is_dir() and (folder / "rollouts").is_dir():
+        folder = folder / "rollouts"
+    return [Path(f) for f in table_files(str(folder)) if Path(f).is_file()]
+
+
+def blocking(found: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:
+    """The errors that are not allowed by name."""
+    return [f for f in found if f.level == "error" and f.name not in set(allow)]
+
+
+def show(found: list[Finding]) -> None:
+    """Print findings, errors first."""
+    console = Console(soft_wrap=True, file=sys.stdout)
+    colours = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    for finding in sorted(found, key=lambda f: LEVELS.index(f.level)):
+        head = Text(f"{finding.level:<8}", style=colours[finding.level])
+        head.append(f"{finding.stage} · {finding.name}: ", style="bold")
+        head.append(finding.what)
+        console.print(head)
+        for label, text in (("why", finding.why), ("do", finding.change)):
+            if text:
+                console.print(Text(f"{'':<8}{label}: {text}", style="dim"))

@@ -1,0 +1,84 @@
+"""What an RL stage's rollouts will be like, from responses to a few of its prompts."""
+
+import random
+import time
+from collections.abc import Iterator
+
+from custom_components.config import UserError, instantiate
+from custom_components.data.problems import read_problems
+from custom_components.doctor.findings import Finding, Stage
+from custom_components.rl.samples import Group, judge, sample_round
+from custom_components.rollout.engine import Sampling
+from custom_components.rollout.guard import GuardedEngine
+from custom_components.verifier import VerifierPool
+
+CUT = 0.3
+ALMOST_ALL_CUT = 0.9
+FEW_USEFUL = 0.25
+
+
+def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
+    """Sample a group for each of `prompts` prompts with the start model, and judge them.
+
+    Raises:
+        UserError: when engine, tokenizer or problems cannot be used.
+    """
+    cfg = stage.cfg
+    problems, _ = read_problems(instantiate(cfg.problems, "problems"))
+    rng = random.Random(f"{cfg.seed} forecast")
+    tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+    engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+    groups = [Group.of(p, tokenizer) for p in rng.sample(problems, min(prompts, len(problems)))]
+    sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
+    began = time.perf_counter()
+    sample_round(groups, cfg.group_size, sampling, engine, tokenizer)
+    seconds = time.perf_counter() - began
+    engine.close()
+    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+        judge(groups, pool)
+    samples = [s for group in groups for s in group.samples]
+    yield from verdicts(stage, groups)
+    tokens = sum(len(s.completion.token_ids) for s in samples)
+    if cfg.max_steps:
+        rest = cfg.max_steps * cfg.batch_size * cfg.group_size * tokens / len(samples)
+        hours = rest / (tokens / seconds) / stage.ranks / 3600
+        yield Finding(
+            "time", "note", f"rollouts take about {hours:.1f} hours",
+            f"{tokens / seconds:.0f} tokens/s, {tokens / len(samples):.0f} tokens a response; "
+            "selection, oversampling and refilling come on top, and larger batches are faster", "",
+        )  # fmt: skip
+
+
+def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
+    """Findings on judged groups.
+
+    Raises:
+        UserError: when there is none.
+    """
+    samples = [s for group in groups for s in group.samples]
+    if not samples:
+        raise UserError("the forecast has no response to judge; raise doctor.forecast_prompts")
+    cut = sum(s.truncated for s in samples) / len(samples)
+    if cut > CUT:
+        yield Finding(
+            "max_new_tokens", "error" if cut > ALMOST_ALL_CUT else "warning",
+            f"{cut:.0%} of {len(samples)} responses reach max_new_tokens={stage.cfg.max_new_tokens}",
+            "a response that is cut off counts as wrong, however right it was going to be",
+            "raise max_new_tokens, or train longer on complete responses first",
+        )  # fmt: skip
+    undecided = sum(s.verdict == "undecided" for s in samples)
+    if undecided:
+        yield Finding(
+            "gold_unreadable", "warning", f"{undecided} of {len(samples)} responses are undecided",
+            "they are sampled, paid for and left out", "mend the answers of these problems",
+        )  # fmt: skip
+    useful = sum(group.mixed for group in groups)
+    right = sum(bool(g.rewards) and min(g.rewards) > 0 for g in groups)
+    few = useful < FEW_USEFUL * len(groups)
+    yield Finding(
+        "zero_variance", "warning" if few else "note",
+        f"{useful} of {len(groups)} groups hold right and wrong responses; {right} are all right, "
+        f"{len(groups) - useful - right} all wrong",
+        "groups without contrast have no gradient",
+        "easier problems, rebalance.max_samples for hard ones, or more SFT" * few,
+    )  # fmt: skip

@@ -1,0 +1,130 @@
+"""Checks of lengths against the model and the engine, and of LongRoPE's branch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from custom_components.config import UserError
+from custom_components.doctor.findings import Finding, Stage
+from custom_components.doctor.rows import documents_of
+from custom_components.doctor.template import open_tokenizer
+from custom_components.models.hf import builder_arguments, rope_factors_of, served_rope_factors
+
+SHORT = 0.1
+FAR_TOO_SHORT = 0.5
+
+
+def engine_limit(stage: Stage) -> int | None:
+    """Longest prompt plus response that the stage's engine serves; None where nothing says."""
+    engine = getattr(stage.cfg, "engine", None) or {}
+    if engine.get("max_model_len"):
+        return engine["max_model_len"]
+    folder = Path(str(engine.get("model", "")))
+    if (folder / "config.json").is_file():
+        return builder_arguments(folder)[1]["max_seq_len"]
+    return None
+
+
+def check_context(stage: Stage) -> Iterator[Finding]:
+    """Whether sequences fit into the model's context, and responses into the engine's."""
+    cfg = stage.cfg
+    limit = engine_limit(stage)
+    asked = getattr(cfg, "max_new_tokens", None)
+    if stage.model is not None:
+        context = stage.model.max_seq_len
+        if cfg.max_seq_len > context:
+            yield Finding(
+                "context", "error", f"max_seq_len={cfg.max_seq_len} exceeds the model's {context}",
+                "positions beyond the context have no meaning to the model",
+                f"max_seq_len={context} at most, or a model with a longer context",
+            )  # fmt: skip
+        limit = min(limit or context, context)
+    elif hasattr(cfg, "samples_per_problem"):
+        asked = cfg.sampling.max_new_tokens
+    elif hasattr(cfg, "sampling"):
+        asked = cfg.sampling.get("max_gen_toks")
+    if asked and limit and asked >= limit:
+        yield Finding(
+            "context", "error", f"responses of {asked} tokens and their prompts exceed the {limit} served",
+            "the engine refuses the request, or cuts every long response short",
+            "a smaller max_new_tokens, or a larger engine.max_model_len where the model allows it",
+        )  # fmt: skip
+
+
+def check_rope_branch(stage: Stage) -> Iterator[Finding]:
+    """Whether the engine computes the LongRoPE branch that is trained, and sequences fit it."""
+    cfg = stage.cfg
+    trained = stage.model and rope_factors_of(stage.model)
+    if trained is None:
+        return
+    rope = stage.model.layers[0].attn.pos_embeddings
+    if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
+        yield Finding(
+            "rope_branch", "error",
+            f"model.rope_factor=short with sequences of {cfg.max_seq_len}, beyond the original "
+            f"{rope.original_max_seq_len}",
+            "the short factors were never meant for such positions",
+            f"model.rope_factor=long, or max_seq_len={rope.original_max_seq_len}",
+        )  # fmt: skip
+    engine = getattr(cfg, "engine", None)
+    folder = Path(str((engine or {}).get("model", "")))
+    if not engine or not (folder / "config.json").is_file():
+        return
+    if "max_model_len" in engine or engine["_component_"].endswith("VLLMEngine"):
+        _, arguments = builder_arguments(folder)
+        served = served_rope_factors(
+            folder, engine.get("max_model_len") or arguments["max_seq_len"]
+        )
+    else:
+        served = builder_arguments(folder)[1].get(f"{engine.get('rope_factor', 'long')}_factor")
+    if served is not None and tuple(served) != trained:
+        yield Finding(
+            "rope_branch", "error",
+            f"the engine serves {folder} with other LongRoPE factors than "
+            f"model.rope_factor={rope.rope_factor} trains",
+            "the policy that is sampled would not be the one that is trained",
+            "set engine.rope_factor (torch), or engine.max_model_len (vllm: the long branch above "
+            f"{rope.original_max_seq_len})",
+        )  # fmt: skip
+
+
+def check_branches(stages: list[Stage]) -> Iterator[Finding]:
+    """Whether all stages of a chain train the same LongRoPE branch."""
+    before: tuple[str, tuple[float, ...]] | None = None
+    for stage in stages:
+        factors = stage.model and rope_factors_of(stage.model)
+        if factors is None:
+            continue
+        if before and before[1] != factors:
+            yield Finding(
+                "rope_branch", "error", f"{stage.name} trains another LongRoPE branch than {before[0]}",
+                "each stage would unlearn the positions of the one before",
+                "the same model.rope_factor in every stage",
+            ).of(stage.name)  # fmt: skip
+        before = stage.name, factors
+
+
+def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
+    """Whether RL's responses have the room that the model's training data took."""
+    cfg, path = stage.cfg, stage.trained_on
+    if not hasattr(cfg, "group_size") or path is None or not Path(path).is_file():
+        return
+    try:
+        tokenizer = open_tokenizer(stage)
+        if tokenizer is None:
+            return
+        lengths = sorted(
+            sum(label >= 0 for label in labels)
+            for _, documents in documents_of(stage, tokenizer, path, rows)
+            for _, labels in documents[:1]
+        )
+    except UserError:  # the other checks say so
+        return
+    share = sum(length > cfg.max_new_tokens for length in lengths) / max(1, len(lengths))
+    if share > SHORT:
+        yield Finding(
+            "max_new_tokens", "error" if share > FAR_TOO_SHORT else "warning",
+            f"{share:.0%} of {len(lengths)} responses of {path}, which the model learned from, are "
+            f"longer than max_new_tokens={cfg.max_new_tokens}",
+            "a response that is cut off counts as wrong, however right it was going to be",
+            f"max_new_tokens={lengths[int(0.99 * (len(lengths) - 1))]} would take 99 % of them",
+        )  # fmt: skip

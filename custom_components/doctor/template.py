@@ -1,0 +1,55 @@
+"""Checks of the chat template and the tokenizer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from custom_components.config import UserError, instantiate
+from custom_components.doctor.findings import Finding, Stage
+from custom_components.tokenizer.hf import ChatTokenizer, TemplateError
+
+
+def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
+    """The stage's tokenizer; None where it has none, or none on this disk yet.
+
+    Raises:
+        UserError: when it cannot be used.
+    """
+    node = getattr(stage.cfg, "tokenizer", None)
+    if not node or not node.get("path") or not Path(node["path"]).is_dir():
+        return None
+    return instantiate(node, "tokenizer")
+
+
+def check_template(stage: Stage) -> Iterator[Finding]:
+    """Whether the tokenizer opens, ends turns, and leaves `<think>` to the model."""
+    try:
+        tokenizer = open_tokenizer(stage)
+    except TemplateError as e:
+        yield Finding(
+            "end_of_turn", "error", str(e),
+            "a model that never sees its turn end runs into the length limit on every problem",
+            "end the assistant's turn with the tokenizer's end token in chat_template.jinja, or "
+            "give the start model another one (source.chat_template)",
+        )  # fmt: skip
+        return
+    except UserError as e:
+        yield Finding("tokenizer", "error", str(e), "nothing can be encoded without it", "")
+        return
+    if tokenizer is None:
+        return
+    if tokenizer.generation_prompt().rstrip().endswith("<think>"):
+        yield Finding(
+            "prefilled_think", "error",
+            f"the template of {tokenizer.path} writes <think> before the model's response",
+            "training rows begin with <think> themselves, so the model would see it twice; and a "
+            "response that never closes it looks like an answer",
+            "take <think> out of the template's generation prompt (source.chat_template)",
+        )  # fmt: skip
+    if tokenizer.pad_id == tokenizer.end_of_turn_id:
+        name = tokenizer.hf.convert_ids_to_tokens(tokenizer.pad_id)
+        yield Finding(
+            "pad_is_end_of_turn", "note", f"{name} pads and ends turns in {tokenizer.path}",
+            "nothing is padded here, so the end is trained all the same; collators that leave out "
+            "padding by its id would not train it",
+            "give the tokenizer a pad token of its own before training elsewhere",
+        )  # fmt: skip

@@ -1,0 +1,126 @@
+"""Look for what would spoil a run, before it costs anything.
+
+    tune run recipes/doctor.py --config configs/tiny/chain.yaml
+    tune run recipes/doctor.py --config configs/phi4_mini/sft.yaml doctor.device=H100 doctor.ranks=8
+    tune run recipes/doctor.py --config configs/tiny/grpo.yaml doctor.forecast_prompts=50
+
+Takes the YAML of any stage or chain, and its overrides. Each finding says what, why it matters and
+what to change; errors end with status 2. What an earlier stage has still to make is looked at when it
+is there: a chain calls the doctor again before each stage. For an RL stage whose start model is there,
+a few prompts are sampled, to tell how many groups will teach anything.
+"""
+
+import importlib
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from custom_components.config import (
+    UserError,
+    command_line,
+    errors_in_one_line,
+    load,
+    nearest,
+    option,
+    read_yaml,
+)
+from custom_components.doctor import (
+    DoctorConfig,
+    EvaluationProblems,
+    Finding,
+    Stage,
+    blocking,
+    examine,
+    show,
+)
+from custom_components.doctor.forecast import forecast
+from custom_components.io import write_json
+from custom_components.rl.config import RLConfig
+from recipes.evaluate import problems_of_evaluation
+
+
+@dataclass
+class StageDoctorConfig(DoctorConfig):
+    """What only a stage of its own needs."""
+
+    recipe: str | None = option(None, "recipe of the YAML; by default its file's name says")
+    stage: str | None = option(None, "name of the stage; the recipe's by default")
+    ranks: int = option(1, "processes of the stage on a node")
+    evaluation: str | None = option(
+        None, "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
+        "evaluate.yaml beside the stage's"
+    )  # fmt: skip
+    trained_on: str | None = option(None, "split that the start model of RL learned from")
+
+
+def main() -> None:
+    """Check a stage or a chain."""
+    config, overrides = command_line(__doc__)
+    with errors_in_one_line():
+        if "stages" in read_yaml(config) and "evaluation" in read_yaml(config):
+            options, found = check_chain(config, overrides)
+        else:
+            options, found = check_one(config, overrides)
+        show(found)
+        if options.output:
+            write_json(options.output, [asdict(finding) for finding in found])
+        if bad := blocking(found, options.allow):
+            raise UserError(f"{len(bad)} found: {', '.join(sorted({f.name for f in bad}))}")
+        print("no error found", flush=True)
+
+
+def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[Finding]]:
+    """Findings on the stages of a chain that are still to run."""
+    from recipes import chain
+
+    cfg = load(chain.ChainConfig, config, overrides)
+    steps = chain.steps_of(cfg)
+    plans = zip(chain.stages_of(steps).values(), chain.planned(steps), strict=True)
+    todo = [stage for stage, (what, _) in plans if what != "skip"]
+    problems = EvaluationProblems(partial(problems_of_evaluation, cfg.evaluation))
+    return cfg.doctor, examine(todo, cfg.doctor, problems)
+
+
+def check_one(config: str, overrides: list[str]) -> tuple[StageDoctorConfig, list[Finding]]:
+    """Findings on one stage."""
+    own = [o.removeprefix("doctor.") for o in overrides if o.startswith("doctor.")]
+    options = load(StageDoctorConfig, None, own)
+    recipe = options.recipe or recipe_of(config)
+    schema = importlib.import_module(f"recipes.{recipe}").main.schema
+    cfg = load(schema, config, [o for o in overrides if not o.startswith("doctor.")])
+    stage = Stage(options.stage or recipe, recipe, cfg, options.ranks, options.trained_on)
+    beside = options.evaluation or str(Path(config).with_name("evaluate.yaml"))
+    load_problems = partial(problems_of_evaluation, beside) if Path(beside).is_file() else None
+    problems = EvaluationProblems(*([load_problems] if load_problems else []))
+    found = examine([stage], options, problems)
+    ready = isinstance(cfg, RLConfig) and Path(cfg.engine.get("model", "")).is_dir()
+    if ready and options.forecast_prompts and not blocking(found, options.allow):
+        found += [f.of(stage.name) for f in forecast(stage, options.forecast_prompts)]
+    return options, found
+
+
+def recipe_of(config: str) -> str:
+    """The recipe that a stage's YAML belongs to: by its name (curate_limo.yaml), or else the one
+    whose keys it holds.
+
+    Raises:
+        UserError: when neither tells.
+    """
+    folder = Path(__file__).parent
+    known = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("chain", "doctor"))
+    stem, keys = Path(config).stem, set(read_yaml(config))
+    if stem in known:
+        return stem
+    fits = [name for name in known if name in stem.split("_")] or [
+        name for name in known
+        if keys <= set(importlib.import_module(f"recipes.{name}").main.schema.__dataclass_fields__)
+    ]  # fmt: skip
+    if len(fits) != 1:
+        raise UserError(
+            f"{config}: cannot tell its recipe{nearest(stem, known)}; set doctor.recipe=..."
+        )
+    return fits[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,307 @@
+"""Each planted fault is found by its name, before anything is trained."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TUNE
+
+from custom_components.config import UserError, load
+from custom_components.data.column_addition import column_addition
+from custom_components.data.curation import MESSAGES_SCHEMA
+from custom_components.data.rows import rollout_row, write_rows
+from custom_components.doctor import blocking, examine, resources
+from custom_components.doctor.checks import EvaluationProblems
+from custom_components.doctor.findings import NAMES, DoctorConfig
+from custom_components.doctor.forecast import verdicts
+from custom_components.models.start import random_tiny
+from custom_components.rl.samples import Group, Sample
+from custom_components.rollout.engine import Completion
+from custom_components.training.estimate import Memory
+from recipes.doctor import check_chain, check_one, recipe_of
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)  # configs and recipes are named from there
+
+
+@pytest.fixture(autouse=True)
+def no_estimate(request, monkeypatch):
+    """Memory takes seconds to estimate: only the test about it does."""
+    if "memory" not in request.node.name:
+        nothing = Memory(*[0.0] * 7)
+        monkeypatch.setattr(resources, "stage_memory", lambda *_: nothing)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A chain's folder with a start model, rollouts and a split."""
+    run = tmp_path_factory.mktemp("doctor")
+    model = run / "start" / "model"
+    model.mkdir(parents=True)
+    random_tiny(model)
+    for stage in ("midtrain", "dpo"):
+        shutil.copytree(model, run / stage / "model")
+    problems = list(column_addition("distill", {2: 20, 3: 40}))
+    write_rows(run / "curate" / "sft.parquet", [split_row(p) for p in problems], MESSAGES_SCHEMA)
+    rows = [
+        rollout_row(**p, response=f"<think>1</think>\\boxed{{{p['answer']}}}") for p in problems
+    ]
+    for i in range(2):
+        write_rows(run / "rollout" / "rollouts" / f"{i:05d}.parquet", rows[30 * i : 30 * i + 30])
+    return run
+
+
+def split_row(problem: dict) -> dict:
+    text = f"<think>1+1=2\n1+0+1=2</think>\\boxed{{{problem['answer']}}}"
+    turns = [
+        {"role": "user", "content": problem["problem"]},
+        {"role": "assistant", "content": text},
+    ]
+    return {"id": problem["id"], "source": "x", "messages": turns, "answer": problem["answer"]}
+
+
+def look(run_dir, stage, *overrides, track="tiny"):
+    """Findings on one stage, {name: [findings]}."""
+    config = f"configs/{track}/{stage}.yaml"
+    _, found = check_one(config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides])
+    names = {}
+    for finding in found:
+        assert finding.name in NAMES and finding.stage
+        names.setdefault(finding.name, []).append(finding)
+    return names
+
+
+def errors(names):
+    return [name for name, found in names.items() if any(f.level == "error" for f in found)]
+
+
+@pytest.mark.parametrize("stage", ["rollout", "curate", "sft", "grpo"])
+def test_a_healthy_stage_has_no_error(run_dir, stage):
+    assert errors(look(run_dir, stage)) == []
+
+
+def with_template(run_dir, folder, old, new):
+    """A copy of the start model whose chat template has `new` in place of `old`."""
+    shutil.copytree(run_dir / "start" / "model", folder)
+    path = folder / "chat_template.jinja"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return f"tokenizer.path={folder}"
+
+
+def test_a_template_without_end_of_turn(run_dir, tmp_path):
+    path = with_template(run_dir, tmp_path / "model", "<|end|>", "")
+    assert errors(look(run_dir, "sft", path)) == ["end_of_turn"]
+
+
+def test_a_template_that_opens_the_thought(run_dir, tmp_path):
+    path = with_template(run_dir, tmp_path / "model", "<|assistant|>", "<|assistant|>")
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>{% endif %}")
+    assert errors(look(run_dir, "sft", path)) == ["prefilled_think"]
+
+
+def test_padding_that_hides_the_end_of_the_turn(run_dir):
+    found = look(run_dir, "sft", "tokenizer._component_=faulty_tokenizers.PaddingHidesTheEnd")
+    assert errors(found) == ["pad_is_end_of_turn"]
+    assert "60 of 60 rows" in found["pad_is_end_of_turn"][1].what
+
+
+def test_another_longrope_branch_in_the_engine(run_dir):
+    assert errors(look(run_dir, "grpo", "engine.rope_factor=short")) == ["rope_branch"]
+
+
+def test_a_short_branch_with_long_sequences(run_dir):
+    found = look(run_dir, "sft", "model.rope_factor=short")
+    assert errors(found) == ["rope_branch"] and "256" in found["rope_branch"][0].what
+
+
+def test_responses_without_room(run_dir):
+    trained = f"doctor.trained_on={run_dir}/curate/sft.parquet"
+    assert errors(look(run_dir, "grpo", trained)) == []
+    found = look(run_dir, "grpo", trained, "max_new_tokens=16")
+    assert errors(found) == ["max_new_tokens"]
+    assert found["max_new_tokens"][0].what.startswith("100% of 60 responses")
+
+
+def problems_file(folder, rows):
+    path = folder / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def of_file(path, **columns):
+    names = "".join(f", {key}: {value}" for key, value in columns.items())
+    return f"problems={{_component_: custom_components.data.problems.table, path: {path}{names}}}"
+
+
+def test_a_wrong_answer_column(run_dir, tmp_path):
+    solution = "First we add one and one, which gives two, and then we are done with it."
+    rows = [{"problem": f"{i}+1=?", "solution": solution, "final": str(i + 1)} for i in range(30)]
+    path = problems_file(tmp_path, rows)
+    missing = look(run_dir, "grpo", of_file(path))
+    assert errors(missing) == ["data_unreadable"] or errors(missing) == ["data_columns"]
+    assert "'answer' is missing" in str(missing)
+    assert "answer_column" in errors(look(run_dir, "grpo", of_file(path, answer="solution")))
+    assert "answer_column" in errors(look(run_dir, "grpo", of_file(path, answer="problem")))
+    assert errors(look(run_dir, "grpo", of_file(path, answer="final"))) == []
+
+
+def test_golds_that_the_verifier_cannot_read(run_dir, tmp_path):
+    rows = [{"problem": f"p{i}", "answer": str(i)} for i in range(20)]
+    one = problems_file(tmp_path, [*rows, {"problem": "q", "answer": "\\frac{"}])
+    found = look(run_dir, "grpo", of_file(one))["gold_unreadable"]
+    assert found[0].level == "warning" and "1 of 21" in found[0].what
+    many = problems_file(tmp_path, [*rows, *({"problem": "q", "answer": g} for g in
+                                             ("$$", "?", "\\frac{", "{}{}", "??", "$"))])  # fmt: skip
+    assert errors(look(run_dir, "grpo", of_file(many))) == ["gold_unreadable"]
+
+
+def test_an_unreadable_shard(run_dir, tmp_path):
+    shutil.copytree(run_dir / "rollout", tmp_path / "rollout")
+    shard = tmp_path / "rollout" / "rollouts" / "00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:200])
+    found = look(run_dir, "curate", f"sources.0.path={tmp_path}/rollout")
+    assert errors(found) == ["data_unreadable"] and "00001.parquet" in str(found)
+    split = tmp_path / "sft.parquet"
+    split.write_bytes(b"PAR1 and no more")
+    assert errors(look(run_dir, "sft", f"data={split}")) == ["data_unreadable"]
+    assert "data_unreadable" in errors(look(run_dir, "grpo", of_file(tmp_path / "none.jsonl")))
+
+
+def test_a_context_beyond_the_model(run_dir):
+    assert "context" in errors(look(run_dir, "sft", "max_seq_len=4096"))
+    assert "context" in errors(look(run_dir, "grpo", "max_new_tokens=1024"))
+
+
+def test_rows_longer_than_the_limit(run_dir):
+    found = look(run_dir, "sft", "max_seq_len=20")
+    assert errors(found) == ["too_long"]
+    assert found["too_long"][0].what.startswith("100% of 60 rows")
+
+
+def test_too_little_memory(run_dir):
+    assert errors(look(run_dir, "sft", "doctor.memory_gib=1.6")) == ["memory"]
+    big = look("/nowhere", "sft", "doctor.device=RTX 4090", track="phi4_mini")
+    assert "memory" in errors(big)
+    fits = look("/nowhere", "sft", "doctor.device=H100", "doctor.ranks=8", track="phi4_mini")
+    assert "memory" not in errors(fits)
+
+
+def test_too_little_disk(run_dir):
+    assert errors(look(run_dir, "sft", "keep_checkpoints=1000000")) == ["disk"]
+
+
+def test_evaluation_problems_in_the_training_split(run_dir, tmp_path):
+    fresh = list(column_addition("distill", {3: 60}))
+    held_out = list(column_addition("eval", {2: 150}))[:3]
+    path = tmp_path / "sft.parquet"
+    write_rows(path, [split_row(p) for p in [*fresh, *held_out]], MESSAGES_SCHEMA)
+    found = look(run_dir, "sft", f"data={path}")
+    assert errors(found) == ["contaminated"] and "3 of 63 problems" in found["contaminated"][0].what
+
+
+def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
+    """A real set: names and numbers changed are still a copy."""
+    problem = ("Mary sold clips to 48 of her friends in April and then she sold half as many clips in "
+               "May. How many clips did Mary sell altogether in April and May?")  # fmt: skip
+    row = split_row({"id": "a", "problem": problem, "answer": "72"})
+    path = tmp_path / "sft.parquet"
+    write_rows(path, [row], MESSAGES_SCHEMA)
+    known = EvaluationProblems(
+        lambda: iter([("reasoning_x", True, problem.replace("Mary", "Anna"))])
+    )
+    from custom_components.doctor.findings import Stage
+    from recipes.sft import SFTConfig
+
+    cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
+    found = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
+    assert [f.name for f in blocking(found, [])] == ["contaminated"]
+    assert blocking(found, ["contaminated"]) == []
+
+
+def test_stages_that_train_different_branches(tmp_path):
+    """Of a chain: what one stage cannot know."""
+    config = tmp_path / "chain.yaml"
+    config.write_text(
+        f"run_dir: {tmp_path}/run\nevaluation: configs/tiny/evaluate.yaml\n"
+        "task: reasoning_tiny_addition\nstages:\n"
+        "  - {name: midtrain, config: configs/tiny/midtrain.yaml}\n"
+        "  - {name: sft, config: configs/tiny/sft.yaml, overrides: [model.rope_factor=short, max_seq_len=256]}\n"
+    )
+    _, found = check_chain(str(config), [])
+    assert [(f.name, f.stage) for f in blocking(found, [])] == [("rope_branch", "sft")]
+
+
+def group(*verdicts_, cut=0):
+    samples = [
+        Sample([1], Completion([1], [0.0], "length" if i < cut else "stop"), "x", verdict)
+        for i, verdict in enumerate(verdicts_)
+    ]
+    return Group({"problem": "p", "answer": "1"}, [1], samples)
+
+
+def test_the_forecast_of_an_rl_stage():
+    class Stage:
+        class cfg:
+            max_new_tokens = 8
+
+    def named(groups):
+        return {f.name: f for f in verdicts(Stage, groups)}
+
+    wrong, mixed = group("incorrect", "incorrect"), group("correct", "incorrect")
+    fine = named([mixed, mixed, mixed, group("correct", "correct")])
+    assert [f.level for f in fine.values()] == ["note"]
+    assert fine["zero_variance"].what.startswith("3 of 4 groups") and "1 are all right, 0 all wrong" in fine["zero_variance"].what  # fmt: skip
+    flat = named([wrong] * 4 + [mixed])
+    assert flat["zero_variance"].level == "warning"
+    cut = named([group("incorrect", "incorrect", cut=2)] * 3)
+    assert cut["max_new_tokens"].level == "error" and "100%" in cut["max_new_tokens"].what
+    unsure = named([group("correct", "undecided"), mixed])
+    assert "1 of 4" in unsure["gold_unreadable"].what
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [
+        ("tiny/sft", "sft"),
+        ("smollm2_135m/pairs", "curate"),
+        ("phi4_mini/curate_limo", "curate"),
+        ("phi4_mini/rollout_server", "rollout"),
+        ("smollm2_135m/evaluate_cpu", "evaluate"),
+    ],
+)
+def test_a_yaml_tells_its_recipe(config, recipe):
+    assert recipe_of(f"configs/{config}.yaml") == recipe
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="no finding 'memry'; did you mean 'memory'"):
+        DoctorConfig(allow=["memry"])
+
+
+def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
+    """Through `tune run`, with the forecast of an untrained model: all of its responses are cut off."""
+    command = [TUNE, "run", "recipes/doctor.py", "--config", "configs/tiny/grpo.yaml",
+               f"run_dir={run_dir}", "max_new_tokens=2", "doctor.forecast_prompts=8",
+               f"doctor.output={run_dir}/found.json"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "error: 1 found: max_new_tokens" in done.stderr
+    assert "do: raise max_new_tokens, or train longer" in done.stdout
+    found = json.loads((run_dir / "found.json").read_text())
+    assert {"name", "level", "what", "why", "change", "stage"} == set(found[0])
+
+
+def test_the_docs_list_every_name():
+    text = (ROOT / "docs" / "CHAIN.md").read_text()
+    for name, meaning in NAMES.items():
+        assert f"| `{name}` | {meaning} |" in text

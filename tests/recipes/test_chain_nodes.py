@@ -1,0 +1,55 @@
+"""A stage on several nodes: the line for each of them, or srun within an allocation."""
+
+import json
+import os
+import stat
+import subprocess
+
+import pytest
+from conftest import ROOT, TUNE
+
+from custom_components.config import UserError
+from recipes.chain import launch
+
+STEP = {
+    "name": "sft", "recipe": "recipes/sft.py", "config": "configs/tiny/sft.yaml", "nnodes": 2,
+    "nproc_per_node": 4, "overrides": ["run_dir=a b"],
+}  # fmt: skip
+
+
+def test_without_an_allocation_it_says_what_to_run(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    with pytest.raises(UserError) as e:
+        launch(STEP)
+    assert (
+        "tune run --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint '<head node>:29500' "
+        "recipes/sft.py --config configs/tiny/sft.yaml 'run_dir=a b'"
+    ) in str(e.value)
+
+
+def test_within_an_allocation_srun_starts_it_on_every_node(tmp_path):
+    """A stand-in for srun notes its arguments and makes the stage fail: no Slurm here."""
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "error: no node"\nexit 3\n')
+    srun.chmod(srun.stat().st_mode | stat.S_IEXEC)
+    config = tmp_path / "chain.yaml"
+    stages = [
+        {"name": "start", "config": "configs/tiny/start.yaml", "nnodes": 2, "nproc_per_node": 4}
+    ]
+    config.write_text(
+        f"run_dir: {tmp_path}/run\nevaluation: configs/tiny/evaluate.yaml\n"
+        f"task: reasoning_tiny_addition\nstages: {json.dumps(stages)}\n"
+    )
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NUM_NODES": "2",
+    }  # fmt: skip
+    done = subprocess.run(
+        [TUNE, "run", "recipes/chain.py", "--config", str(config)],
+        cwd=ROOT, env=environment, text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    given = (tmp_path / "run" / "logs" / "start.log").read_text().split("\n")
+    assert given[:3] == ["--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    assert given[4:9] == ["run", "--nnodes", "2", "--nproc_per_node", "4"]
+    assert given[10] == "c10d" and given[12].endswith(":29500") and given[13] == "recipes/start.py"
+    assert "stage start failed with status 3" in done.stderr and "no node" in done.stderr
