@@ -131,9 +131,10 @@ def training_samples(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[s
 def embedded(value: Any) -> str:
     """JSON for the inside of a script element: nothing in it can end the element or open a comment.
 
-    All but ASCII is escaped, U+2028 and lone surrogates with it.
+    Lone surrogates, which are no text, become question marks.
     """
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    for sign in "<>&":
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = text.encode("utf-8", "replace").decode()
+    for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
