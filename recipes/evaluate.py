@@ -3,8 +3,9 @@
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100 repeats=4
 
-Your own problems are the task reasoning_own, and the key `problems` says which: a node as in
-rollout.yaml. Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
+Problems of your own are the task reasoning_own; the key `problems` names them as in rollout.yaml.
+
+Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
 cons@k; rates of truncation, missing and undecided answers; where all of it comes from) and
 `<name>.samples.jsonl` (every problem with its responses and verdicts). Responses are kept as they
 come: a run that was stopped asks only for what is missing, and a model whose files are there is not
