@@ -71,6 +71,8 @@ def commands() -> list[Command]:
             if is_command_block(language, text):
                 found += [parsed(name, line) for line in lines_of(text)]
         prose = FENCE.sub("", document.read_text())
-        for inline in re.findall(r"`((?:tune run|python -m|python benchmarks/|make|lm_eval) [^`]*)`", prose):
+        for inline in re.findall(
+            r"`((?:tune run|python -m|python benchmarks/|make|lm_eval) [^`]*)`", prose
+        ):
             found.append(parsed(name, " ".join(inline.split())))
     return found
