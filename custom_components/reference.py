@@ -37,6 +37,7 @@ COMPONENTS = {
         "rollout.server_engine", ("ServerEngine",), "rollout.teacher", ("AdditionTeacher",),
     ),
     "`model` of a training recipe": (
+        "models.hf", ("from_folder",),
         "models.phi4_mini", ("phi4_mini_3_8b", "phi4_mini_tiny", "phi4_mini"),
         "models.smollm2", ("smollm2_135m", "smollm2"),
     ),
