@@ -57,7 +57,7 @@ def main() -> None:
     """Check a stage or a chain."""
     config, overrides = command_line(__doc__)
     with errors_in_one_line():
-        if "stages" in read_yaml(config) and "evaluation" in read_yaml(config):
+        if is_chain(config):
             options, found = check_chain(config, overrides)
         else:
             options, found = check_one(config, overrides)
@@ -67,6 +67,14 @@ def main() -> None:
         if bad := blocking(found, options.allow):
             raise UserError(f"{len(bad)} found: {', '.join(sorted({f.name for f in bad}))}")
         print("no error found", flush=True)
+
+
+def is_chain(config: str) -> bool:
+    """Whether a YAML is a chain's."""
+    return {"stages", "evaluation"} <= set(read_yaml(config))
+
+
+main.schema = StageDoctorConfig  # its keys; they begin with `doctor.` beside the stage's own
 
 
 def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[Finding]]:

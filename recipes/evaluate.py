@@ -3,6 +3,8 @@
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100 repeats=4
 
+Problems of your own are the task reasoning_own; the key `problems` names them as in rollout.yaml.
+
 Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
 cons@k; rates of truncation, missing and undecided answers; where all of it comes from) and
 `<name>.samples.jsonl` (every problem with its responses and verdicts). Responses are kept as they
@@ -49,6 +51,9 @@ class EvaluateConfig:
     tokenizer: Component | None = option(
         None, "chat tokenizer, its path is filled in; an endpoint has its own"
     )
+    problems: Component | None = option(
+        None, "function of custom_components.data that yields the problems of task reasoning_own"
+    )
     run_dir: str = option("runs", "folder of the chain, for interpolation")
     only: list[str] | None = option(None, "names of the models to evaluate; all by default")
     limit: int | None = option(None, "first so many problems of each task; all by default")
@@ -80,8 +85,9 @@ def main(cfg: Any) -> None:
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
     # a hub id is named by the config alone; for a folder that is missing, local_folder speaks up
-    folders = [path for path in cfg.models.values() if Path(path).is_dir()]
-    run = RunFolder("evaluate", cfg, folders)
+    inputs = [path for path in cfg.models.values() if Path(path).is_dir()]
+    own = str((cfg.problems or {}).get("path", ""))
+    run = RunFolder("evaluate", cfg, inputs + [own] * Path(own).is_file())
     if run.already_complete:
         return
     for name in names:
@@ -174,6 +180,8 @@ def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
                     f"tasks: {part['task']} is not scored by this project's verifier; take one of "
                     "ours (reasoning_...), or run it by lm_eval itself"
                 )
+            if part["task"] == "reasoning_own" and cfg.problems:
+                part = of_own_problems(part, cfg)
             loaded.append(repeated(part, cfg.repeats or part.get("repeats", 1)))
     return manager, loaded
 
@@ -191,10 +199,26 @@ def problems_of_evaluation(config: str) -> Iterator[tuple[str, bool, str]]:
     for task, name in named.items():  # without lm-eval, which takes seconds to import
         if name in SETS:
             yield from ((task, name != "tiny_addition", p) for _, p in evaluation_problems([name]))
+    if "reasoning_own" in named and cfg.problems:
+        from eval.tasks.functions import whole
+
+        own = whole(instantiate(cfg.problems, "problems"))["test"]
+        yield from (("reasoning_own", True, row["problem"]) for row in own)
+        named.pop("reasoning_own")
     cfg.tasks = [task for task, name in named.items() if name not in SETS]
     for task in load_tasks(cfg)[1] if cfg.tasks else []:
         for row in task["custom_dataset"]()["test"]:
             yield task["task"], True, row["problem"]
+
+
+def of_own_problems(task: dict[str, Any], cfg: Any) -> dict[str, Any]:
+    """The task with the config's problems, asked with the tokenizer's instruction as in training."""
+    from eval.tasks.functions import whole
+
+    data = whole(instantiate(cfg.problems, "problems"))
+    instruction = (cfg.tokenizer or {}).get("instruction")
+    asked = "{{problem}}" + (f"\n{{% raw %}}{instruction}{{% endraw %}}" if instruction else "")
+    return task | {"custom_dataset": lambda **_: data, "doc_to_text": asked}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from custom_components.config import UserError
 from custom_components.io import atomic_path
 from custom_components.models.decoder import Decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor
-from custom_components.models.lora import is_adapter
+from custom_components.models.lora import LORA_MODULES, is_adapter
 from custom_components.models.phi4_mini import phi4_mini
 from custom_components.models.smollm2 import smollm2
 
@@ -134,6 +135,28 @@ def served_rope_factors(folder: str | Path, max_model_len: int) -> tuple[float, 
     return arguments[f"{branch}_factor"]
 
 
+def from_folder(
+    path: str | Path,
+    rope_factor: RopeFactor = "long",
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
+    lora_modules: Sequence[str] = LORA_MODULES,
+) -> Decoder:
+    """The decoder that a Hugging Face folder describes, of any supported family; without its weights.
+
+    Args:
+        path: folder with config.json.
+        rope_factor: LongRoPE's branch; of no effect for models without.
+        lora_rank, lora_alpha, lora_modules: as for `phi4_mini`.
+    """
+    builder, arguments = builder_arguments(path)
+    if builder is phi4_mini:
+        arguments["rope_factor"] = rope_factor
+    return builder(
+        **arguments, lora_rank=lora_rank, lora_alpha=lora_alpha, lora_modules=lora_modules
+    )
+
+
 def build_from_folder(folder: str | Path, rope_factor: RopeFactor = "long") -> Decoder:
     """The decoder that a Hugging Face folder describes, with its weights (float32).
 
@@ -141,10 +164,7 @@ def build_from_folder(folder: str | Path, rope_factor: RopeFactor = "long") -> D
         folder: config.json and safetensors.
         rope_factor: LongRoPE's branch; of no effect where the folder's factors are equal.
     """
-    builder, arguments = builder_arguments(folder)
-    if builder is phi4_mini:
-        arguments["rope_factor"] = rope_factor
-    model = builder(**arguments)
+    model = from_folder(folder, rope_factor)
     model.load_state_dict(HFCheckpointer(folder).load_checkpoint()["model"], strict=True)
     return model
 

@@ -104,7 +104,8 @@ def phi4_mini_tiny(
     lora_alpha: float = 16.0,
     lora_modules: Sequence[str] = LORA_MODULES,
 ) -> Decoder:
-    """The same shape at about 2M parameters: the `tiny` track, minutes on a CPU.
+    """The same shape at about 2M parameters: the `tiny` track, minutes on a CPU. Arguments as for
+    `phi4_mini`.
 
     Heads of 32 are the smallest that vLLM's CPU build accepts; a quarter of each does not
     rotate, and the context is extended 4 times by LongRoPE, as the real model's is 32 times.

@@ -71,7 +71,9 @@ class Judge:
         concurrency: requests at the same time.
         prompt: file with {problem}, {gold} and {prediction} in it.
         api_key_env: environment variable with the key; none is sent when it is not set.
-        timeout: seconds for one request. attempts: tries of one request that fails in passing.
+        timeout: seconds for one request.
+        attempts: tries of one request that fails in passing.
+        max_tokens: longest reply.
     """
 
     def __init__(

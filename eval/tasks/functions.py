@@ -10,12 +10,12 @@ import datasets
 
 from custom_components.config import UserError
 from custom_components.data import column_addition as addition
-from custom_components.data.problems import gsm8k
+from custom_components.data.problems import gsm8k, table
 from custom_components.data.rows import Reject, load_table, resolve
 from eval.scoring import count_samples, score
 
 __all__ = [
-    "aime24", "aime25", "count_samples", "gpqa_diamond", "gsm8k_test", "math500", "score",
+    "aime24", "aime25", "count_samples", "gpqa_diamond", "gsm8k_test", "math500", "own", "score",
     "tiny_addition",
 ]  # fmt: skip
 
@@ -42,6 +42,32 @@ def tiny_addition(**_: Any) -> dict[str, datasets.Dataset]:
 def gsm8k_test(**_: Any) -> dict[str, datasets.Dataset]:
     """GSM8K's test problems, from the hub or `$REASONTUNE_DATA/gsm8k/test.jsonl`."""
     return _dataset(gsm8k(split="test"))
+
+
+def whole(problems: Any) -> dict[str, datasets.Dataset]:
+    """A task's data of what a function of `custom_components.data.problems` yields.
+
+    Raises:
+        UserError: on a row that cannot be used: a benchmark is whole or worthless.
+    """
+    rows = list(problems)
+    for row in rows:
+        if isinstance(row, Reject):
+            raise UserError(f"problems: {row.where}: {row.reason}")
+    return _dataset(rows)
+
+
+def own(
+    path: str = "", problem: str = "problem", answer: str = "answer",
+    difficulty: str | None = None, split: str = "train", **_: Any,
+) -> dict[str, datasets.Dataset]:  # fmt: skip
+    """Problems of your own: a file or hub set, and its columns (see `problems.table`)."""
+    if not path:
+        raise UserError(
+            "task reasoning_own: name its problems, by the key `problems` of recipes/evaluate.py or "
+            "lm_eval's --metadata '{\"path\": ...}'"
+        )
+    return whole(table(path, problem, answer, difficulty=difficulty, split=split, source="own"))
 
 
 def _table(hub: str, local: str, split: str, name: str | None = None) -> Any:

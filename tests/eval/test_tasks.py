@@ -1,5 +1,6 @@
 import json
 
+import jinja2
 import pytest
 
 from custom_components.config import UserError
@@ -73,3 +74,35 @@ def test_the_gated_set_says_how_to_get_access(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(UserError, match="huggingface.co/datasets/Idavidrein/gpqa.*hf auth login"):
         functions.gpqa_diamond()
+
+
+def test_problems_of_ones_own(tmp_path):
+    path = tmp_path / "test.jsonl"
+    rows = [
+        {"question": "1+1=?", "result": 2, "digits": "1 digit"},
+        {"question": "2+2=?", "result": 4},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"problem": "question", "answer": "result", "difficulty": "digits"}
+    first, second = functions.own(str(path), **columns, version=1)["test"]
+    assert (first["problem"], first["answer"], first["difficulty"]) == ("1+1=?", "2", "1 digit")
+    assert second["difficulty"] is None and first["id"] != second["id"]
+    with pytest.raises(UserError, match="line 1: column 'problem' is missing"):
+        functions.own(str(path))
+    with pytest.raises(UserError, match="reasoning_own: name its problems"):
+        functions.own()
+
+
+def test_ones_own_problems_are_asked_with_the_instruction(tmp_path):
+    from recipes.evaluate import EvaluateConfig, load_tasks
+
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"problem": "1+1=?", "answer": "2"}\n')
+    node = {"_component_": "custom_components.data.problems.table", "path": str(path)}
+    tokenizer = {"_component_": "x", "instruction": "Box it: \\boxed{}."}
+    cfg = EvaluateConfig("out", {}, ["reasoning_own"], {}, tokenizer, node)
+    _, [task] = load_tasks(cfg)
+    [row] = task["custom_dataset"]()["test"]
+    assert row["problem"] == "1+1=?"
+    asked = jinja2.Template(task["doc_to_text"]).render(row)
+    assert asked == "1+1=?\nBox it: \\boxed{}."

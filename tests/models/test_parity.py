@@ -239,3 +239,13 @@ def test_a_builder_that_is_not_the_checkpoint_is_refused(tmp_path):
     phi3_folder(tmp_path, *SHAPES[0])
     with pytest.raises(UserError, match="model and checkpoint differ"):
         HFCheckpointer(tmp_path).check_model(phi4_mini_tiny())
+
+
+def test_a_folder_says_which_model_it_is(tmp_path):
+    phi3_folder(tmp_path, 64, 4, 2, 2, 96, 0.75)
+    plain = hf.from_folder(tmp_path, "short")
+    HFCheckpointer(tmp_path).check_model(plain)
+    assert hf.rope_factor_of(plain) == "short"
+    adapted = hf.from_folder(tmp_path, lora_rank=2, lora_modules=["q_proj"])
+    names = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert names and all(".q_proj.lora_" in name for name in names)

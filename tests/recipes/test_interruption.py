@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C between two steps: saved, said, and continued to the same end."""
 
+import os
 import signal
 import subprocess
 import time
@@ -43,17 +44,23 @@ def test_it_saves_and_the_same_command_continues(overrides, whole, tmp_path, num
     assert a == b
 
 
-def test_all_ranks_stop_at_the_same_step(overrides, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_ranks_stop_at_the_same_step(overrides, tmp_path, number):
+    """The signal reaches every process, as in a terminal or by Slurm, and torchrun repeats it."""
     overrides = [*overrides, f"output_dir={tmp_path}/x"]
     process = subprocess.Popen(
         [TUNE, "run", "--nproc_per_node", "2", "recipes/midtrain.py", "--config",
          "configs/tiny/midtrain.yaml", *overrides],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     log = tmp_path / "x" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 3):
         time.sleep(0.005)
-    process.terminate()
+    # the launcher's group; torchrun gives each rank a session of its own
+    ranks = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
+    for pid in [process.pid, *map(int, ranks)]:
+        os.kill(pid, number)
     said = process.communicate()[0]
     assert process.returncode != 0
     done = len(metrics(tmp_path / "x"))

@@ -1,0 +1,33 @@
+#!/bin/bash
+# One training stage on several nodes under Slurm; before the time limit it saves and queues itself again.
+#
+#   sbatch configs/phi4_mini/slurm.sh midtrain
+#
+#SBATCH --job-name=reasontune
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=08:00:00
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+stage=${1:-midtrain}
+log=runs/phi4_mini/logs/slurm-$stage-$SLURM_JOB_ID.log
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mkdir -p "$(dirname "$log")"
+source .venv/bin/activate
+# torchrun's patience with ranks that finish their step and save; its own is 30 seconds
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=280
+
+srun tune run --nnodes "$SLURM_NNODES" --nproc_per_node 8 --rdzv_id "$SLURM_JOB_ID" \
+  --rdzv_backend c10d --rdzv_endpoint "$head:29500" \
+  "recipes/$stage.py" --config "configs/phi4_mini/$stage.yaml" > "$log" 2>&1
+status=$?
+
+# stopped by the signal: the same command continues. Anything else is for a person to read
+if [ $status -ne 0 ] && grep -q "stopped after step" "$log"; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status

@@ -1,0 +1,218 @@
+"""The configuration reference, made from the recipes' dataclasses and the builders' docstrings.
+
+    python -m custom_components.reference > docs/CONFIGURATION.md
+
+Run it in the checkout; a test fails while the file is not what this prints.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from custom_components.config import get_component
+from custom_components.rl.config import RLConfig
+from custom_components.training.run_folder import ROOT
+from custom_components.training.trainer import TrainingConfig
+
+SHARED = (TrainingConfig, RLConfig)
+"""Dataclasses whose keys several recipes have: shown once."""
+
+COMPONENTS = {
+    "`source` of start.yaml": ("models.start", ("random_tiny", "pretrained", "gguf")),
+    "`problems` of rollout, grpo, ppo and evaluate": (
+        "data.problems", ("table", "gsm8k"), "data.column_addition", ("column_addition",),
+    ),
+    "`sources` of curate.yaml": (
+        "data.sources",
+        ("rollouts", "jsonl", "openr1_math", "openthoughts", "bespoke_stratos", "gsm8k", "short_cot"),
+    ),
+    "`engine`": (
+        "rollout.torch_engine", ("TorchEngine",), "rollout.vllm_engine", ("VLLMEngine",),
+        "rollout.server_engine", ("ServerEngine",), "rollout.teacher", ("AdditionTeacher",),
+    ),
+    "`model` of a training recipe": (
+        "models.hf", ("from_folder",),
+        "models.phi4_mini", ("phi4_mini_3_8b", "phi4_mini_tiny", "phi4_mini"),
+        "models.smollm2", ("smollm2_135m", "smollm2"),
+    ),
+    "`checkpointer` and `tokenizer`": (
+        "models.hf", ("HFCheckpointer",), "tokenizer.hf", ("ChatTokenizer",),
+    ),
+    "`labeller` and `judge` of curate.yaml": (
+        "data.labeller", ("Labeller",), "verifier.judge", ("Judge",),
+    ),
+}  # fmt: skip
+"""Heading: modules of custom_components, each followed by the builders to show."""
+
+# what the recipe fills in
+FILLED_IN = {"folder", "tokenizer"}
+
+
+def main() -> None:
+    """Print the reference."""
+    print(reference(), end="")
+
+
+def reference() -> str:
+    """The whole page."""
+    schemas = {
+        path.stem: importlib.import_module(f"recipes.{path.stem}").main.schema
+        for path in sorted((ROOT / "recipes").glob("*.py"))
+        if path.stem != "report"  # takes the chain's
+    }
+    parts = [
+        "# Configuration",
+        "Made by `python -m custom_components.reference > docs/CONFIGURATION.md` from the code.",
+        "Every key is set in the recipe's YAML or on the command line, nested ones with dots: "
+        "`tune run recipes/grpo.py --config configs/tiny/grpo.yaml rebalance.max_samples=32`. A "
+        "node is a mapping of its own; most have `_component_`, the dotted path of a builder, beside "
+        "its [arguments](#components).",
+        "## Recipes",
+        *(
+            section(name, schema, "doctor." * (name == "doctor"))
+            for name, schema in schemas.items()
+        ),
+        "## Shared keys",
+        *(section(shared.__name__, shared) for shared in SHARED),
+        "## Components",
+        *(builders(heading, found) for heading, found in COMPONENTS.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def section(name: str, schema: type, prefix: str = "") -> str:
+    """Heading and table of a dataclass, its keys behind `prefix`; a shared base is a link."""
+    base = next((b for b in SHARED[::-1] if b is not schema and issubclass(schema, b)), None)
+    inherited = {f.name for f in dataclasses.fields(base)} if base else set()
+    rows = list(keys(schema, prefix, inherited))
+    lines = [f"### {name}", ""]
+    if base:
+        lines += [f"All keys of [{base.__name__}](#{base.__name__.lower()}) and:", ""]
+    return "\n".join(lines + table(("key", "type", "default", "meaning"), rows))
+
+
+def keys(
+    schema: type, prefix: str = "", leave_out: typing.Collection[str] = ()
+) -> typing.Iterator[tuple[str, ...]]:
+    """(key, type, default, documentation) of each field, nested dataclasses' with dots."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        if field.name in leave_out:
+            continue
+        hint, doc = hints[field.name], field.metadata.get("doc", "")
+        items = typing.get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            yield from keys(hint, f"{prefix}{field.name}.")
+        elif items and dataclasses.is_dataclass(items[0]):
+            yield f"`{prefix}{field.name}`", "list of nodes", default_of(field), doc
+            yield from keys(items[0], f"{prefix}{field.name}[].")
+        else:
+            yield f"`{prefix}{field.name}`", type_name(hint), default_of(field), doc
+
+
+def default_of(field: dataclasses.Field) -> str:
+    """A field's default as YAML writes it."""
+    if field.default_factory is not dataclasses.MISSING:
+        return shown(field.default_factory())
+    return "required" if field.default == MISSING else shown(field.default)
+
+
+def shown(value: Any) -> str:
+    """A default value as YAML writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Path) and value.is_relative_to(ROOT):
+        value = value.relative_to(ROOT)
+    if isinstance(value, (list, tuple)):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value}`" if str(value) else '`""`'
+
+
+def type_name(hint: Any) -> str:
+    """A type as a reader of YAML knows it."""
+    if hint is inspect.Parameter.empty:
+        return ""
+    text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+    for pattern, name in (
+        (r"\b(?:typing|collections\.abc|pathlib)\.", ""),
+        (r"dict\[str, Any\]", "node"),
+        (r"Literal\[(.*?)\]", r"\1"),
+        (r" \| None", " or null"),
+        (r" \| ", " or "),
+    ):
+        text = re.sub(pattern, name, text)
+    return text.replace("NoneType", "null")
+
+
+def builders(heading: str, found: tuple[Any, ...]) -> str:
+    """The builders of one kind of node."""
+    parts = [f"### {heading}"]
+    for module, names in zip(found[::2], found[1::2], strict=True):
+        parts += [builder(f"custom_components.{module}.{name}") for name in names]
+    return "\n\n".join(parts)
+
+
+def builder(path: str) -> str:
+    """A builder's path, what it is, and its arguments by signature and docstring."""
+    made = get_component(path, "reference")
+    summary, described = read_docstring(made)
+    lines = [f"**`{path}`**: {summary}"]
+    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    rows = []
+    for name, parameter in inspect.signature(made).parameters.items():
+        if name in FILLED_IN:
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        rows.append(
+            (
+                f"`{name}`",
+                type_name(hints.get(name, parameter.annotation)),
+                "required" if required else shown(parameter.default),
+                described.get(name, ""),
+            )
+        )
+    if rows:
+        lines += ["", *table(("argument", "type", "default", "meaning"), rows)]
+    return "\n".join(lines)
+
+
+def read_docstring(made: Any) -> tuple[str, dict[str, str]]:
+    """First paragraph of a docstring, and what its `Args:` says of each name."""
+    text = inspect.cleandoc(made.__doc__ or "")
+    summary = " ".join(text.split("\n\n")[0].split())
+    block = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", text, re.DOTALL | re.MULTILINE)
+    described: dict[str, str] = {}
+    if same := re.search(r"Arguments as for\s+`(\w+)`", text):
+        described |= read_docstring(getattr(inspect.getmodule(made), same[1]))[1]
+    names: list[str] = []
+    for line in (block[1] if block else "").splitlines():
+        entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
+        if entry:
+            names = entry[1].split(", ")
+            described |= dict.fromkeys(names, entry[2])
+        elif line.strip():
+            described |= {name: f"{described[name]} {line.strip()}" for name in names}
+    return summary, described
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Lines of a Markdown table."""
+    cells = [head, ("---",) * len(head), *rows]
+    return [f"| {' | '.join(map(escaped, row))} |" for row in cells]
+
+
+def escaped(text: str) -> str:
+    """Text for a cell: its bars, and what a reader's browser would take for a tag."""
+    return re.sub(r"(`[^`]*`)|[|<]", lambda m: m[1] or f"\\{m[0]}", text).rstrip(".")
+
+
+if __name__ == "__main__":
+    main()
