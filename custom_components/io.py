@@ -56,7 +56,8 @@ def write_text(path: str | Path, text: str) -> None:
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder; name the file to write")
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # half of a surrogate pair, which a model may write, becomes its escape: valid JSON
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -67,7 +68,10 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     """Write a JSON-lines file atomically; returns the number of rows."""
     count = 0
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as f:
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as f,
+    ):
         for row in rows:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
