@@ -47,6 +47,8 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     cfg = stage.cfg
     if stage.model is None or cfg.optimizer["_component_"] not in OPTIMIZER_BYTES:
         return
+    if cfg.max_seq_len > stage.model.max_seq_len:  # no pass to estimate; check_context says so
+        return
     name, gib, gpu = device_of(stage, options)
     memory = stage_memory(cfg, stage.ranks, gib)
     need = memory.trainer / GIB + OVERHEAD_GIB
