@@ -58,7 +58,7 @@ def print_ablation(report: dict[str, Any]) -> None:
     for pair in report["paired"]:
         console.print(
             f"{pair['b']} - {pair['a']}: {signed(pair['difference'], pair['ci'])} points, "
-            f"p = {p_value(pair['p'])}{'' if pair['p'] < 0.05 else '   no significant difference'}"
+            f"p {'' if pair['p'] < 0.001 else '= '}{p_value(pair['p'])}{'' if pair['p'] < 0.05 else '   no significant difference'}"
         )
 
 
