@@ -1,11 +1,11 @@
 """Checks of memory, disk and time, by the estimate."""
 
+import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from custom_components.config import UserError, nearest
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
@@ -35,11 +35,25 @@ def device_of(stage: Stage, options: DoctorConfig) -> tuple[str, float, bool]:
             known = nearest(options.device, list(DEVICES))
             raise UserError(f"doctor.device: {options.device!r} is not known{known}")
         return options.device, options.memory_gib or DEVICES[options.device].memory_gib, True
-    if stage.cfg.device != "cpu" and torch.cuda.is_available():
-        _, total = torch.cuda.mem_get_info()
-        return torch.cuda.get_device_name(), options.memory_gib or total / GIB, True
+    if stage.cfg.device != "cpu" and (found := gpu()):
+        return found[0], options.memory_gib or found[1], True
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return "this CPU", options.memory_gib or pages / GIB, False
+
+
+@functools.cache
+def gpu() -> tuple[str, float] | None:
+    """(name, memory in GiB) of the first GPU; None where there is none.
+
+    By its own tool: asking torch would take memory of it for as long as this process lives.
+    """
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name, _, mebibytes = done.stdout.partition("\n")[0].rpartition(",")
+    return (name.strip(), float(mebibytes) / 1024) if mebibytes.strip().isdigit() else None
 
 
 def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:

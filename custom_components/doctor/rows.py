@@ -17,7 +17,7 @@ from custom_components.doctor.template import open_tokenizer
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.verifier import Item, VerifierPool
 
-MANY_TOO_LONG = 0.5
+MOST = 0.5
 SOME_TOO_LONG = 0.01
 UNREADABLE_GOLDS = 0.2
 CONTAMINATED = 0.01
@@ -73,14 +73,15 @@ def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
 
 
 def rejected(cfg: Any, key: str, rows: int, rejects: list[Reject]) -> Iterator[Finding]:
-    """A finding on rows that cannot be used: an error where the stage would stop for them."""
+    """A finding on rows that cannot be used: an error where the stage would stop for them, or most
+    are such."""
     share = len(rejects) / rows
-    error = share > getattr(cfg, "max_reject_share", 0.01)
+    error = share > getattr(cfg, "max_reject_share", MOST)
     yield Finding(
         "data_columns", "error" if error else "warning",
         f"{key}: {len(rejects)} of the first {rows} rows cannot be used; the first is "
         f"{rejects[0].where}: {rejects[0].reason}",
-        "they are left out and counted" + ", and so many stop the stage" * error,
+        "they are left out and counted; above max_reject_share they stop rollout and curate",
         f"name the right columns in {key}, or mend the rows",
     )  # fmt: skip
 
@@ -172,7 +173,7 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
     if over > SOME_TOO_LONG:
         enough = sorted(longest)[int(0.99 * (len(longest) - 1))]
         yield Finding(
-            "too_long", "error" if over > MANY_TOO_LONG else "warning",
+            "too_long", "error" if over > MOST else "warning",
             f"{over:.0%} of {len(longest)} rows of {path} are longer than max_seq_len={cfg.max_seq_len}",
             "they are left out, and they are the hard problems' long solutions",
             f"max_seq_len={enough} would take 99 % of them",

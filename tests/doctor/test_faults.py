@@ -1,6 +1,7 @@
 """Each planted fault is found by its name, before anything is trained."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,19 @@ def test_too_little_memory(run_dir):
     assert "memory" in errors(big)
     fits = look("/nowhere", "sft", "doctor.device=H100", "doctor.ranks=8", track="phi4_mini")
     assert "memory" not in errors(fits)
+
+
+def test_the_gpus_own_tool_says_what_it_has(run_dir, tmp_path, monkeypatch):
+    """A stand-in for it: no GPU here."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    resources.gpu.cache_clear()
+    assert resources.gpu() == ("NVIDIA GeForce RTX 4090", 24564 / 1024)
+    found = look("/nowhere", "grpo", track="phi4_mini")
+    resources.gpu.cache_clear()
+    assert "4090" in str(found["time"])
 
 
 def test_too_little_disk(run_dir):
