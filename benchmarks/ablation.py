@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -221,6 +222,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args()
     args.start, args.folder = args.start.resolve(), args.folder.resolve()
+    if find_spec("matplotlib") is None:  # said now, not after an hour
+        parser.error("the plot needs matplotlib: pip install -e '.[bench]'")
     if args.seeds < 2:
         parser.error("--seeds must be 2 or more: the intervals are over seeds")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
