@@ -83,7 +83,7 @@ def test_a_complete_run_is_left_alone_and_a_different_one_refused(small_run):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
+@pytest.mark.parametrize("name", ["midtrain", pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     run_killed_and_whole(name, small_run, tmp_path, ())
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
@@ -137,7 +137,7 @@ def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path
     assert manifest(tmp_path / "two")["counts"]["best_step"] == 2
 
 
-@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
+@pytest.mark.parametrize("name", ["midtrain", pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
     recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
