@@ -24,10 +24,10 @@ lint: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed
 
-# torch first and by itself, so that one line decides which build is used
+# torch first and by itself, so that one variable decides which build is used; it may hold options
 $(VENV)/.installed: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -e .
 	touch $@
 

@@ -89,6 +89,7 @@ def main(cfg: Any) -> None:
     """Run the stages of a chain."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("the chain is one process; set nproc_per_node of a stage instead")
+    signal.signal(signal.SIGTERM, stopped)  # between stages; `shown_and_logged` waits for one
     run_dir, stages = Path(cfg.run_dir), stages_with_defaults(cfg)
     steps = steps_of(cfg)
     names = {step["name"] for step in steps}
@@ -117,6 +118,12 @@ def main(cfg: Any) -> None:
         key, model = f"stages.{stage['name']}.push_to_hub", run_dir / stage["name"] / "model"
         print(f"uploaded: {upload_model(model, stage['push_to_hub'], key, cfg.push_private)}")
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
+
+
+def stopped(number: int, _: object = None) -> None:
+    """End the process as the signal of this number does, with a word."""
+    print("stopped; the same command continues", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
 
 
 def stages_with_defaults(cfg: Any) -> list[dict[str, Any]]:
@@ -357,22 +364,23 @@ def shown_and_logged(command: list[str], log: Path) -> int:
     SIGTERM is passed on to it; then, or after Ctrl-C, this process ends with it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as file:
+    process: subprocess.Popen | None = None
+    # Ctrl-C reaches the stage by itself: it is in the terminal's foreground, too
+    stop = Interruption(lambda number: process and number == signal.SIGTERM and process.terminate())
+    with open(log, "wb") as file, stop.watch():
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
         )
-        # Ctrl-C reaches the stage by itself: it is in the terminal's foreground, too
-        stop = Interruption(lambda number: number == signal.SIGTERM and process.terminate())
-        with stop.watch():
-            while chunk := process.stdout.read1(65536):
-                file.write(chunk)
-                file.flush()
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.flush()
-            code = process.wait()
+        if stop.signal:  # before it could receive one
+            process.terminate()
+        while chunk := process.stdout.read1(65536):
+            file.write(chunk)
+            file.flush()
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+        code = process.wait()
     if stop.signal:
-        print("stopped; the same command continues", file=sys.stderr, flush=True)
-        sys.exit(128 + stop.signal)
+        stopped(stop.signal)
     return code
 
 

@@ -63,7 +63,7 @@ def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
         yield Finding(
             "max_new_tokens", "error" if cut > ALMOST_ALL_CUT else "warning",
             f"{cut:.0%} of {len(samples)} responses reach max_new_tokens={stage.cfg.max_new_tokens}",
-            "a response that is cut off counts as wrong, however right it was going to be",
+            "a response that is cut off before its box counts as wrong, however right it was going to be",
             "raise max_new_tokens, or train longer on complete responses first",
         )  # fmt: skip
     undecided = sum(s.verdict == "undecided" for s in samples)

@@ -125,6 +125,6 @@ def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
             "max_new_tokens", "error" if share > FAR_TOO_SHORT else "warning",
             f"{share:.0%} of {len(lengths)} responses of {path}, which the model learned from, are "
             f"longer than max_new_tokens={cfg.max_new_tokens}",
-            "a response that is cut off counts as wrong, however right it was going to be",
+            "a response that is cut off before its box counts as wrong, however right it was going to be",
             f"max_new_tokens={lengths[int(0.99 * (len(lengths) - 1))]} would take 99 % of them",
         )  # fmt: skip

@@ -288,6 +288,7 @@ def test_the_forecast_of_an_rl_stage():
     [
         ("tiny/sft", "sft"),
         ("smollm2_135m/pairs", "curate"),
+        ("smollm2_135m/curate_traces", "curate"),
         ("phi4_mini/curate_limo", "curate"),
         ("phi4_mini/rollout_server", "rollout"),
         ("smollm2_135m/evaluate_cpu", "evaluate"),
