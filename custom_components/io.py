@@ -102,7 +102,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 def sha256_of(path: str | Path) -> str:
     """Content hash of a file, or of a folder's files and their names.
 
-    A folder's README.md does not count: a card tells of the rest, and gets results afterwards.
+    A folder's README.md does not count: a card tells of the rest, and gets results afterwards. Nor
+    does its manifest.json, which tells when and how the rest was made.
 
     Raises:
         UserError: when there is nothing at `path`.
@@ -115,7 +116,7 @@ def sha256_of(path: str | Path) -> str:
         raise UserError(f"input {path} does not exist (has the stage that makes it finished?)")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file() and ".tmp-" not in str(p)):
-        if file == path / CARD:
+        if file in (path / CARD, path / "manifest.json"):
             continue
         digest.update(f"{file.relative_to(path)}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()

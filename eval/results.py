@@ -64,7 +64,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "cons_at_n_ci": list(accuracy_interval([score for score, _ in votes[n]])),
         "ties": sum(tied > 0 for _, tied in votes[n]),
         **{m: mean([row[m] for row in rows]) for m in RATES},
-        "num_tokens": mean(tokens) if all(tokens) else None,
+        "num_tokens": mean(tokens) if any(tokens) else None,
         "by_difficulty": {
             label: accuracy([r for r in rows if r["difficulty"] == label]) for label in labels
         },

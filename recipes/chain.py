@@ -14,6 +14,7 @@ and so is what follows where its inputs changed. Kill the chain anywhere and sta
 import importlib
 import os
 import platform
+import re
 import shlex
 import signal
 import subprocess
@@ -36,7 +37,7 @@ from custom_components.doctor import (
 )
 from custom_components.io import sha256_of
 from custom_components.models.hub import check_token, upload_model
-from custom_components.processes import die_with_parent, last_words
+from custom_components.processes import ENDED, die_with_parent, last_words
 from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
 from custom_components.rl.config import RLConfig
@@ -94,24 +95,29 @@ def main(cfg: Any) -> None:
     steps = steps_of(cfg)
     names = {step["name"] for step in steps}
     pushed = [s for s in stages if s["push_to_hub"] and s["name"] in names]
-    for step in steps:
-        load_config(step)  # a mistake in any stage's config ends the chain before its first stage
+    check(cfg, steps)  # a mistake in any stage's config ends the chain before its first stage
+    plans = planned(steps)
+    for step, (_, why) in zip(steps, plans, strict=True):
+        print(f"{step['name']:>16}  {why}", flush=True)
     if cfg.dry_run:
-        for step, (_, why) in zip(steps, planned(steps), strict=True):
-            print(f"{step['name']:>16}  {why}")
         return
     if pushed:
         check_token(f"stages.{pushed[0]['name']}.push_to_hub")
     started = time.time()
     compare = [tuple(pair) for pair in cfg.compare]
     doctor = Doctor(cfg, steps)
-    doctor.before_all()
+    doctor.before_all(plans)
     report, page = make_report(run_dir, cfg.task, stages, compare)
     for step in steps:
         try:
             run_step(step, run_dir, doctor)
-        finally:  # it also shows what failed
-            report, page = make_report(run_dir, cfg.task, stages, compare)
+        except BaseException:
+            try:  # it shows what failed, and must not hide it
+                make_report(run_dir, cfg.task, stages, compare)
+            except Exception as e:
+                print(f"warning: no report: {type(e).__name__}: {e}", file=sys.stderr, flush=True)
+            raise
+        report, page = make_report(run_dir, cfg.task, stages, compare)
     if report["stages"]:
         print_ablation(report)
     for stage in pushed:
@@ -147,6 +153,41 @@ def stages_of(steps: list[dict[str, Any]]) -> dict[str, Stage]:
         if recipe in ("midtrain", "sft"):
             learned_from = cfg.data
     return stages
+
+
+def check(cfg: Any, steps: list[dict[str, Any]]) -> None:
+    """Load every step's config, and check that stages, folders, task and comparisons fit each other.
+
+    Raises:
+        UserError: at what does not.
+    """
+    names = [stage.name for stage in cfg.stages]
+    for stage in cfg.stages:
+        if not re.fullmatch(r"[\w-]+", stage.name):
+            raise UserError(f"stage {stage.name!r}: a name has letters, digits, _ and - only")
+        if names.count(stage.name) > 1:
+            raise UserError(f"stages: there are two of the name {stage.name!r}")
+        if min(stage.nproc_per_node, stage.nnodes) < 1:
+            raise UserError(f"stage {stage.name}: nproc_per_node and nnodes must be 1 or more")
+    evaluated = [stage.name for stage in cfg.stages if stage.evaluate]
+    for pair in cfg.compare:
+        if len(pair) != 2:
+            raise UserError(f"compare: {list(pair)} is no pair of stages, such as [sft, grpo]")
+        for name in pair:
+            if name not in evaluated:
+                raise UserError(f"compare: no evaluated stage {name!r}{nearest(name, evaluated)}")
+    for step in steps:
+        config, name = load_config(step), step["name"]
+        folder = Path(cfg.run_dir) / name
+        if Path(config.output_dir).resolve() != folder.resolve():
+            raise UserError(
+                f"stage {name}: its output_dir is {config.output_dir}, and the chain looks for it in "
+                f"{folder}; add output_dir=${{run_dir}}/{name} to its overrides"
+            )
+        if name.startswith("eval/") and cfg.task not in config.tasks:
+            raise UserError(
+                f"task: {cfg.evaluation} does not evaluate {cfg.task!r}{nearest(cfg.task, config.tasks)}"
+            )
 
 
 def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -202,6 +243,8 @@ def load_config(step: dict[str, Any]) -> Any:
         recipe = Path(step["recipe"])
         if not recipe.is_file():
             raise UserError(f"stage {step['name']}: no recipe {recipe}")
+        if recipe.parent.name != "recipes":
+            raise UserError(f"stage {step['name']}: {recipe} is not in the folder recipes")
         schema = importlib.import_module(f"recipes.{recipe.stem}").main.schema
         step["cfg"] = load(schema, step["config"], step["overrides"])
     return step["cfg"]
@@ -219,9 +262,10 @@ def state(step: dict[str, Any]) -> tuple[str, str]:
     changed = what_changed(manifest, recipe, asdict(config), inputs)
     if changed:
         return "rerun", f"run again: changed {', '.join(changed[:3])}"
+    same_code = manifest.get("code_hash") == code_hash(recipe)
     if manifest["status"] != "complete":
-        return "continue", "continue"
-    if manifest["code_hash"] != code_hash(recipe):
+        return "continue", "continue" if same_code else "continue: the code changed since"
+    if not same_code:
         return "rerun", "run again: the code changed"
     if not is_complete(config.output_dir, manifest):
         return "rerun", "run again: outputs are missing"
@@ -233,9 +277,9 @@ def planned(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
     plans, made_anew = [], {}
     for step in steps:
         what, why = state(step)
-        folder = Path(load_config(step).output_dir)
-        if what == "skip":
-            inputs = [Path(path) for path in read_manifest(folder)["inputs"]]
+        folder = Path(load_config(step).output_dir).resolve()
+        if what in ("skip", "continue"):
+            inputs = [Path(path).resolve() for path in read_manifest(folder)["inputs"]]
             above = [name for made, name in made_anew.items()
                      if any(path.is_relative_to(made) for path in inputs)]  # fmt: skip
             if above:
@@ -260,15 +304,15 @@ class Doctor:
         self.problems = EvaluationProblems(partial(problems_of_evaluation, cfg.evaluation))
         self.shown: set[Finding] = set()
 
-    def before_all(self) -> None:
-        """Everything that can be said already.
+    def before_all(self, plans: list[tuple[str, str]]) -> None:
+        """Everything that can be said already of the steps that are not skipped.
 
         Raises:
             UserError: on errors that are not allowed by name.
         """
         if self.options.enabled:
-            plans = zip(self.steps, planned(self.steps), strict=True)
-            todo = [self.stages[step["name"]] for step, (what, _) in plans if what != "skip"]
+            steps = zip(self.steps, plans, strict=True)
+            todo = [self.stages[step["name"]] for step, (what, _) in steps if what != "skip"]
             self._heed(examine(todo, self.options, self.problems))
 
     def before(self, step: dict[str, Any]) -> None:
@@ -361,16 +405,22 @@ def run_step(step: dict[str, Any], run_dir: Path, doctor: Doctor) -> None:
 def shown_and_logged(command: list[str], log: Path) -> int:
     """Run a command, its output on the terminal and in a log; returns its status.
 
-    SIGTERM is passed on to it; then, or after Ctrl-C, this process ends with it.
+    The log of an earlier attempt becomes `<name>.log.1`. SIGTERM is passed on to the command; then, or
+    after Ctrl-C, this process ends with it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_file():
+        log.replace(f"{log}.1")
     process: subprocess.Popen | None = None
     # Ctrl-C reaches the stage by itself: it is in the terminal's foreground, too
     stop = Interruption(lambda number: process and number == signal.SIGTERM and process.terminate())
+    # torchrun kills its ranks 30 s after it was asked to stop, before a long step has ended
+    env = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"} | os.environ
     with open(log, "wb") as file, stop.watch():
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
         if stop.signal:  # before it could receive one
             process.terminate()
         while chunk := process.stdout.read1(65536):
@@ -379,6 +429,8 @@ def shown_and_logged(command: list[str], log: Path) -> int:
             sys.stdout.buffer.write(chunk)
             sys.stdout.flush()
         code = process.wait()
+        if code and not stop.signal:
+            file.write(f"\n{ENDED}{code}\n".encode())
     if stop.signal:
         stopped(stop.signal)
     return code

@@ -7,6 +7,7 @@ file: whichever function `source._component_` names.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from custom_components.config import (
@@ -31,10 +32,16 @@ class StartConfig:
     resume: str = option("auto", "auto: a complete run is kept; never: start over")
 
 
+def local_files(source: Component) -> list[str]:
+    """Files and folders that the start model is made of."""
+    named = [source.get("path"), source.get("chat_template")]
+    return [path for path in named if path and Path(path).exists()]
+
+
 @recipe_main(StartConfig)
 def main(cfg: Any) -> None:
     """Make the start model."""
-    run = RunFolder("start", cfg, [])
+    run = RunFolder("start", cfg, local_files(cfg.source))
     if run.already_complete:
         print(f"{run.path}: already complete")
         return

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.io import CARD, write_text
+from custom_components.report.runs import current_results
 from custom_components.report.table import percent, signed
 from custom_components.training.run_folder import read_manifest
 
@@ -110,15 +111,15 @@ def refresh_cards(run_dir: Path, stages: list[dict[str, Any]], report: dict[str,
     for stage in stages:
         name = stage["name"]
         manifest = read_manifest(run_dir / name) or {}
-        card, result = run_dir / name / "model" / CARD, run_dir / "eval" / name / f"{name}.json"
+        card, results = run_dir / name / "model" / CARD, current_results(run_dir, name)
         trained = manifest.get("status") == "complete" and "checkpointer" in manifest["config"]
-        if not (trained and card.is_file() and result.is_file()):
+        if not (trained and card.is_file() and results):
             continue
         text = model_card(
             manifest["recipe"],
             manifest["counts"]["steps"],
             manifest["config"],
-            json.loads(result.read_text(encoding="utf-8"))["results"],
+            results,
             [pair for pair in report["paired"] if pair["b"] == name],
         )
         if card.read_text(encoding="utf-8") != text:

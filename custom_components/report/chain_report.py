@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,14 @@ from custom_components.report import svg
 from custom_components.report.breakdown import by_length, length_bins
 from custom_components.report.card import refresh_cards
 from custom_components.report.curves import stage_curves
-from custom_components.report.runs import as_json, clock, data_yields, stage_alarms, stage_runs
+from custom_components.report.runs import (
+    as_json,
+    clock,
+    current_results,
+    data_yields,
+    stage_alarms,
+    stage_runs,
+)
 from custom_components.report.samples import (
     chosen_problems,
     embedded,
@@ -57,7 +63,8 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     Args:
         run_dir: the chain's folder.
         task: lm-eval task whose results are compared.
-        stages: {name, label, evaluate} in order; those without results are left out.
+        stages: {name, label, evaluate, ...} in order; those without results, or with results of an
+            earlier model, are left out.
         extra_pairs: (a, b) names to compare besides neighbours.
 
     Returns:
@@ -69,20 +76,22 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     rows, scores, of_stages, lengths = [], {}, {}, {}
     for stage in stages:
         name = stage["name"]
-        file = run_dir / "eval" / name / f"{name}.json"
-        if not stage["evaluate"] or not file.is_file():
+        results = current_results(run_dir, name) if stage["evaluate"] else None
+        if results is None:
             continue
-        of_stages[name] = json.loads(file.read_text(encoding="utf-8"))["results"]
-        if task not in of_stages[name]:
-            raise UserError(f"{file} has no task {task!r}; there are {', '.join(of_stages[name])}")
-        result = of_stages[name][task]
+        if task not in results:
+            raise UserError(
+                f"the evaluation of {name} has no task {task!r}; there are {', '.join(results)}"
+            )
+        of_stages[name], result = results, results[task]
         rows.append({"name": name, "label": stage["label"]} | {key: result[key] for key in COPIED})
         scores[name], lengths[name] = {}, []
         for row in sample_rows(run_dir, name, task):
             scores[name][row["id"]] = row["accuracy"]
             lengths[name] += [(s["num_tokens"], s["length"], s["verdict"] == "correct")
                               for s in row["samples"]]  # fmt: skip
-    in_tokens = all(tokens for of in lengths.values() for tokens, _, _ in of)
+    # an engine that counts none gives 0
+    in_tokens = all(any(tokens for tokens, _, _ in of) for of in lengths.values())
     responses = {name: [(tokens if in_tokens else characters, right) for tokens, characters, right in of]
                  for name, of in lengths.items()}  # fmt: skip
     ends = length_bins([length for of in responses.values() for length, _ in of])
@@ -147,7 +156,8 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
         difference_scale=scale([0.0, *(bound for p in report["paired"] for bound in p["ci"])]),
         curves=[(s["label"], c) for s in stages if (c := stage_curves(run_dir / s["name"]))],
         alarms=stage_alarms(run_dir, stages),
-        data=data_yields(run_dir / "curate"),
+        data=[(s["label"], d) for s in stages
+              if s["recipe"] == "recipes/curate.py" and (d := data_yields(run_dir / s["name"]))],
         problems=problems,
         problems_in_all=len(next(iter(scores.values()), {})),
         training=training,

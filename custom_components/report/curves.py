@@ -40,7 +40,7 @@ def stage_curves(folder: Path) -> list[dict[str, Any]]:
     Returns:
         [{"title", "svg", "keys": [{"name", "last"}]}], last as text; empty where there are no metrics.
     """
-    rows = logged_rows(folder / "metrics.jsonl")
+    rows = logged_rows(folder / "metrics.jsonl", "step")
     panels = []
     for title, keys, from_zero in PANELS:
         series = {key: points for key in keys if (points := points_of(rows, key))}
@@ -58,5 +58,5 @@ def points_of(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]
     return [
         (row["step"], float(row[key]))
         for row in rows
-        if isinstance(row.get(key), int | float) and math.isfinite(row[key])
+        if all(isinstance(v, int | float) and math.isfinite(v) for v in (row["step"], row.get(key)))
     ]

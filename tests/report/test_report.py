@@ -10,11 +10,13 @@ from chain import HOSTILE, STAGES, TASK, evaluation, problem, small_chain, stage
 from custom_components.config import UserError
 from custom_components.io import sha256_of, write_json
 from custom_components.models import hub
+from custom_components.processes import last_words
 from custom_components.report import samples
 from custom_components.report.breakdown import by_length, length_bins
 from custom_components.report.card import model_card
-from custom_components.report.chain_report import make_report
+from custom_components.report.chain_report import build_report, make_report
 from custom_components.report.svg import line_chart, nice_ticks, short, thinned
+from custom_components.report.table import print_ablation
 
 
 def page_of(run_dir):
@@ -93,6 +95,66 @@ def test_a_failed_stage_says_why(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "sft.log").write_text("0%\rerror: the loss <b>burns</b>\n")
     assert "+ sft failed:</strong> the loss &lt;b&gt;burns&lt;/b&gt;" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        ("step\nerror: no data\n\nended with status 2\n", "no data"),
+        ("[rank1]: Traceback\n[rank1]: torch.OutOfMemoryError: CUDA out of memory\n"
+         "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\n\nended with status 1\n",
+         "torch.OutOfMemoryError: CUDA out of memory"),
+        ("sft: 3/9\n\nended with status -9\n", "killed by SIGKILL, perhaps for want of memory; last line: sft: 3/9"),
+        ("Segmentation fault\n\nended with status -11\n", "ended with status -11; last line: Segmentation fault"),
+        ("\nended with status 1\n", "ended with status 1; last line: no output"),
+        ("ValueError: caught and told\n0%\n", None),
+    ],
+)  # fmt: skip
+def test_the_line_that_matters(tmp_path, log, error):
+    (tmp_path / "log").write_text(log)
+    assert last_words(tmp_path / "log")[0] == error
+
+
+def test_a_stage_that_the_doctor_refused_is_failed(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "doctor-grpo.log").write_text("error: 1 found: max_new_tokens\n")
+    assert "+ grpo failed:</strong> 1 found: max_new_tokens" in page_of(tmp_path)
+
+
+def test_results_of_an_earlier_model_are_left_out(tmp_path):
+    small_chain(tmp_path)
+    for folder in ("start", "sft"):
+        (tmp_path / folder / "model").mkdir()
+        write_json(tmp_path / folder / "model" / "config.json", {"by": folder})
+    later = {"started": "2026-01-02T00:00:00+0000"}
+    stage(tmp_path, "sft", "sft", **later)
+    assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == ["start", "grpo"]
+    # the same model again is no other model
+    read = {"inputs": {"run/sft/model": sha256_of(tmp_path / "sft" / "model")}}
+    stage(tmp_path, "eval/sft", "evaluate", **read)
+    assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == [
+        "start",
+        "sft",
+        "grpo",
+    ]
+    stage(tmp_path, "sft", "sft", status="running", **later)
+    assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == ["start", "grpo"]
+
+
+def test_rows_that_no_recipe_wrote_are_passed_over(tmp_path):
+    small_chain(tmp_path)
+    for file in ("metrics", "alarms", "nonfinite", "samples"):
+        with open(tmp_path / "grpo" / f"{file}.jsonl", "a") as f:
+            f.write('null\n3\n{}\n[1]\n{"step": "a", "reward": 1}\n{"step": 9, "reward": null}\n')
+    page = page_of(tmp_path)
+    assert "<title>Mean reward</title>" in page and "grpo" in page
+
+
+def test_stages_with_other_difficulties(tmp_path, capsys):
+    evaluation(tmp_path, "start", [problem(0, ["correct"])])
+    evaluation(tmp_path, "sft", [problem(1, ["correct"])])
+    print_ablation(build_report(tmp_path, TASK, STAGES))
+    assert "–" in capsys.readouterr().out
 
 
 def test_an_evaluation_without_the_task_or_the_samples_is_named(tmp_path):

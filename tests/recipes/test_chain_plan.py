@@ -1,0 +1,161 @@
+"""What a chain would do, without doing it: plans, and chains that do not fit together."""
+
+import dataclasses
+import json
+
+import pytest
+from conftest import ROOT
+
+from custom_components.config import UserError, load
+from custom_components.training import run_folder
+from custom_components.training.run_folder import RunFolder, read_manifest, what_changed
+from recipes import chain, start
+
+STAGES = """
+  - {name: start, config: configs/tiny/start.yaml}
+  - {name: sft, config: configs/tiny/sft.yaml, evaluate: true, overrides: ["data=${run_dir}/sft.jsonl",
+     "checkpointer.checkpoint_dir=${run_dir}/start/model", "tokenizer.path=${run_dir}/start/model"]}
+  - {name: dpo, config: configs/tiny/dpo.yaml, overrides: ["data=${run_dir}/pairs.jsonl"]}
+"""
+
+
+def chain_of(folder, stages=STAGES, **more):
+    """A chain's config and its steps."""
+    lines = {"run_dir": folder / "run", "evaluation": "configs/tiny/evaluate.yaml",
+             "task": "reasoning_tiny_addition"} | more  # fmt: skip
+    text = "".join(f"{key}: {value}\n" for key, value in lines.items())
+    (folder / "chain.yaml").write_text(f"{text}stages:{stages}")
+    cfg = load(chain.ChainConfig, folder / "chain.yaml", [])
+    return cfg, chain.steps_of(cfg)
+
+
+@pytest.fixture
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "more", "words"),
+    [
+        ("", "", {"task": "reasoning_tiny_additio"}, "does not evaluate 'reasoning_tiny_additio'; did you mean"),
+        ("", "", {"compare": "[[sft]]"}, "is no pair of stages"),
+        ("", "", {"compare": "[[sft, sfd]]"}, "no evaluated stage 'sfd'; did you mean 'sft'"),
+        ("name: dpo", "name: sft", {}, "two of the name 'sft'"),
+        ("name: sft", "name: sft0.5", {}, "letters, digits, _ and - only"),
+        ("name: dpo", "recipe: recipes/dpo.py, name: dpo2", {}, r"output_dir is .*run/dpo, .* in .*run/dpo2; add output_dir"),
+        ("name: dpo", "nnodes: 0, name: dpo", {}, "nnodes must be 1 or more"),
+        ("name: dpo", "recipe: tests/conftest.py, name: dpo", {}, "is not in the folder recipes"),
+        ("name: dpo", "recipe: recipes/d.py, name: dpo", {}, "no recipe recipes/d.py"),
+    ],
+)  # fmt: skip
+def test_a_chain_that_does_not_fit_together(tmp_path, in_root, old, new, more, words):
+    with pytest.raises(UserError, match=words):
+        chain.check(*chain_of(tmp_path, STAGES.replace(old, new), **more))
+
+
+@pytest.mark.parametrize(
+    "config", sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml")
+                     if "\nevaluation: configs" in p.read_text()), ids=str
+)  # fmt: skip
+def test_the_chains_that_come_with_it_fit_together(in_root, config):
+    cfg = load(chain.ChainConfig, config, [])
+    chain.check(cfg, chain.steps_of(cfg))
+
+
+def made(step, status="complete", inputs=()):
+    """A step's run folder, as its recipe would leave it."""
+    cfg, recipe = chain.load_config(step), step["recipe"].split("/")[-1][:-3]
+    run = RunFolder(recipe, cfg, list(inputs))
+    (run.path / "model").mkdir(exist_ok=True)
+    (run.path / "model" / "weights").write_text(step["name"])
+    if status == "complete":
+        run.finish([run.path / "model"])
+
+
+def test_what_follows_is_made_anew_also_where_it_was_cut_off(tmp_path, in_root):
+    cfg, steps = chain_of(tmp_path)
+    begin, sft, evaluation, dpo = steps
+    made(begin)
+    model = f"{cfg.run_dir}/start/model"
+    made(sft, inputs=[model])
+    made(dpo, "running", inputs=[f"{cfg.run_dir}/sft/model"])
+    whys = [why for _, why in chain.planned(steps)]
+    assert whys == ["skip: complete", "skip: complete", "run", "continue"]
+    begin["cfg"] = dataclasses.replace(begin["cfg"], seed=7)
+    whys = [why for _, why in chain.planned(steps)]
+    assert whys == [
+        "run again: changed seed",
+        "run again: start is made anew",
+        "run",
+        "run again: sft is made anew",
+    ]
+
+
+def test_a_stage_that_was_cut_off_continues_with_changed_code_and_says_so(
+    tmp_path, in_root, monkeypatch
+):
+    _, steps = chain_of(tmp_path)
+    made(steps[0], "running")
+    assert chain.state(steps[0]) == ("continue", "continue")
+    monkeypatch.setattr(chain, "code_hash", lambda recipe: "other")
+    assert chain.state(steps[0]) == ("continue", "continue: the code changed since")
+
+
+def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spelled = ["runs/tiny", "runs/tiny/", "./runs/tiny", f"{tmp_path}/runs/tiny"]
+    found = [
+        ({"recipe": "sft", "config": {"run_dir": d, "data": f"{d}/curate/sft.parquet"}, "inputs": {f"{d}/x": "1"}})
+        for d in spelled
+    ]  # fmt: skip
+    for other in found:
+        assert what_changed(found[0], "sft", other["config"], other["inputs"]) == []
+    assert what_changed(found[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}) == [
+        "data", "run_dir", "runs/tiny/x"]  # fmt: skip
+
+
+def test_keys_that_change_no_result():
+    old = {"recipe": "grpo", "inputs": {}, "config": {
+        "logged_samples": 4, "alarms": {"entropy": 0.1}, "verifier": {"workers": 2, "time_limit": 5.0},
+        "max_tokens_per_micro_batch": 8192, "groups": 1, "engine": {"url": "a", "model": "m"}}}  # fmt: skip
+    new = {"logged_samples": 8, "alarms": {"entropy": 0.2}, "verifier": {"workers": 8, "time_limit": 5.0},
+           "max_tokens_per_micro_batch": 4096, "groups": 1, "engine": {"url": "b", "model": "m"}}  # fmt: skip
+    assert what_changed(old, "grpo", new, {}) == []
+    new |= {"groups": 2, "verifier": {"workers": 8, "time_limit": 9.0}}
+    assert what_changed(old, "grpo", new, {}) == ["groups", "verifier.time_limit"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"recipe": "start"}', "3"])
+def test_a_broken_manifest_is_named(tmp_path, text):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "manifest.json").write_text(text)
+    assert read_manifest(tmp_path / "start") is None
+    cfg = start.StartConfig(output_dir=str(tmp_path / "start"), source={})
+    (tmp_path / "start" / "model").write_text("work")
+    with pytest.raises(UserError, match=r"start/manifest.json cannot be read; delete the folder"):
+        RunFolder("start", cfg, [])
+    (tmp_path / "start" / "model").unlink()
+    RunFolder("start", cfg, [])  # nothing of worth there
+
+
+def test_a_run_replaces_another_whole(tmp_path):
+    cfg = start.StartConfig(output_dir=str(tmp_path / "start"), source={}, resume="never")
+    (RunFolder("start", cfg, []).path / "model").write_text("old")
+    again = dataclasses.replace(cfg, seed=1)
+    run_folder.RunFolder("start", again, [])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".start.lock", "start"]
+    assert [p.name for p in (tmp_path / "start").iterdir()] == ["manifest.json"]
+    assert json.loads((tmp_path / "start/manifest.json").read_text())["seed"] == 1
+
+
+def test_another_chat_template_is_another_start(tmp_path, in_root):
+    _, [step, *_] = chain_of(tmp_path)
+    template = tmp_path / "template.jinja"
+    template.write_text("a")
+    source = {"_component_": "custom_components.models.start.pretrained", "path": "hub/id",
+              "chat_template": str(template)}  # fmt: skip
+    step["cfg"] = dataclasses.replace(chain.load_config(step), source=source)
+    made(step, inputs=start.local_files(source))
+    assert chain.state(step)[0] == "skip"
+    template.write_text("b")
+    assert chain.state(step) == ("rerun", f"run again: changed {template}")
