@@ -1,13 +1,21 @@
-"""Child processes: they end with their parent, and what they said last."""
+"""The processes of a chain: how they are started, stopped with it, logged, and what they said last."""
 
 import ctypes
 import os
+import platform
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from custom_components.config import UserError
+from custom_components.training.interruption import Interruption
 
 PR_SET_PDEATHSIG = 1
+TUNE = str(Path(sys.executable).with_name("tune"))
 
 
 def die_with_parent() -> None:
@@ -51,3 +59,75 @@ def last_words(log: Path) -> tuple[str | None, str]:
     if status in ("-9", "137"):
         return f"killed by SIGKILL, perhaps for want of memory; last line: {last}", last
     return (raised or [f"ended with status {status}; last line: {last}"])[-1], last
+
+
+def launch(step: dict[str, Any]) -> list[str]:
+    """The command that starts a step's processes, on all its nodes, up to the recipe's name.
+
+    Raises:
+        UserError: when it needs more nodes than this process may use.
+    """
+    nodes, processes = step["nnodes"], step["nproc_per_node"]
+    if nodes == 1:
+        return [TUNE, "run", *(["--nproc_per_node", str(processes)] * (processes > 1))]
+    allocated = int(os.environ.get("SLURM_JOB_NUM_NODES", 0))
+    head = platform.node() if allocated >= nodes else "$HEAD"
+    line = [
+        "tune", "run", "--nnodes", str(nodes), "--nproc_per_node", str(processes),
+        "--rdzv_backend", "c10d", "--rdzv_endpoint", f"{head}:29500",
+    ]  # fmt: skip
+    if allocated < nodes:
+        recipe = [*line, step["recipe"], "--config", step["config"], *step["overrides"]]
+        raise UserError(
+            f"stage {step['name']} needs {nodes} nodes, and {allocated or 'none'} are allocated by "
+            "Slurm: start the chain in a job with enough of them (sbatch), or run this on every "
+            f"node and start the chain again:\n  {shlex.join(recipe).replace('$HEAD', '<head node>')}"
+        )
+    srun = ["srun", f"--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    return [*srun, TUNE, *line[1:]]
+
+
+def stopped(number: int, _: object = None) -> None:
+    """End the process as the signal of this number does, with a word."""
+    print("stopped; the same command continues", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
+
+
+def shown_and_logged(command: list[str], log: Path) -> int:
+    """Run a command, its output on the terminal and in a log; returns its status.
+
+    The log of an earlier attempt becomes `<name>.log.1`. SIGTERM is passed on to the command; then, or
+    after Ctrl-C, this process ends with it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.is_file():
+        log.replace(f"{log}.1")
+    process: subprocess.Popen | None = None
+    # Ctrl-C reaches the stage by itself: it is in the terminal's foreground, too
+    stop = Interruption(lambda number: process and number == signal.SIGTERM and process.terminate())
+    # torchrun kills its ranks 30 s after it was asked to stop, before a long step has ended
+    env = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"} | os.environ
+    with open(log, "wb") as file, stop.watch():
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
+        if stop.signal:  # before it could receive one
+            process.terminate()
+        while chunk := process.stdout.read1(65536):
+            file.write(chunk)
+            file.flush()
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.flush()
+        code = process.wait()
+        if code and not stop.signal:
+            file.write(f"\n{ENDED}{code}\n".encode())
+    if stop.signal:
+        stopped(stop.signal)
+    return code
+
+
+def failure(what: str, code: int, log: Path) -> str:
+    """A failed process's status, log, and the line that matters."""
+    error, last = last_words(log)
+    return f"{what} failed with status {code} (log: {log}): {error or last}"

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, TUNE
 
 from custom_components.config import UserError
-from recipes.chain import launch
+from custom_components.processes import launch
 
 STEP = {
     "name": "sft", "recipe": "recipes/sft.py", "config": "configs/tiny/sft.yaml", "nnodes": 2,
