@@ -14,15 +14,18 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
+    GrammarParseError,
     InterpolationKeyError,
     MissingMandatoryValue,
     OmegaConfBaseException,
@@ -38,12 +41,13 @@ class UserError(Exception):
     """A mistake of the user's: one line saying what, where, and what to do."""
 
 
-def option(default: Any, doc: str) -> Any:
+def option(default: Any, doc: str, verbatim: bool = False) -> Any:
     """A dataclass field with its default and one line of documentation.
 
-    A callable default is a factory; `MISSING` makes the value required.
+    A callable default is a factory; `MISSING` makes the value required. In an override of a
+    `verbatim` field even `${...}` is text: for prose and mathematics, which are no path or name.
     """
-    metadata = {"doc": doc}
+    metadata = {"doc": doc, "verbatim": verbatim}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -58,6 +62,10 @@ def load(
     schema: type, config_path: str | os.PathLike | None, overrides: list[str] | None = None
 ) -> Any:
     """Merge `config_path` (None: nothing) and `overrides` into `schema`.
+
+    The value of an override is YAML, except where the schema has `str` or `str | None`: there it is
+    text as it stands (`010`, `yes`, `a: b`, `x # y`). Quotes around the whole are taken off, `null`
+    is None, and `${key}` is another key's value unless the field is `verbatim`.
 
     An override `key={_component_: ..., ...}` replaces the whole node; `key._component_=...`
     changes the path alone and keeps the arguments.
@@ -74,18 +82,16 @@ def load(
         cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
         where = "the command line"
         for override in overrides or []:
-            change, key = _dotlist(override), override.partition("=")[0]
-            value = OmegaConf.select(change, key)
-            if isinstance(value, DictConfig) and "_component_" in value:
+            key, value = _key_and_value(override, schema)
+            if isinstance(value, dict) and "_component_" in value:
                 # another component given whole: the old one's arguments are not its own
                 OmegaConf.update(cfg, key, {}, merge=False)
             if any(part.isdigit() for part in key.split(".")):
                 OmegaConf.update(cfg, key, value)  # merge knows no items of lists
             else:
-                cfg = _merged(cfg, change, key)
+                cfg = _merged(cfg, key, value)
         where = path
-        OmegaConf.resolve(cfg)
-        result = OmegaConf.to_object(cfg)
+        result = OmegaConf.to_object(cfg)  # resolves each value once: an escaped \${ stays text
     except OmegaConfBaseException as e:
         raise UserError(_explain(e, schema, where)) from e
     for key, component in find_components(dataclasses.asdict(result)):
@@ -113,17 +119,58 @@ def read_yaml(config_path: str | os.PathLike) -> DictConfig:
     return node
 
 
-def _dotlist(override: str) -> DictConfig:
-    key, sep, _ = override.partition("=")
+def _key_and_value(override: str, schema: type) -> tuple[str, Any]:
+    key, sep, text = override.partition("=")
     if not sep or not key or key.startswith("-"):
         raise UserError(f"override {override!r} is not of the form key=value")
+    kind = _type_of(schema, key)
+    if kind in (str, str | None):
+        return key, _text(text.strip(), kind, _is_verbatim(schema, key))
     try:
-        return OmegaConf.from_dotlist([override])
-    except YAMLError as e:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from e
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except (YAMLError, GrammarParseError) as e:
+        raise UserError(
+            f"override {override!r}: the value is not valid YAML; a text with such signs needs "
+            f"quotes that the shell leaves: {key}='\"...\"'"
+        ) from e
 
 
-def _merged(cfg: DictConfig, change: DictConfig, key: str) -> DictConfig:
+def _text(text: str, kind: Any, verbatim: bool) -> str | None:
+    if text == "null" or (not text and kind is not str):
+        return None
+    if quoted := re.fullmatch(r"""(["'])((?:(?!\1).)*)\1""", text, re.DOTALL):
+        text = quoted[2]
+    if verbatim:  # OmegaConf's escape, backslashes before it doubled
+        text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
+    return text
+
+
+def _type_of(schema: type, key: str) -> Any:
+    """What `schema` holds at a dotted key; None below a component or where there is no such key."""
+    kind: Any = schema
+    for part in key.split("."):
+        kind = _without_none(kind)
+        if dataclasses.is_dataclass(kind):
+            kind = {f.name: f.type for f in dataclasses.fields(kind)}.get(part)
+        elif get_origin(kind) in (list, dict):
+            kind = get_args(kind)[-1]
+        else:
+            return None
+    return kind
+
+
+def _without_none(kind: Any) -> Any:
+    rest = [k for k in get_args(kind) if k is not NoneType]
+    return rest[0] if NoneType in get_args(kind) and len(rest) == 1 else kind
+
+
+def _is_verbatim(schema: type, key: str) -> bool:
+    return any(f.name == key and f.metadata.get("verbatim") for f in dataclasses.fields(schema))
+
+
+def _merged(cfg: DictConfig, key: str, value: Any) -> DictConfig:
+    change = OmegaConf.create()
+    OmegaConf.update(change, key, value)
     try:
         return OmegaConf.merge(cfg, change)
     except TypeError as e:  # a key below a list
@@ -147,6 +194,8 @@ def _explain(e: OmegaConfBaseException, schema: type, where: str) -> str:
                 break
         names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
         return f"{where}: unknown key {key!r}{nearest(str(key).split('.')[-1], names)}"
+    if isinstance(e, GrammarParseError):
+        return f"{where}: key {key!r}: cannot read what follows ${{; write \\${{ where it is text"
     return f"{where}: key {key!r}: {str(e).splitlines()[0]}"
 
 

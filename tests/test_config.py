@@ -16,6 +16,7 @@ from custom_components.config import (
 @dataclass
 class Inner:
     depth: int = option(1, "an inner value")
+    title: str = option("", "a text")
 
 
 @dataclass
@@ -25,6 +26,10 @@ class Example:
     optimizer: Component | None = option(None, "a component")
     names: list[str] = option(list, "a list")
     data: str = required("a required value")
+    label: str | None = option(None, "a text or nothing")
+    inners: list[Inner] = option(list, "groups")
+    paths: dict[str, str] = option(dict, "texts by name")
+    problem: str = option("", "prose", verbatim=True)
 
 
 @pytest.fixture
@@ -48,6 +53,26 @@ def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
     assert cfg.optimizer == {"_component_": "torch.optim.SGD", "momentum": 0.9}
 
 
+@pytest.mark.parametrize("text", ["Find x: x+1=2", "Compute 3 # 4", "{1,2,3} has", "[1,2] union?",
+                                  "- 3 + 5", "*x", "'quoted' word", '"a" and "b"', "010", "12:30",
+                                  "0.50", "yes", "a\nb: c", "\\frac{1}{2}", ""])  # fmt: skip
+def test_the_value_of_a_text_is_taken_as_it_stands(config, text):
+    keys = ("data", "inner.title", "inners.0.title", "paths.a", "problem")
+    cfg = load(Example, config, ["inners=[{depth: 1}]", *(f"{key}={text}" for key in keys)])
+    found = (cfg.data, cfg.inner.title, cfg.inners[0].title, cfg.paths["a"], cfg.problem)
+    assert found == (text,) * 5
+    assert load(Example, config, [f"label={text}"]).label == (text or None)
+
+
+def test_quotes_null_and_interpolations_in_a_text(config):
+    cfg = load(Example, config, ['label="a: b"', "data='${inner.title}/y'", "inner.title=x"])
+    assert (cfg.label, cfg.data) == ("a: b", "x/y")
+    assert load(Example, config, ["label=x", "label=null"]).label is None
+    assert load(Example, config, ["label='null'"]).label == "null"
+    for text in (r"${x \over 2}$", "${data}", r"\${x}", r"\\${"):
+        assert load(Example, config, [f"problem={text}"]).problem == text
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -61,6 +86,9 @@ def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
         (["optimizer._component_=nowhere.X"], "no module 'nowhere'"),
         (["optimizer._component_=X"], "not a dotted path"),
         (["data=${nothing}"], "key 'data'"),
+        ([r"data=${x \over 2}"], r"key 'data': cannot read what follows ${; write \${"),
+        (["data=null"], "key 'data'"),
+        (["names=[a"], "not valid YAML; a text with such signs needs quotes"),
         (["learning_rate"], "not of the form key=value"),
         (["--lr=1"], "not of the form key=value"),
     ],
