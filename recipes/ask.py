@@ -39,23 +39,29 @@ class AskConfig:
     device: str = option("auto", "auto, cpu or cuda")
     dtype: str = option("auto", "auto (the model's own), float32 or bfloat16")
 
+    def __post_init__(self) -> None:
+        """Refuse what the sampling cannot use, or would quietly read as something else."""
+        for key, fits, range_ in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**32, "from 0 to 4294967295"),
+            ("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
+        ):
+            if not fits:
+                raise UserError(f"{key} must be {range_}, not {getattr(self, key)!r}")
+
 
 @recipe_main(AskConfig)
 def main(cfg: Any) -> None:
     """Answer questions."""
-    import torch
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
-    from custom_components.models.hub import local_folder
+    from custom_components.training.distributed import device_type
 
+    device = device_type(cfg.device)
     tokenizer = instantiate(cfg.tokenizer | {"path": cfg.model}, "tokenizer")
-    if cfg.dtype not in ("auto", "float32", "bfloat16"):
-        raise UserError(f"dtype must be auto, float32 or bfloat16, not {cfg.dtype!r}")
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(local_folder(cfg.model, "model"), dtype=cfg.dtype)
-    model = model.to(device).eval()
+    model = load_model(cfg.model, cfg.dtype).to(device).eval()
     longest = model.config.max_position_embeddings
     if cfg.seed is not None:
         set_seed(cfg.seed)
@@ -63,12 +69,37 @@ def main(cfg: Any) -> None:
         ids = tokenizer.encode_prompt(question)
         room = min(cfg.max_new_tokens, longest - len(ids))
         if room < 1:
-            raise UserError(f"the question has {len(ids)} tokens, the model's context {longest}")
+            what = f"the question has {len(ids)} tokens, the model's context {longest}; shorten it"
+            if cfg.question:
+                raise UserError(what)
+            print(f"[{what}]")
+            continue
         response, finished = answer(model, tokenizer, ids, room, cfg)
         if not finished:
             print(f"\n[cut off after {room} tokens; raise max_new_tokens]")
         if cfg.answer is not None:
             print(f"[{verdict_of(cfg.answer, response, not finished)}]")
+
+
+def load_model(name: str, dtype: str) -> Any:
+    """The transformers model of a folder or hub id.
+
+    Raises:
+        UserError: when there is none, or its files are missing, damaged or of no known kind.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    from custom_components.models.hub import local_folder
+
+    folder = local_folder(name, "model")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as e:
+        why = str(e).strip().splitlines()[0]
+        raise UserError(
+            f"model: {folder} cannot be loaded ({why}); name the model/ of a finished stage"
+        ) from e
 
 
 def questions(first: str) -> Iterator[str]:

@@ -67,6 +67,21 @@ class World:
         return [item for part in parts for item in part]
 
 
+def device_type(device: str) -> str:
+    """`cpu` or `cuda`, as the config's `device` asks: auto is cuda where there is one.
+
+    Raises:
+        UserError: when it is none of the three, or cuda is asked for and there is none.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device must be auto, cpu or cuda, not {device!r}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no CUDA device; set device=cpu")
+    return device
+
+
 @contextmanager
 def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
     """Join the process group that torchrun announces, if any; leave it at the end.
@@ -77,14 +92,9 @@ def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
             end; otherwise one that is minutes late counts as lost.
 
     Raises:
-        UserError: when cuda is asked for and there is none.
+        UserError: from `device_type`.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device must be auto, cpu or cuda, not {device!r}")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no CUDA device; set device=cpu")
+    device = device_type(device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     target = torch.device("cpu")
     if device == "cuda":

@@ -1,6 +1,13 @@
 """Questions to a model, through the real `tune run`."""
 
-from conftest import recipe
+import io
+
+import pytest
+from conftest import ROOT, recipe
+
+from custom_components.config import UserError, load
+from custom_components.models.start import random_tiny
+from recipes import ask
 
 
 def test_it_answers_and_says_what_the_verifier_makes_of_it(coin):
@@ -28,3 +35,54 @@ def test_a_mistake_is_one_line(coin):
     done = recipe("ask", "model=runs/nowhere", "question=x", check=False)
     assert done.returncode == 2 and "runs/nowhere" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def put(tmp_path, monkeypatch):
+    """A question to an untrained model, in this process."""
+    random_tiny(tmp_path / "model")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+
+    def put(*overrides):
+        given = [f"model={tmp_path / 'model'}", "device=cpu", "max_new_tokens=2", *overrides]
+        ask.main.__wrapped__(load(ask.AskConfig, ROOT / "configs/tiny/ask.yaml", given))
+
+    return put
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("device=gpu", "device must be auto, cpu or cuda, not 'gpu'"),
+    ("device=cuda", "device=cuda, but torch sees no CUDA device"),
+    ("dtype=fp32", "dtype must be auto, float32 or bfloat16"),
+    ("max_new_tokens=0", "max_new_tokens must be 1 or more, not 0"),
+    ("temperature=-1", "temperature must be 0 (greedy) or more, not -1.0"),
+    ("temperature=nan", "temperature must be"),
+    ("top_p=0", "top_p must be above 0 and at most 1"),
+    ("top_p=1.5", "top_p must be above 0 and at most 1"),
+    ("seed=-1", "seed must be"),
+])  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused(put, monkeypatch, override, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError) as e:
+        put("question=1+1=?", override)
+    assert message in str(e.value)
+
+
+def test_weights_that_are_missing_or_damaged_are_named(put, tmp_path):
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(b"x" * 10)
+    with pytest.raises(UserError, match=f"model: {tmp_path}/model cannot be loaded"):
+        put("question=1+1=?")
+    weights.unlink()
+    with pytest.raises(UserError, match=f"model: {tmp_path}/model cannot be loaded"):
+        put("question=1+1=?")
+
+
+def test_a_question_beyond_the_context_does_not_end_the_session(put, monkeypatch, capsys):
+    long = "1+" * 1000 + "1=?"
+    with pytest.raises(UserError, match="the model's context 1024; shorten it"):
+        put(f"question={long}")
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{long}\n1+1=?\n"))
+    put()
+    said = capsys.readouterr().out
+    assert said.index("the model's context 1024; shorten it]") < said.index("[cut off after 2")
