@@ -16,14 +16,17 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
+    ConfigAttributeError,
     ConfigKeyError,
     GrammarParseError,
     InterpolationKeyError,
@@ -31,7 +34,6 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     UnsupportedInterpolationType,
 )
-from yaml import YAMLError
 
 Component = dict[str, Any]
 """Type of a field that holds a `_component_` node."""
@@ -78,11 +80,13 @@ def load(
     """
     node = read_yaml(config_path) if config_path is not None else OmegaConf.create()
     where = path = str(config_path or "the command line")
+    _check_shape(schema, OmegaConf.to_container(node), "", where)
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
         where = "the command line"
         for override in overrides or []:
             key, value = _key_and_value(override, schema)
+            _check_shape(_type_of(schema, key), value, key, where)
             if isinstance(value, dict) and "_component_" in value:
                 # another component given whole: the old one's arguments are not its own
                 OmegaConf.update(cfg, key, {}, merge=False)
@@ -93,7 +97,7 @@ def load(
         where = path
         result = OmegaConf.to_object(cfg)  # resolves each value once: an escaped \${ stays text
     except OmegaConfBaseException as e:
-        raise UserError(_explain(e, schema, where)) from e
+        raise UserError(_explain(e, where)) from e
     for key, component in find_components(dataclasses.asdict(result)):
         check_component(component, key)
     return result
@@ -111,12 +115,17 @@ def read_yaml(config_path: str | os.PathLike) -> DictConfig:
             f"config file {path} does not exist; pass --config configs/<track>/<x>.yaml"
         )
     try:
-        node = OmegaConf.load(path)
-    except YAMLError as e:
+        # OmegaConf takes a lone word for a key, and knows no numbers
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise UserError(f"{path} must hold key: value pairs")
+        return OmegaConf.load(path)
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8") from e
+    except yaml.YAMLError as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(node, DictConfig):
-        raise UserError(f"{path} must hold key: value pairs")
-    return node
+    except OmegaConfBaseException as e:
+        raise UserError(_explain(e, str(path))) from e
 
 
 def _key_and_value(override: str, schema: type) -> tuple[str, Any]:
@@ -128,7 +137,7 @@ def _key_and_value(override: str, schema: type) -> tuple[str, Any]:
         return key, _text(text.strip(), kind, _is_verbatim(schema, key))
     try:
         return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
-    except (YAMLError, GrammarParseError) as e:
+    except (yaml.YAMLError, GrammarParseError) as e:
         raise UserError(
             f"override {override!r}: the value is not valid YAML; a text with such signs needs "
             f"quotes that the shell leaves: {key}='\"...\"'"
@@ -145,7 +154,7 @@ def _text(text: str, kind: Any, verbatim: bool) -> str | None:
     return text
 
 
-def _type_of(schema: type, key: str) -> Any:
+def _type_of(schema: Any, key: str) -> Any:
     """What `schema` holds at a dotted key; None below a component or where there is no such key."""
     kind: Any = schema
     for part in key.split("."):
@@ -179,24 +188,48 @@ def _merged(cfg: DictConfig, key: str, value: Any) -> DictConfig:
         ) from e
 
 
-def _explain(e: OmegaConfBaseException, schema: type, where: str) -> str:
+def _check_shape(kind: Any, value: Any, key: str, where: str) -> None:
+    """Refuse a single value for a list or for a group of keys, of which OmegaConf's words say little.
+
+    Raises:
+        UserError: naming the key and how to write it.
+    """
+    kind = _without_none(kind)
+    if value is None or (isinstance(value, str) and ("${" in value or value == MISSING)):
+        return
+    equals = "=" if where == "the command line" else ": "
+    if dataclasses.is_dataclass(kind) or get_origin(kind) is dict:
+        if not isinstance(value, dict):
+            names = [f.name for f in dataclasses.fields(kind)] if get_origin(kind) is None else []
+            raise UserError(
+                f"{where}: key {key!r} has keys of its own, it cannot be {value!r}; "
+                f"write {key}.<key>{equals}...{nearest('', names)}"
+            )
+        for name, child in value.items():
+            _check_shape(_type_of(kind, str(name)), child, f"{key}.{name}".lstrip("."), where)
+    elif get_origin(kind) is list:
+        if not isinstance(value, list):
+            one = "..." if isinstance(value, dict) else value
+            raise UserError(f"{where}: key {key!r} is a list; write {key}{equals}[{one}]")
+        for i, child in enumerate(value):
+            _check_shape(get_args(kind)[0], child, f"{key}.{i}", where)
+
+
+def _explain(e: OmegaConfBaseException, where: str) -> str:
     key = e.full_key or e.key
     if isinstance(e, MissingMandatoryValue):
         return f"{where}: required key {key!r} has no value; set {key}=..."
     if isinstance(e, InterpolationKeyError | UnsupportedInterpolationType):
         return f"{where}: key {key!r}: {str(e).splitlines()[0]}"
-    if isinstance(e, ConfigKeyError):
-        node: Any = schema
-        for part in str(key).split(".")[:-1]:
-            hints = {f.name: f.type for f in dataclasses.fields(node)}
-            node = hints.get(part)
-            if not dataclasses.is_dataclass(node):
-                break
-        names = [f.name for f in dataclasses.fields(node)] if dataclasses.is_dataclass(node) else []
+    if isinstance(e, ConfigKeyError | ConfigAttributeError):
+        group = e.object_type
+        names = (
+            [f.name for f in dataclasses.fields(group)] if dataclasses.is_dataclass(group) else []
+        )
         return f"{where}: unknown key {key!r}{nearest(str(key).split('.')[-1], names)}"
     if isinstance(e, GrammarParseError):
         return f"{where}: key {key!r}: cannot read what follows ${{; write \\${{ where it is text"
-    return f"{where}: key {key!r}: {str(e).splitlines()[0]}"
+    return f"{where}: {f'key {key!r}: ' if key else ''}{str(e).splitlines()[0]}"
 
 
 def nearest(name: str, valid: list[str]) -> str:
@@ -231,14 +264,18 @@ def get_component(path: Any, key: str) -> Any:
         UserError: when there is no such module or attribute.
     """
     module_name, _, attribute = str(path).rpartition(".")
-    if not module_name:
+    if not module_name or not all(str(path).split(".")):
         raise UserError(f"{key}._component_: {path!r} is not a dotted path like package.builder")
     if os.getcwd() not in sys.path:  # the user's own components live beside the configs
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if e.name and not (module_name == e.name or module_name.startswith(e.name + ".")):
+    except (ImportError, SyntaxError) as e:
+        if not isinstance(e, ModuleNotFoundError) or not e.name:
+            raise UserError(
+                f"{key}._component_: {module_name} cannot be imported: {_in_one_line(e)}"
+            ) from e
+        if not (module_name == e.name or module_name.startswith(e.name + ".")):
             raise UserError(
                 f"{key}._component_: {path} needs the package {e.name!r}, which is not "
                 f"installed{_extra_for(e.name)}"
@@ -263,7 +300,14 @@ def check_component(node: Component, key: str) -> None:
     Raises:
         UserError: naming the first key that the builder does not take.
     """
-    parameters = inspect.signature(get_component(node["_component_"], key)).parameters
+    builder = get_component(node["_component_"], key)
+    try:
+        parameters = inspect.signature(builder).parameters
+    except (TypeError, ValueError) as e:  # no callable, or one in C that does not say
+        raise UserError(
+            f"{key}._component_: {node['_component_']} is no function or class with named "
+            f"arguments (but: {type(builder).__name__}); name the builder"
+        ) from e
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     for name in node:
@@ -294,6 +338,17 @@ def instantiate(node: Component | None, key: str, /, *args: Any, **kwargs: Any) 
         return builder(*args, **arguments)
     except ValueError as e:  # how builders refuse an argument
         raise UserError(f"{key}: {node['_component_']}: {e}") from e
+    except TypeError as e:  # an argument of another type, or a mistake in the builder: say where
+        raise UserError(f"{key}: {node['_component_']}: {_in_one_line(e)}{_place(e)}") from e
+
+
+def _in_one_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {' '.join(str(e).split())}"
+
+
+def _place(e: Exception) -> str:
+    frame = traceback.extract_tb(e.__traceback__)[-1]
+    return f" (in {frame.filename}, line {frame.lineno}); check the types of its arguments"
 
 
 def command_line(doc: str | None) -> tuple[str, list[str]]:

@@ -89,6 +89,15 @@ def test_quotes_null_and_interpolations_in_a_text(config):
         ([r"data=${x \over 2}"], r"key 'data': cannot read what follows ${; write \${"),
         (["data=null"], "key 'data'"),
         (["names=[a"], "not valid YAML; a text with such signs needs quotes"),
+        (["optimizer._component_=..x"], "not a dotted path"),
+        (["optimizer._component_=torch.nn"], "no function or class with named arguments"),
+        (["optimizer._component_=torch.pi"], "no function or class with named arguments"),
+        (["names=u"], "key 'names' is a list; write names=[u]"),
+        (["inner=3"], "key 'inner' has keys of its own, it cannot be 3; write inner.<key>=...; valid"),
+        (["paths=x"], "key 'paths' has keys of its own, it cannot be 'x'; write paths.<key>=..."),
+        (["inners=[{depht: 1}]"], "unknown key 'depht'; did you mean 'depth'?"),
+        (["inners=[{}]", "inners.0.depht=1"], "unknown key 'inners[0].depht'; did you mean 'depth'?"),
+        (["inners=[3]"], "key 'inners.0' has keys of its own"),
         (["learning_rate"], "not of the form key=value"),
         (["--lr=1"], "not of the form key=value"),
     ],
@@ -109,9 +118,37 @@ def test_a_missing_required_value_is_named(tmp_path):
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load(Example, tmp_path / "no.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(UserError, match="not valid YAML"):
-        load(Example, tmp_path / "bad.yaml")
+    for text, message in ((b"a: [1", "not valid YAML"), (b"3", "must hold key: value pairs"),
+                          (b"hello", "must hold key: value pairs"), (b"a: caf\xe9", "is not UTF-8 text"),
+                          (b"data: ${x \\over}", "cannot read what follows"),
+                          (b"names: u", "key 'names' is a list; write names: \\[u\\]")):  # fmt: skip
+        (tmp_path / "bad.yaml").write_bytes(text)
+        with pytest.raises(UserError, match=f"bad.yaml.*{message}"):
+            load(Example, tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(("name", "source", "message"), [
+    ("mine_a", "from json import nothing", "mine_a cannot be imported: ImportError: cannot import name"),
+    ("mine_b", "def f(:", "mine_b cannot be imported: SyntaxError: invalid syntax (mine_b.py, line 1)"),
+])  # fmt: skip
+def test_a_module_that_cannot_be_imported_is_named(config, tmp_path, monkeypatch, name, source, message):  # fmt: skip
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as e:
+        load(Example, config, [f"optimizer._component_={name}.f"])
+    assert message in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("lr", ["abc", None])
+def test_a_value_of_a_wrong_type_is_the_components(lr):
+    import torch
+
+    node = {"_component_": "torch.optim.AdamW", "lr": lr}
+    with pytest.raises(
+        UserError, match=r"optimizer: torch.optim.AdamW: TypeError: '<=' .* \(in .*py, line \d+\)"
+    ) as e:
+        instantiate(node, "optimizer", [torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(e.value.__cause__, TypeError)
 
 
 def test_instantiate_names_a_missing_argument():
