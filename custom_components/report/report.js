@@ -89,10 +89,11 @@
       return false;
     }
     const texts = [entry.problem, ...chosen.flatMap((i) => (entry.columns[i].responses || []).map((r) => r.text))];
-    return !q || texts.some((t) => t.toLowerCase().includes(q.toLowerCase()));
+    return !q || texts.some((t) => (t ?? "").toLowerCase().includes(q.toLowerCase()));
   }
 
   function shortened(text) {
+    if (!text) return "(no text)";
     return text.length > 90 ? `${text.slice(0, 90)}…` : text;
   }
 
@@ -118,10 +119,11 @@
   function responseOf(r) {
     const what = verdict(r);
     const size = r.num_tokens ? `${r.num_tokens} tokens`
-      : r.length === undefined ? "" : `${r.length} characters`;
+      : Number.isFinite(r.length) && `${r.length} characters`;
     const facts = [r.reason, r.prediction !== undefined && `answer ${r.prediction ?? "none"}`, size,
       r.finish_reason === "length" && "cut off",
-      r.advantage !== undefined && `advantage ${r.advantage.toFixed(2)}`].filter(Boolean);
+      // what was not finite is null in a run's files
+      r.advantage !== undefined && `advantage ${r.advantage?.toFixed(2) ?? "not finite"}`].filter(Boolean);
     const badge = element("p", `${SIGNS[what]} ${what} `, `badge ${what}`);
     badge.append(element("small", facts.join(" · ")));
     return [badge, element("pre", r.text)];
@@ -142,7 +144,7 @@
     const about = [entry.id, entry.difficulty].filter(Boolean).join(" · ");
     detail.append(steps, element("small", about), element("pre", entry.problem));
     const gold = element("p", "Gold answer: ");
-    gold.append(element("strong", String(entry.answer)));
+    gold.append(element("strong", String(entry.answer ?? "none")));
     detail.append(gold);
     const columns = element("div", undefined, "columns");
     for (const column of entry.columns) {
@@ -150,7 +152,8 @@
       section.append(element("h4", column.label));
       const responses = column.responses || [];
       if (column.of > 1) {
-        const share = `${Math.round(100 * column.accuracy)} % of ${column.of} samples right`;
+        const right = Number.isFinite(column.accuracy) ? `${Math.round(100 * column.accuracy)} %` : "?";
+        const share = `${right} of ${column.of} samples right`;
         section.append(element("small", `${share}; ${responses.length} shown`));
       }
       if (!responses.length) section.append(element("small", "not evaluated"));

@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 from chain import STAGES, TASK, small_chain
 
+from custom_components.io import write_jsonl
 from custom_components.report.chain_report import make_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -56,6 +57,19 @@ def test_search_changes_and_training(page):
     assert listed(dump(page, "#stage=grpo&verdict=lost")) == ["0+1=?"]
     html = dump(page, "#source=grpo&problem=grpo-2")
     assert len(listed(html)) == 3 and "training 2" in detail(html)
+
+
+def test_a_value_that_is_missing_stops_nothing(tmp_path):
+    run = small_chain(tmp_path)
+    row = {"step": 1, "problem": "1+1=?", "answer": None, "response": "empty", "verdict": "correct"}
+    write_jsonl(run / "grpo" / "samples.jsonl", [
+        {**row, "advantage": None}, {**row, "step": 2, "problem": None, "length": None}])  # fmt: skip
+    html = dump(make_report(run, TASK, STAGES, [])[1], "#source=grpo&problem=grpo-1&q=EMPTY")
+    assert listed(html) == ["1: 1+1=?", "2: (no text)"]
+    shown = detail(html)
+    assert "advantage not finite" in shown and "Gold answer: <strong>none" in shown
+    html = dump(run / "report.html", "#source=grpo&problem=grpo-2")
+    assert "characters" not in detail(html) and "advantage" not in detail(html)
 
 
 def test_a_hostile_response_stays_text(page):
