@@ -13,6 +13,7 @@ OTHERS = {
     "pairs": "curate", "curate_limo": "curate", "curate_s1k": "curate", "baselines": "evaluate",
     "chain_lora": "chain", "ablations": "chain", "naive_sft": "chain",
     "chain_cpu": "chain", "evaluate_cpu": "evaluate", "rollout_server": "rollout",
+    "curate_traces": "curate", "pairs_labelled": "curate",
 }  # fmt: skip
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
