@@ -52,6 +52,12 @@ class StageDoctorConfig(DoctorConfig):
     )  # fmt: skip
     trained_on: str | None = option(None, "split that the start model of RL learned from")
 
+    def __post_init__(self) -> None:
+        """Refuse a stage without a process, too."""
+        super().__post_init__()
+        if self.ranks < 1:
+            raise UserError(f"doctor.ranks must be at least 1, not {self.ranks}")
+
 
 def main() -> None:
     """Check a stage or a chain."""

@@ -193,14 +193,20 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def question(turns: Any) -> list[str]:
+    """The last user turn's text; none in what are no turns: `check_training_rows` says so."""
+    turns = [t for t in turns if isinstance(t, dict)] if isinstance(turns, list) else []
+    asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+    return [text for text in asked[-1:] if isinstance(text, str)]
+
+
 def problem_texts(stage: Stage, rows: int) -> Iterable[str]:
     """Problems of what the stage trains on: all of a split, the first `rows` others."""
     cfg = stage.cfg
     path = getattr(cfg, "data", None)
     if path is not None:
         for row in read_rows(path):
-            turns = row.get("messages") or row.get("prompt") or []
-            yield from [turn["content"] for turn in turns if turn["role"] == "user"][-1:]
+            yield from question(row.get("messages") or row.get("prompt"))
     elif hasattr(cfg, "group_size"):
         for item in islice(instantiate(cfg.problems, "problems"), rows):
             if not isinstance(item, Reject):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError as JinjaError
 from transformers import PreTrainedTokenizerFast
 
 from custom_components.config import UserError
@@ -12,6 +13,10 @@ from custom_components.models.hub import local_folder
 
 class TemplateError(UserError):
     """A chat template with which a model could not learn to stop."""
+
+
+class TurnsError(UserError, ValueError):
+    """Turns that the chat template cannot render. As a ValueError it makes a row of them a reject."""
 
 
 _SENTINEL = "\ue000{}\ue001"  # private use characters: no template and no problem holds them
@@ -42,7 +47,7 @@ class ChatTokenizer:
         trust_remote_code: run tokenizer code that comes with the folder.
 
     Raises:
-        UserError: when the folder has no tokenizer or no chat template.
+        UserError: when the folder has no tokenizer, or no chat template that renders.
         TemplateError: when the template does not end an assistant turn with a special token.
     """
 
@@ -71,7 +76,16 @@ class ChatTokenizer:
         self.pad_id = pad if pad is not None else self.hf.eos_token_id
 
     def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
-        return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
+        try:
+            return self.hf.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generate
+            )
+        except JinjaError as e:
+            roles = ", ".join(str(m.get("role")) for m in messages)
+            raise TurnsError(
+                f"{self.path}: the chat template cannot render the turns {roles} "
+                f"({str(e).partition(chr(10))[0]}); mend the template or the turns"
+            ) from e
 
     def generation_prompt(self) -> str:
         """What the template writes between the user's text and the model's response."""

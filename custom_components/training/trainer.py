@@ -81,6 +81,21 @@ class TrainingConfig:
     async_checkpoints: bool = option(False, "write checkpoints while training goes on")
     metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
 
+    def __post_init__(self) -> None:
+        """Refuse what no run can be made of, for whoever reads the config."""
+        for key in ("model", "checkpointer", "tokenizer", "optimizer"):
+            if "_component_" not in getattr(self, key):
+                raise UserError(f"{key}: name what to build with {key}._component_=package.builder")
+        for key in ("dtype", "weights_dtype", "save_dtype"):
+            if getattr(self, key) not in DTYPES:
+                raise UserError(f"{key} must be bf16 or fp32, not {getattr(self, key)!r}")
+        for key in (
+            "max_seq_len", "batch_size", "max_tokens_per_micro_batch", "head_chunk_size",
+            "checkpoint_every", "keep_checkpoints",
+        ):  # fmt: skip
+            if getattr(self, key) < 1:
+                raise UserError(f"{key} must be at least 1, not {getattr(self, key)}")
+
 
 def inputs_of(cfg: TrainingConfig, *data: str) -> list[str]:
     """What a training run reads: data, start weights, tokenizer."""
@@ -126,9 +141,6 @@ class Trainer:
         value_head: Callable[[int], ValueHead] | None = None,
         value_lr: float = 0.0,
     ) -> None:
-        for key in ("dtype", "weights_dtype", "save_dtype"):
-            if getattr(cfg, key) not in DTYPES:
-                raise UserError(f"{key} must be bf16 or fp32, not {getattr(cfg, key)!r}")
         self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
         self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
         self.model = self._build()

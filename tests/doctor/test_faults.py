@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, TUNE
 
@@ -176,6 +178,57 @@ def test_an_unreadable_shard(run_dir, tmp_path):
     split.write_bytes(b"PAR1 and no more")
     assert errors(look(run_dir, "sft", f"data={split}")) == ["data_unreadable"]
     assert "data_unreadable" in errors(look(run_dir, "grpo", of_file(tmp_path / "none.jsonl")))
+
+
+def turns(user, assistant="2"):
+    texts = {"user": user, "assistant": assistant}
+    return {"messages": [{"role": role, "content": text} for role, text in texts.items()]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"from": "human", "value": "1+1"}, {"from": "gpt", "value": "2"}]},
+        {"messages": "1+1"},
+        {"messages": 2},
+        turns(None),
+        turns([{"type": "text", "text": "1+1"}], [{"type": "text", "text": "2"}]),
+        {"prompt": "1+1", "chosen": "2", "rejected": "3", "rejected_finished": True},
+    ],
+)
+def test_rows_without_turns(run_dir, tmp_path, row):
+    path = tmp_path / "sft.parquet"
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    assert errors(look(run_dir, "sft", f"data={path}")) == ["data_columns"]
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('roles must alternate') }}", "{% if %}"])
+def test_a_template_that_cannot_be_rendered(run_dir, tmp_path, template):
+    path = with_template(run_dir, tmp_path / "model", "", "")
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    found = look(run_dir, "sft", path)
+    assert errors(found) == ["tokenizer"] and "cannot render" in found["tokenizer"][0].what
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("weights_dtype=fp16", "weights_dtype must be bf16 or fp32, not 'fp16'"),
+        ("batch_size=0", "batch_size must be at least 1, not 0"),
+        ("max_seq_len=-1", "max_seq_len must be at least 1, not -1"),
+        ("doctor.ranks=0", "doctor.ranks must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_no_run_can_have(run_dir, override, words):
+    with pytest.raises(UserError, match=words):
+        look(run_dir, "sft", override)
+
+
+def test_an_optimizer_without_a_name(run_dir, tmp_path):
+    text = (ROOT / "configs/tiny/sft.yaml").read_text()
+    (tmp_path / "sft.yaml").write_text(text.replace("  _component_: torch.optim.AdamW\n", ""))
+    with pytest.raises(UserError, match="optimizer._component_=package.builder"):
+        check_one(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
 
 
 def test_a_context_beyond_the_model(run_dir):

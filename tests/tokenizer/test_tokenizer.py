@@ -70,6 +70,20 @@ def test_what_is_no_chat_tokenizer_is_refused(folder, tmp_path_factory):
         ChatTokenizer(folder)
 
 
+def test_turns_that_the_template_refuses_are_a_bad_row(folder):
+    """A ValueError as every bad row, and a UserError where there is no row to leave out."""
+    template = folder / "chat_template.jinja"
+    rule = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template.write_text(rule + template.read_text())
+    turns = [{"role": role, "content": "1"} for role in ("system", "user", "assistant")]
+    ids, _ = ChatTokenizer(folder).encode_example(turns[1:])
+    assert ids
+    with pytest.raises(ValueError, match="the turns system, user .no system turn.; mend"):
+        ChatTokenizer(folder).encode_example(turns)
+    with pytest.raises(UserError, match="no system turn"):
+        ChatTokenizer(folder, system_prompt="x").encode_prompt("1")
+
+
 PHI_TEMPLATE = ROOT / "custom_components" / "tokenizer" / "phi4_mini_reasoning.jinja"
 PHI_SENTENCE = "Your name is Phi, an AI math expert developed by Microsoft."
 
