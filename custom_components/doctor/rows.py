@@ -232,14 +232,17 @@ def check_contamination(
         return
     keys = {problem_key(text): name for name, text in exact}
     copies = {t: keys[k] for t in texts if (k := problem_key(t)) in keys}
+    share = len(copies) / len(texts)
     if real:
         step = max(1, len(texts) // rows)
         some = [t for t in texts[::step] if t not in copies]
         found = zip(some, Decontaminator(real).check(some), strict=True)
-        copies |= {t: f.evaluation_set for t, f in found if f}
+        altered = {t: f.evaluation_set for t, f in found if f}
+        # exact copies are counted in all problems, altered ones in some
+        share = max(share, len(altered) / max(1, len(some)))
+        copies |= altered
     if copies:
         text, name = next(iter(copies.items()))
-        share = len(copies) / (len(texts) if not real else min(len(texts), rows))
         yield Finding(
             "contaminated", "error" if share > CONTAMINATED else "warning",
             f"{len(copies)} of {len(texts)} problems are evaluation problems or altered copies, "

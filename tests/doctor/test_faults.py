@@ -16,15 +16,16 @@ from custom_components.config import UserError, load
 from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import rollout_row, write_rows
-from custom_components.doctor import blocking, examine, resources
+from custom_components.doctor import blocking, examine, resources, rows
 from custom_components.doctor.checks import EvaluationProblems
-from custom_components.doctor.findings import NAMES, DoctorConfig
+from custom_components.doctor.findings import NAMES, DoctorConfig, Stage
 from custom_components.doctor.forecast import verdicts
 from custom_components.models.start import random_tiny
 from custom_components.rl.samples import Group, Sample
 from custom_components.rollout.engine import Completion
 from custom_components.training.estimate import Memory
 from recipes.doctor import check_chain, check_one, recipe_of
+from recipes.sft import SFTConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -276,6 +277,18 @@ def test_evaluation_problems_in_the_training_split(run_dir, tmp_path):
     assert errors(found) == ["contaminated"] and "3 of 63 problems" in found["contaminated"][0].what
 
 
+def test_few_copies_among_many_problems_are_a_warning(run_dir, tmp_path, monkeypatch):
+    """Exact copies are searched for in all problems, altered ones in `doctor.rows` of them."""
+    monkeypatch.setattr(rows.Decontaminator, "check", lambda _, texts: [None] * len(texts))
+    problems = list(column_addition("distill", {3: 200, 4: 200}))
+    path = tmp_path / "sft.parquet"
+    write_rows(path, [split_row(p) for p in problems], MESSAGES_SCHEMA)
+    known = [("reasoning_x", problems[0]["problem"])]
+    cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
+    (found,) = rows.check_contamination(Stage("sft", "sft", cfg), known, known, 20)
+    assert found.level == "warning" and "1 of 400 problems" in found.what
+
+
 def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     """A real set: names and numbers changed are still a copy."""
     problem = ("Mary sold clips to 48 of her friends in April and then she sold half as many clips in "
@@ -286,9 +299,6 @@ def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     known = EvaluationProblems(
         lambda: iter([("reasoning_x", True, problem.replace("Mary", "Anna"))])
     )
-    from custom_components.doctor.findings import Stage
-    from recipes.sft import SFTConfig
-
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
     found = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
     assert [f.name for f in blocking(found, [])] == ["contaminated"]
