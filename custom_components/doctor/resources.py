@@ -102,24 +102,32 @@ def bytes_on_disk(cfg: TrainingConfig, model: Decoder) -> float:
     return kept * trained * (width + state) + model_size(model) * DTYPES[cfg.save_dtype].itemsize
 
 
+def bytes_there(run: Path) -> int:
+    """What the disk holds already of a run's checkpoints and model."""
+    files = [f for part in ("checkpoints", "model") for f in (run / part).rglob("*") if f.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def check_disk(stages: list[Stage]) -> Iterator[Finding]:
-    """Whether all that training stages leave fits on the disks they write to."""
+    """Whether all that training stages have still to write fits on the disks they write to."""
     asked: dict[Path, tuple[str, float]] = {}
     for stage in stages:
         if stage.model is None:
             continue
         folder = Path(stage.cfg.output_dir).absolute()
+        # a run that goes on, or is made anew, has a part of it already
+        more = max(0.0, bytes_on_disk(stage.cfg, stage.model) - bytes_there(folder))
         while not folder.exists():
             folder = folder.parent
         mount = next(p for p in (folder, *folder.parents) if os.path.ismount(p))
         first, before = asked.get(mount, (stage.name, 0.0))
-        asked[mount] = first, before + bytes_on_disk(stage.cfg, stage.model)
+        asked[mount] = first, before + more
     for mount, (first, need) in asked.items():
         free = shutil.disk_usage(mount).free
         if need > TIGHT * free:
             yield Finding(
                 "disk", "error" if need > free else "warning",
-                f"checkpoints and models take about {need / GIB:.1f} GiB; {free / GIB:.1f} GiB are free",
+                f"checkpoints and models take {need / GIB:.1f} GiB more; {free / GIB:.1f} GiB are free",
                 "a full disk stops the run at a checkpoint",
                 "a smaller keep_checkpoints, run_dir on another disk, or model.lora_rank",
             ).of(first)  # fmt: skip

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -266,6 +267,16 @@ def test_the_gpus_own_tool_says_what_it_has(run_dir, tmp_path, monkeypatch):
 
 def test_too_little_disk(run_dir):
     assert errors(look(run_dir, "sft", "keep_checkpoints=1000000")) == ["disk"]
+
+
+def test_a_resumed_run_has_its_checkpoints_already(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    output = tmp_path / "sft"
+    assert errors(look(run_dir, "sft", f"output_dir={output}")) == ["disk"]
+    (output / "checkpoints" / "step_100").mkdir(parents=True)
+    with open(output / "checkpoints" / "step_100" / "all", "wb") as file:
+        file.truncate(2**30)
+    assert errors(look(run_dir, "sft", f"output_dir={output}")) == []
 
 
 def test_evaluation_problems_in_the_training_split(run_dir, tmp_path):
