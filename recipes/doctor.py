@@ -102,7 +102,9 @@ def check_one(config: str, overrides: list[str]) -> tuple[StageDoctorConfig, lis
     recipe = options.recipe or recipe_of(config)
     schema = importlib.import_module(f"recipes.{recipe}").main.schema
     cfg = load(schema, config, [o for o in overrides if not o.startswith("doctor.")])
-    stage = Stage(options.stage or recipe, recipe, cfg, options.ranks, options.trained_on)
+    stage = Stage(
+        options.stage or recipe, recipe, cfg, options.ranks, options.trained_on, alone=True
+    )
     beside = options.evaluation or str(Path(config).with_name("evaluate.yaml"))
     load_problems = partial(problems_of_evaluation, beside) if Path(beside).is_file() else None
     problems = EvaluationProblems(*([load_problems] if load_problems else []))

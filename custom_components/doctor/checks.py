@@ -1,7 +1,7 @@
 """All checks of a stage or of a chain."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,15 @@ def examine(
     """What can be found now: what an earlier stage has still to make is looked at later.
 
     Args:
-        stages: in order; of a chain, those that are still to run.
+        stages: in order; of a chain, those that are still to run. What one of them reads an earlier
+            one may make.
         options: the doctor's keys.
         evaluation: problems that may not be trained on.
     """
+    stages = [
+        replace(stage, made_before=tuple(earlier.cfg.output_dir for earlier in stages[:i]))
+        for i, stage in enumerate(stages)
+    ]
     found = [*lengths.check_branches(stages), *resources.check_disk(stages)]
     for stage in stages:
         mine = [
@@ -52,12 +57,13 @@ def examine(
             *lengths.check_room(stage, options.rows),
             *resources.check_memory(stage, options),
             *template.check_template(stage),
+            *rows.check_inputs(stage),
             *rows.check_files(stage),
             *rows.check_problems(stage, options.rows),
             *rows.check_training_rows(stage, options.rows),
             *check_decontamination(stage, evaluation),
         ]
-        if trains(stage.cfg) and not stage.pending(data_path(stage.cfg)):
+        if trains(stage.cfg) and not stage.missing(data_path(stage.cfg)):
             known = evaluation.get()
             exact = [(name, text) for name, _, text in known]
             real = [(name, text) for name, is_real, text in known if is_real]

@@ -21,7 +21,7 @@ NAMES = {
     "end_of_turn": "the template ends a turn with a special token, and it is trained",
     "prefilled_think": "the template does not open <think> for the model",
     "pad_is_end_of_turn": "padding does not hide the end of the turn",
-    "data_unreadable": "every file of the data can be read",
+    "data_unreadable": "what a stage reads is there, and every file of the data can be read",
     "data_columns": "rows have the columns that the config names",
     "answer_column": "answers are answers, not problems or solutions",
     "gold_unreadable": "the verifier can read the data's own answers",
@@ -95,6 +95,8 @@ class Stage:
         cfg: its config.
         ranks: processes on a node.
         trained_on: split that the stage's start model learned from; None where it is not known.
+        alone: looked at without the chain that makes what it reads.
+        made_before: output folders of the stages that run before it.
     """
 
     name: str
@@ -102,19 +104,50 @@ class Stage:
     cfg: Any
     ranks: int = 1
     trained_on: str | None = None
+    alone: bool = False
+    made_before: tuple[str, ...] = ()
 
     @cached_property
     def model(self) -> Decoder | None:
         """The model to train, without data; None where none is trained or it is not there yet."""
-        if not isinstance(self.cfg, TrainingConfig) or self.pending(self.cfg.model.get("path")):
+        if not isinstance(self.cfg, TrainingConfig) or self.missing(self.cfg.model.get("path")):
             return None
         return build_on_meta(self.cfg)
 
-    def pending(self, path: str | None) -> bool:
-        """Whether an earlier stage has still to make `path`."""
+    def missing(self, path: str | None) -> bool:
+        """Whether `path` is one of the chain's, no hub id, and is not there."""
         if not path or Path(path).exists():
             return False
-        return Path(path).is_relative_to(self.cfg.run_dir)
+        return any(is_below(path, folder) for folder in (self.cfg.run_dir, *self.made_before))
+
+    def pending(self, path: str | None) -> bool:
+        """Whether an earlier stage has still to make `path`."""
+        return self.missing(path) and any(is_below(path, folder) for folder in self.made_before)
+
+
+def is_below(path: str, folder: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
+def inputs_of(cfg: Any) -> dict[str, str]:
+    """Key and path, or hub id, of all that a stage reads."""
+
+    def named(key: str, name: str) -> str:
+        return str((getattr(cfg, key, None) or {}).get(name) or "")
+
+    found = {"data": getattr(cfg, "data", None), "problems.path": named("problems", "path")}
+    for i, source in enumerate(getattr(cfg, "sources", None) or []):
+        found[f"sources.{i}.path"] = (
+            str(source.get("path") or "") if isinstance(source, dict) else ""
+        )
+    found |= {
+        "model.path": named("model", "path"),
+        "checkpointer.checkpoint_dir": named("checkpointer", "checkpoint_dir"),
+        "tokenizer.path": named("tokenizer", "path"),
+        "engine.model": named("engine", "model"),
+    }
+    found |= {f"models.{name}": path for name, path in (getattr(cfg, "models", None) or {}).items()}
+    return {key: path for key, path in found.items() if path}
 
 
 def files_of(path: str) -> list[Path]:

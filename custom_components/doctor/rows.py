@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from custom_components.data.decontamination import Decontaminator
 from custom_components.data.packing import IGNORE, encode_messages, encode_pair
 from custom_components.data.rows import Reject, read_rows
 from custom_components.data.verified import problem_key
-from custom_components.doctor.findings import Finding, Stage, files_of
+from custom_components.doctor.findings import Finding, Stage, files_of, inputs_of
 from custom_components.doctor.template import open_tokenizer
 from custom_components.tokenizer.hf import ChatTokenizer
 from custom_components.verifier import Item, VerifierPool
@@ -24,13 +25,29 @@ CONTAMINATED = 0.01
 WORDS_OF_A_SOLUTION = 12
 
 
+DATA = ("data", "problems.", "sources.")
+
+
+def check_inputs(stage: Stage) -> Iterator[Finding]:
+    """Whether what the stage reads is there, or an earlier stage has still to make it."""
+    keys: dict[str, list[str]] = {}
+    for key, path in inputs_of(stage.cfg).items():
+        gone = stage.missing(path) or (key == "data" and not Path(path).exists())
+        if gone and not stage.pending(path):
+            keys.setdefault(path, []).append(key)
+    for path, named in keys.items():
+        yield Finding(
+            # of a stage by itself, the chain's other stages may be still to run
+            "data_unreadable", "warning" if stage.alone and stage.missing(path) else "error",
+            f"{', '.join(named)}: {path} does not exist (has the stage that makes it finished?)",
+            "the stage cannot start without it, and it could not be looked at",
+            "run that stage first, or correct the path",
+        )  # fmt: skip
+
+
 def check_files(stage: Stage) -> Iterator[Finding]:
     """Whether every Parquet file that the stage reads has a whole footer."""
-    cfg = stage.cfg
-    sources = [s for s in getattr(cfg, "sources", None) or [] if isinstance(s, dict)]
-    nodes = [getattr(cfg, "problems", None) or {}, *sources]
-    paths = [getattr(cfg, "data", None), *(str(node.get("path", "")) for node in nodes)]
-    for path in filter(None, paths):
+    for path in [path for key, path in inputs_of(stage.cfg).items() if key.startswith(DATA)]:
         for file in files_of(path):
             if file.suffix != ".parquet":
                 continue
@@ -54,7 +71,7 @@ def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
         named.append(("problems", cfg.problems))
     named += [(f"sources.{i}", s) for i, s in enumerate(getattr(cfg, "sources", None) or [])]
     for key, node in named:
-        if not isinstance(node, dict) or stage.pending(str(node.get("path", ""))):
+        if not isinstance(node, dict) or stage.missing(str(node.get("path", ""))):
             continue
         try:
             items = list(islice(instantiate(node, key), rows))
@@ -148,7 +165,7 @@ def documents_of(
 def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
     """Rows of a split: columns, lengths, and whether the end of the turn is trained."""
     cfg, path = stage.cfg, getattr(stage.cfg, "data", None)
-    if path is None or stage.pending(path):
+    if path is None or not Path(path).exists():
         return
     try:
         tokenizer = open_tokenizer(stage)

@@ -233,6 +233,34 @@ def test_an_optimizer_without_a_name(run_dir, tmp_path):
         check_one(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
 
 
+def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
+    """Of a stage by itself a warning where the chain may make it, and nothing else is looked at."""
+    found = look(run_dir, "sft", f"data={run_dir}/curate/stf.parquet")["data_unreadable"]
+    assert [f.level for f in found] == ["warning"]
+    assert "stf.parquet does not exist (has the stage that makes it" in found[0].what
+    missing = [f"data={tmp_path}/x.parquet", f"tokenizer.path={run_dir}/none"]
+    both = look(run_dir, "sft", *missing)["data_unreadable"]
+    assert [(f.level, f.what.split(":")[0]) for f in both] == [
+        ("error", "data"), ("warning", "tokenizer.path"),
+    ]  # fmt: skip
+
+
+def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
+    """However its folder is written."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs", "recipes", "eval"):
+        Path(name).symlink_to(ROOT / name)
+
+    def named(*stages):
+        chosen = [f"run_dir={tmp_path}/run", f"only=[{','.join(stages)}]"]
+        more = ["stages.1.overrides=[output_dir=run/rollout]"]
+        _, found = check_chain("configs/tiny/chain.yaml", [*chosen, *more])
+        return [(f.name, f.level, f.stage) for f in found if f.level != "note"]
+
+    assert named("start", "rollout", "curate") == []
+    assert named("curate") == [("data_unreadable", "error", "curate")]
+
+
 def test_a_context_beyond_the_model(run_dir):
     assert "context" in errors(look(run_dir, "sft", "max_seq_len=4096"))
     assert "context" in errors(look(run_dir, "grpo", "max_new_tokens=1024"))
@@ -326,7 +354,8 @@ def test_stages_that_train_different_branches(tmp_path):
         "  - {name: sft, config: configs/tiny/sft.yaml, overrides: [model.rope_factor=short, max_seq_len=256]}\n"
     )
     _, found = check_chain(str(config), [])
-    assert [(f.name, f.stage) for f in blocking(found, [])] == [("rope_branch", "sft")]
+    bad = blocking(found, ["data_unreadable"])
+    assert [(f.name, f.stage) for f in bad] == [("rope_branch", "sft")]
 
 
 def group(*verdicts_, cut=0):
