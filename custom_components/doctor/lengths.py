@@ -7,7 +7,12 @@ from custom_components.config import UserError
 from custom_components.doctor.findings import Finding, Stage
 from custom_components.doctor.rows import documents_of
 from custom_components.doctor.template import open_tokenizer
-from custom_components.models.hf import builder_arguments, rope_factors_of, served_rope_factors
+from custom_components.models.hf import (
+    builder_arguments,
+    read_config,
+    rope_factors_of,
+    served_rope_factors,
+)
 
 SHORT = 0.1
 FAR_TOO_SHORT = 0.5
@@ -20,7 +25,8 @@ def engine_limit(stage: Stage) -> int | None:
         return engine["max_model_len"]
     folder = Path(str(engine.get("model", "")))
     if (folder / "config.json").is_file():
-        return builder_arguments(folder)[1]["max_seq_len"]
+        # a teacher may be of a family that only its engine knows
+        return read_config(folder).get("max_position_embeddings")
     return None
 
 

@@ -266,6 +266,17 @@ def test_a_context_beyond_the_model(run_dir):
     assert "context" in errors(look(run_dir, "grpo", "max_new_tokens=1024"))
 
 
+def test_a_teacher_of_another_family(run_dir, tmp_path):
+    config = {"architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    teacher = [
+        f"engine={{_component_: custom_components.rollout.vllm_engine.VLLMEngine, model: {tmp_path}}}"
+    ]
+    assert errors(look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=512")) == []
+    found = look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=4096")
+    assert errors(found) == ["context"] and "the 4096 served" in found["context"][0].what
+
+
 def test_rows_longer_than_the_limit(run_dir):
     found = look(run_dir, "sft", "max_seq_len=20")
     assert errors(found) == ["too_long"]
