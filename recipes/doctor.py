@@ -36,7 +36,7 @@ from custom_components.doctor import (
 from custom_components.doctor.forecast import forecast
 from custom_components.io import write_json
 from custom_components.rl.config import RLConfig
-from recipes.evaluate import problems_of_evaluation
+from recipes.evaluate import EvaluateConfig, problems_of_evaluation
 
 
 @dataclass
@@ -91,7 +91,7 @@ def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[F
     steps = chain.steps_of(cfg)
     plans = zip(chain.stages_of(steps).values(), chain.planned(steps), strict=True)
     todo = [stage for stage, (what, _) in plans if what != "skip"]
-    problems = EvaluationProblems(partial(problems_of_evaluation, cfg.evaluation))
+    problems = evaluation_of(cfg.evaluation)
     return cfg.doctor, examine(todo, cfg.doctor, problems)
 
 
@@ -106,13 +106,23 @@ def check_one(config: str, overrides: list[str]) -> tuple[StageDoctorConfig, lis
         options.stage or recipe, recipe, cfg, options.ranks, options.trained_on, alone=True
     )
     beside = options.evaluation or str(Path(config).with_name("evaluate.yaml"))
-    load_problems = partial(problems_of_evaluation, beside) if Path(beside).is_file() else None
-    problems = EvaluationProblems(*([load_problems] if load_problems else []))
+    problems = evaluation_of(beside) if Path(beside).is_file() else EvaluationProblems()
     found = examine([stage], options, problems)
     ready = isinstance(cfg, RLConfig) and Path(cfg.engine.get("model", "")).is_dir()
     if ready and options.forecast_prompts and not blocking(found, options.allow):
         found += [f.of(stage.name) for f in forecast(stage, options.forecast_prompts)]
     return options, found
+
+
+def evaluation_of(config: str) -> EvaluationProblems:
+    """The problems of an evaluation's YAML."""
+    try:
+        own = load(EvaluateConfig, config, ["models={}"]).problems or {}
+    except UserError:  # loading its problems says so
+        own = {}
+    path, column = str(own.get("path") or ""), own.get("problem", "problem")
+    as_set = Path(path).is_file() and column in ("problem", "question")  # what curate can read
+    return EvaluationProblems(partial(problems_of_evaluation, config), path if as_set else "")
 
 
 def recipe_of(config: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError
+from custom_components.data.decontamination import SETS
 from custom_components.doctor import lengths, resources, rows, template
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
 
@@ -16,10 +17,12 @@ class EvaluationProblems:
 
     Attributes:
         load: yields (task, whether its problems are a benchmark's, problem).
+        own: file of those among them that are no public set's; empty where there is none.
         missing: why some could not be loaded; empty when all were.
     """
 
     load: Callable[[], Iterator[tuple[str, bool, str]]] = lambda: iter(())
+    own: str = ""
     missing: str = ""
     _found: list[tuple[str, bool, str]] | None = field(default=None, repr=False)
 
@@ -94,10 +97,14 @@ def check_decontamination(stage: Stage, evaluation: EvaluationProblems) -> Itera
         return
     named = {Path(name).stem for name in options.sets}
     used = {name.removeprefix("reasoning_") for name, is_real, _ in evaluation.get() if is_real}
-    if missing := sorted(used - named):
+    missing = sorted(name for name in used - named if name in SETS)
+    if "own" in used and evaluation.own:
+        files = {Path(name).resolve() for name in options.sets}
+        missing += [evaluation.own] * (Path(evaluation.own).resolve() not in files)
+    if missing:
         yield Finding(
             "decontamination", "warning",
             f"decontamination.sets lacks {', '.join(missing)}, which the evaluation uses",
             "copies of their problems stay in the training data",
-            f"decontamination.sets=[{','.join(sorted(named | used))}]",
+            f"decontamination.sets=[{','.join([*options.sets, *missing])}]",
         )  # fmt: skip

@@ -18,7 +18,7 @@ from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import rollout_row, write_rows
 from custom_components.doctor import blocking, examine, resources, rows
-from custom_components.doctor.checks import EvaluationProblems
+from custom_components.doctor.checks import EvaluationProblems, check_decontamination
 from custom_components.doctor.findings import NAMES, DoctorConfig, Stage
 from custom_components.doctor.forecast import verdicts
 from custom_components.models.start import random_tiny
@@ -138,6 +138,7 @@ def test_responses_without_room(run_dir):
 
 
 def problems_file(folder, rows):
+    folder.mkdir(exist_ok=True)
     path = folder / "problems.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -353,6 +354,35 @@ def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     found = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
     assert [f.name for f in blocking(found, [])] == ["contaminated"]
     assert blocking(found, ["contaminated"]) == []
+
+
+def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
+    """The advice keeps what is given and can be followed."""
+    own = problems_file(tmp_path, [{"problem": "1+1?", "answer": "2"}])
+    evaluation = tmp_path / "evaluate.yaml"
+    tiny = (ROOT / "configs/tiny/evaluate.yaml").read_text()
+    evaluation.write_text(f"{tiny}{of_file(own).replace('=', ': ', 1)}\n".replace(
+        "[reasoning_tiny_addition]", "[reasoning_own]"))  # fmt: skip
+
+    def advice(*sets):
+        found = look(run_dir, "curate", f"doctor.evaluation={evaluation}",
+                     f"decontamination.sets=[{','.join(map(str, sets))}]")  # fmt: skip
+        return [f.change for f in found.get("decontamination", []) if f.change]
+
+    other = problems_file(tmp_path / "x", [{"problem": "2+2?", "answer": "4"}])
+    assert advice(other) == [f"decontamination.sets=[{other},{own}]"]
+    assert advice(tmp_path / "x" / ".." / own.name) == []
+
+
+def test_advice_names_public_sets_only():
+    """A task of one's own is none that curate knows."""
+    cfg = SimpleNamespace(decontamination=SimpleNamespace(sets=["data/mine.jsonl"]))
+    used = [("reasoning_gsm8k", True, "p"), ("my_task", True, "q"), ("reasoning_own", True, "r")]
+    (found,) = check_decontamination(
+        Stage("curate", "curate", cfg), EvaluationProblems(lambda: iter(used))
+    )
+    assert found.change == "decontamination.sets=[data/mine.jsonl,gsm8k]"
+    assert "lacks gsm8k," in found.what
 
 
 def test_stages_that_train_different_branches(tmp_path):
