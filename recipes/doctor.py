@@ -31,6 +31,7 @@ from custom_components.doctor import (
     Stage,
     blocking,
     examine,
+    refuse,
     show,
 )
 from custom_components.doctor.forecast import forecast
@@ -70,8 +71,7 @@ def main() -> None:
         show(found)
         if options.output:
             write_json(options.output, [asdict(finding) for finding in found])
-        if bad := blocking(found, options.allow):
-            raise UserError(f"{len(bad)} found: {', '.join(sorted({f.name for f in bad}))}")
+        refuse(found, options.allow)
         print("no error found", flush=True)
 
 

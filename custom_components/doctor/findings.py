@@ -163,6 +163,20 @@ def blocking(found: Iterable[Finding], allow: Iterable[str]) -> list[Finding]:
     return [f for f in found if f.level == "error" and f.name not in set(allow)]
 
 
+def refuse(found: Iterable[Finding], allow: Iterable[str]) -> None:
+    """End it on errors that are not allowed by name.
+
+    Raises:
+        UserError: naming them, and the way on.
+    """
+    allowed = set(allow)
+    if names := {f.name for f in blocking(found, allowed)}:
+        raise UserError(
+            f"the doctor found {','.join(sorted(names))}; mend that, or go on with "
+            f"doctor.allow=[{','.join(sorted(names | allowed))}]"
+        )
+
+
 def show(found: list[Finding]) -> None:
     """Print findings, errors first."""
     console = Console(soft_wrap=True, file=sys.stdout)

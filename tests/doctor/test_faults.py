@@ -17,9 +17,9 @@ from custom_components.config import UserError, load
 from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import rollout_row, write_rows
-from custom_components.doctor import blocking, examine, resources, rows
+from custom_components.doctor import blocking, examine, refuse, resources, rows
 from custom_components.doctor.checks import EvaluationProblems, check_decontamination
-from custom_components.doctor.findings import NAMES, DoctorConfig, Stage
+from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage
 from custom_components.doctor.forecast import verdicts
 from custom_components.models.start import random_tiny
 from custom_components.rl.samples import Group, Sample
@@ -447,6 +447,15 @@ def test_an_unknown_name_is_refused():
         DoctorConfig(allow=["memry"])
 
 
+def test_the_way_on_keeps_what_is_allowed():
+    found = [Finding(name, "error", "", "", "") for name in ("disk", "memory", "memory", "context")]
+    with pytest.raises(
+        UserError, match=r"found context,memory; .* doctor.allow=\[context,disk,memory\]"
+    ):
+        refuse(found, ["disk"])
+    refuse(found, ["disk", "memory", "context"])
+
+
 def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
     """Through `tune run`, with the forecast of an untrained model: all of its responses are cut off."""
     command = [TUNE, "run", "recipes/doctor.py", "--config", "configs/tiny/grpo.yaml",
@@ -454,7 +463,7 @@ def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
                f"doctor.output={run_dir}/found.json"]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "error: 1 found: max_new_tokens" in done.stderr
+    assert "error: the doctor found max_new_tokens; mend that, or go on with " in done.stderr
     assert "do: raise max_new_tokens, or train longer" in done.stdout
     found = json.loads((run_dir / "found.json").read_text())
     assert {"name", "level", "what", "why", "change", "stage"} == set(found[0])
