@@ -89,10 +89,12 @@ def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[F
 
     cfg = load(chain.ChainConfig, config, overrides)
     steps = chain.steps_of(cfg)
-    plans = zip(chain.stages_of(steps).values(), chain.planned(steps), strict=True)
-    todo = [stage for stage, (what, _) in plans if what != "skip"]
+    # all of the chain's: what a chosen stage starts from may come of one that is not
+    stages = chain.stages_of(chain.plan(cfg, chain.stages_with_defaults(cfg)))
+    plans = zip(steps, chain.planned(steps), strict=True)
+    todo = [stages[step["name"]] for step, (what, _) in plans if what != "skip"]
     problems = evaluation_of(cfg.evaluation)
-    return cfg.doctor, examine(todo, cfg.doctor, problems)
+    return cfg.doctor, examine(todo, cfg.doctor, problems, list(stages.values()))
 
 
 def check_one(config: str, overrides: list[str]) -> tuple[StageDoctorConfig, list[Finding]]:

@@ -16,12 +16,13 @@ class EvaluationProblems:
     """Problems of the evaluation in use, read once and only when a check needs them.
 
     Attributes:
-        load: yields (task, whether its problems are a benchmark's, problem).
+        load: yields (task, whether its problems are a benchmark's, problem); a `UserError` in place
+            of those of a task that cannot be loaded.
         own: file of those among them that are no public set's; empty where there is none.
         missing: why some could not be loaded; empty when all were.
     """
 
-    load: Callable[[], Iterator[tuple[str, bool, str]]] = lambda: iter(())
+    load: Callable[[], Iterator[tuple[str, bool, str] | UserError]] = lambda: iter(())
     own: str = ""
     missing: str = ""
     _found: list[tuple[str, bool, str]] | None = field(default=None, repr=False)
@@ -29,16 +30,21 @@ class EvaluationProblems:
     def get(self) -> list[tuple[str, bool, str]]:
         """All that can be loaded."""
         if self._found is None:
-            self._found = []
+            self._found, failed = [], []
             try:
-                self._found.extend(self.load())
+                for item in self.load():
+                    (failed if isinstance(item, UserError) else self._found).append(item)
             except UserError as e:
-                self.missing = str(e)
+                failed.append(e)
+            self.missing = "; ".join(map(str, failed))
         return self._found
 
 
 def examine(
-    stages: list[Stage], options: DoctorConfig, evaluation: EvaluationProblems
+    stages: list[Stage],
+    options: DoctorConfig,
+    evaluation: EvaluationProblems,
+    chain: list[Stage] | None = None,
 ) -> list[Finding]:
     """What can be found now: what an earlier stage has still to make is looked at later.
 
@@ -47,12 +53,15 @@ def examine(
             one may make.
         options: the doctor's keys.
         evaluation: problems that may not be trained on.
+        chain: all stages of the chain in order, those that are done or not chosen included.
     """
     stages = [
         replace(stage, made_before=tuple(earlier.cfg.output_dir for earlier in stages[:i]))
         for i, stage in enumerate(stages)
     ]
-    found = [*lengths.check_branches(stages), *resources.check_disk(stages)]
+    names = {stage.name for stage in stages}
+    branches = [f for f in lengths.check_branches(chain or stages) if f.stage in names]
+    found = [*branches, *resources.check_disk(stages)]
     for stage in stages:
         mine = [
             *lengths.check_context(stage),

@@ -55,10 +55,13 @@ class DoctorConfig:
     output: str | None = option(None, "JSON file for the findings")
 
     def __post_init__(self) -> None:
-        """Refuse names that no finding has."""
+        """Refuse names that no finding has, and numbers that say nothing."""
         for name in self.allow:
             if name not in NAMES:
                 raise UserError(f"doctor.allow: no finding {name!r}{nearest(name, list(NAMES))}")
+        for key, least in (("rows", 1), ("forecast_prompts", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"doctor.{key} must be at least {least}, not {getattr(self, key)}")
 
 
 @dataclass(frozen=True)

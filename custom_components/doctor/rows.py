@@ -170,10 +170,11 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
     try:
         tokenizer = open_tokenizer(stage)
     except UserError:  # check_template says so
-        return
-    if tokenizer is None:
-        return
+        tokenizer = None
     try:
+        if tokenizer is None:  # it may be made, or downloaded, later: the file is there now
+            next(iter(read_rows(path)), None)
+            return
         found = list(documents_of(stage, tokenizer, path, rows))
     except UserError as e:
         yield unreadable(str(e))
@@ -243,7 +244,7 @@ def check_contamination(
     """
     try:
         texts = list(dict.fromkeys(problem_texts(stage, rows)))
-    except UserError:  # the other checks say so
+    except UserError:  # check_training_rows or check_problems says so
         return
     if not texts or not exact:
         return

@@ -220,6 +220,7 @@ def test_a_template_that_cannot_be_rendered(run_dir, tmp_path, template):
         ("batch_size=0", "batch_size must be at least 1, not 0"),
         ("max_seq_len=-1", "max_seq_len must be at least 1, not -1"),
         ("doctor.ranks=0", "doctor.ranks must be at least 1, not 0"),
+        ("doctor.rows=0", "doctor.rows must be at least 1, not 0"),
     ],
 )
 def test_numbers_that_no_run_can_have(run_dir, override, words):
@@ -232,6 +233,19 @@ def test_an_optimizer_without_a_name(run_dir, tmp_path):
     (tmp_path / "sft.yaml").write_text(text.replace("  _component_: torch.optim.AdamW\n", ""))
     with pytest.raises(UserError, match="optimizer._component_=package.builder"):
         check_one(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
+
+
+def test_a_split_is_read_before_its_tokenizer_is_there(run_dir, tmp_path):
+    split = tmp_path / "sft.jsonl"
+    split.write_text("{}\n")
+    found = look(run_dir, "sft", f"data={split}", "tokenizer.path=hub/id")
+    assert errors(found) == ["data_unreadable"] and "cannot be read as Parquet" in str(found)
+
+
+def test_a_set_that_cannot_be_loaded_hides_no_other():
+    later = ("reasoning_gsm8k", True, "p")
+    known = EvaluationProblems(lambda: iter([UserError("no aime24"), later, UserError("no gpqa")]))
+    assert known.get() == [later] and known.missing == "no aime24; no gpqa"
 
 
 def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
@@ -397,6 +411,17 @@ def test_stages_that_train_different_branches(tmp_path):
     _, found = check_chain(str(config), [])
     bad = blocking(found, ["data_unreadable"])
     assert [(f.name, f.stage) for f in bad] == [("rope_branch", "sft")]
+    _, alike = check_chain(str(config), ["only=[sft]"])
+    assert [(f.name, f.stage) for f in blocking(alike, ["data_unreadable"])] == [
+        ("rope_branch", "sft")
+    ]
+
+
+def test_a_chosen_stage_knows_what_it_learned_from(run_dir):
+    """Though the stage before it is not chosen."""
+    overrides = [f"run_dir={run_dir}", "only=[grpo]", "stages.6.overrides=[max_new_tokens=16]"]
+    _, found = check_chain("configs/tiny/chain.yaml", overrides)
+    assert [(f.name, f.stage) for f in blocking(found, [])] == [("max_new_tokens", "grpo")]
 
 
 def group(*verdicts_, cut=0):
