@@ -18,18 +18,16 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
 from custom_components.doctor import (
     DoctorConfig,
-    EvaluationProblems,
     Finding,
     Stage,
-    blocking,
     examine,
+    refuse,
     show,
 )
 from custom_components.io import sha256_of
@@ -44,7 +42,7 @@ from custom_components.training.run_folder import (
     read_manifest,
     what_changed,
 )
-from recipes.evaluate import problems_of_evaluation
+from recipes.doctor import evaluation_of
 
 
 @dataclass
@@ -288,8 +286,9 @@ class Doctor:
 
     def __init__(self, cfg: Any, steps: list[dict[str, Any]]) -> None:
         self.options, self.run_dir, self.evaluation = cfg.doctor, Path(cfg.run_dir), cfg.evaluation
-        self.steps, self.stages = steps, stages_of(steps)
-        self.problems = EvaluationProblems(partial(problems_of_evaluation, cfg.evaluation))
+        # all of the chain's: what a chosen stage starts from may come of one that is not
+        self.steps, self.stages = steps, stages_of(plan(cfg, stages_with_defaults(cfg)))
+        self.problems = evaluation_of(cfg.evaluation)
         self.shown: set[Finding] = set()
 
     def before_all(self, plans: list[tuple[str, str]]) -> None:
@@ -301,7 +300,7 @@ class Doctor:
         if self.options.enabled:
             steps = zip(self.steps, plans, strict=True)
             todo = [self.stages[step["name"]] for step, (what, _) in steps if what != "skip"]
-            self._heed(examine(todo, self.options, self.problems))
+            self._heed(examine(todo, self.options, self.problems, list(self.stages.values())))
 
     def before(self, step: dict[str, Any]) -> None:
         """What depends on what earlier stages have made. For an RL stage that is done by
@@ -335,11 +334,7 @@ class Doctor:
         new = [f for f in found if f not in self.shown and f.level != "note"]
         self.shown |= set(new)
         show(new)
-        if bad := blocking(found, self.options.allow):
-            names = ",".join(sorted({finding.name for finding in bad}))
-            raise UserError(
-                f"the doctor found {names}; mend that, or go on with doctor.allow=[{names}]"
-            )
+        refuse(found, self.options.allow)
 
 
 def run_step(step: dict[str, Any], run_dir: Path, doctor: Doctor) -> None:

@@ -186,19 +186,25 @@ def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
     return manager, loaded
 
 
-def problems_of_evaluation(config: str) -> Iterator[tuple[str, bool, str]]:
-    """Problems that an evaluation's YAML asks: (task, whether they are of a benchmark, problem).
+def problems_of_evaluation(config: str) -> Iterator[tuple[str, bool, str] | UserError]:
+    """Problems that an evaluation's YAML asks: (task, whether they are of a benchmark, problem); the
+    error in place of those of a task of ours that cannot be loaded.
 
     Made-up problems that differ in a digit (the tiny track's) are no benchmark.
 
     Raises:
-        UserError: when a task is unknown or its problems cannot be loaded.
+        UserError: when a task is unknown, or the problems of another cannot be loaded.
     """
     cfg = load(EvaluateConfig, config, ["models={}"])
     named = {task: task.removeprefix("reasoning_") for task in cfg.tasks}
     for task, name in named.items():  # without lm-eval, which takes seconds to import
         if name in SETS:
-            yield from ((task, name != "tiny_addition", p) for _, p in evaluation_problems([name]))
+            try:
+                yield from (
+                    (task, name != "tiny_addition", p) for _, p in evaluation_problems([name])
+                )
+            except UserError as e:  # the others may be here
+                yield e
     if "reasoning_own" in named and cfg.problems:
         from eval.tasks.functions import whole
 

@@ -283,8 +283,8 @@ def test_the_doctor_stops_a_chain_before_its_first_stage(tmp_path):
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (
-        "error: the doctor found context; mend that, or go on with doctor.allow=[context]"
-        in done.stderr
+        "error: the doctor found context; mend that, or go on with "
+        "doctor.allow=[context,max_new_tokens]" in done.stderr
     )
     assert "max_seq_len=2048 exceeds the model's 1024" in done.stdout
     assert not (tmp_path / "run").exists()
