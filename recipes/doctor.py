@@ -89,6 +89,7 @@ def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[F
 
     cfg = load(chain.ChainConfig, config, overrides)
     steps = chain.steps_of(cfg)
+    chain.check(cfg, steps)
     # all of the chain's: what a chosen stage starts from may come of one that is not
     stages = chain.stages_of(chain.plan(cfg, chain.stages_with_defaults(cfg)))
     plans = zip(steps, chain.planned(steps), strict=True)

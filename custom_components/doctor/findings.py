@@ -153,6 +153,13 @@ def inputs_of(cfg: Any) -> dict[str, str]:
     return {key: path for key, path in found.items() if path}
 
 
+def duration(seconds: float) -> str:
+    """`3.4 hours`, `12 minutes`, `a minute or less`."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else "a minute or less"
+
+
 def files_of(path: str) -> list[Path]:
     """The data files at a path: itself, or those of a folder (a rollout's run folder included)."""
     folder = Path(path)

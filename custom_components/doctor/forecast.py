@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
-from custom_components.doctor.findings import Finding, Stage
+from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.rl.samples import Group, judge, sample_round
 from custom_components.rollout.engine import Sampling
 from custom_components.rollout.guard import GuardedEngine
@@ -41,9 +41,9 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     tokens = sum(len(s.completion.token_ids) for s in samples)
     if cfg.max_steps:
         rest = cfg.max_steps * cfg.batch_size * cfg.group_size * tokens / len(samples)
-        hours = rest / (tokens / seconds) / stage.ranks / 3600
+        needed = rest / (tokens / seconds) / stage.ranks
         yield Finding(
-            "time", "note", f"rollouts take about {hours:.1f} hours",
+            "time", "note", f"rollouts take about {duration(needed)}",
             f"{tokens / seconds:.0f} tokens/s, {tokens / len(samples):.0f} tokens a response; "
             "selection, oversampling and refilling come on top, and larger batches are faster", "",
         )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from custom_components.config import UserError, nearest
-from custom_components.doctor.findings import DoctorConfig, Finding, Stage
+from custom_components.doctor.findings import DoctorConfig, Finding, Stage, duration
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
 from custom_components.training.estimate import (
@@ -88,7 +88,7 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
         seconds = training_flops(stage.model, tokens, length)
         seconds /= stage.ranks * device.flops * MFU
         yield Finding(
-            "time", "note", f"training takes about {seconds / 3600:.1f} hours on {stage.ranks} x {name}",
+            "time", "note", f"training takes about {duration(seconds)} on {stage.ranks} x {name}",
             f"{tokens / 1e6:,.0f}M tokens at {MFU:.0%} of the peak; rollouts come on top", "",
         )  # fmt: skip
 

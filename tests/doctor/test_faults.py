@@ -19,7 +19,7 @@ from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import rollout_row, write_rows
 from custom_components.doctor import blocking, examine, refuse, resources, rows
 from custom_components.doctor.checks import EvaluationProblems, check_decontamination
-from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage
+from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage, duration
 from custom_components.doctor.forecast import verdicts
 from custom_components.models.start import random_tiny
 from custom_components.rl.samples import Group, Sample
@@ -465,6 +465,11 @@ def test_the_forecast_of_an_rl_stage():
 )
 def test_a_yaml_tells_its_recipe(config, recipe):
     assert recipe_of(f"configs/{config}.yaml") == recipe
+
+
+def test_durations_are_read_at_a_glance():
+    said = ["a minute or less", "10 minutes", "2.5 hours"]
+    assert [duration(s) for s in (20, 600, 9000)] == said
 
 
 def test_an_unknown_name_is_refused():

@@ -137,7 +137,9 @@ def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path
     assert manifest(tmp_path / "two")["counts"]["best_step"] == 2
 
 
-@pytest.mark.parametrize("name", ["midtrain", pytest.param("sft", marks=pytest.mark.slow), "dpo"])
+@pytest.mark.parametrize(
+    "name", ["midtrain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sft", "dpo"))]
+)
 def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
     recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],

@@ -27,9 +27,13 @@ def shape(vocab, layers, heads, kv, dim, inner):
     ("model", "overrides"),
     [
         (shape(4096, 6, 8, 2, 512, 1536), ["max_tokens_per_micro_batch=2048"]),
-        (shape(60_000, 2, 6, 2, 384, 1024), ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"]),
-        (shape(8000, 12, 8, 4, 512, 2048),
-         ["max_tokens_per_micro_batch=2048", "activation_checkpointing=true", "head_chunk_size=512"]),
+        pytest.param(
+            shape(60_000, 2, 6, 2, 384, 1024),
+            ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"], marks=pytest.mark.slow),
+        pytest.param(
+            shape(8000, 12, 8, 4, 512, 2048),
+            ["max_tokens_per_micro_batch=2048", "activation_checkpointing=true", "head_chunk_size=512"],
+            marks=pytest.mark.slow),
         (shape(16_000, 3, 4, 2, 256, 768),
          ["max_tokens_per_micro_batch=512", "dtype=bf16", "model.lora_rank=8",
           "activation_checkpointing=true", "head_chunk_size=256"]),

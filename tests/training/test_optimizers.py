@@ -14,6 +14,7 @@ def rows(folder):
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_eight_bit_adamw_resumes_exactly_and_shards(small_run, tmp_path):
     common = [f"run_dir={small_run}", *SMALL["sft"], EIGHT_BIT]
     recipe("sft", f"output_dir={tmp_path / 'one'}", *common)
