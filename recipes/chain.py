@@ -155,13 +155,6 @@ def check(cfg: Any, steps: list[dict[str, Any]]) -> None:
             raise UserError(f"stages: there are two of the name {stage.name!r}")
         if min(stage.nproc_per_node, stage.nnodes) < 1:
             raise UserError(f"stage {stage.name}: nproc_per_node and nnodes must be 1 or more")
-    evaluated = [stage.name for stage in cfg.stages if stage.evaluate]
-    for pair in cfg.compare:
-        if len(pair) != 2:
-            raise UserError(f"compare: {list(pair)} is no pair of stages, such as [sft, grpo]")
-        for name in pair:
-            if name not in evaluated:
-                raise UserError(f"compare: no evaluated stage {name!r}{nearest(name, evaluated)}")
     for step in steps:
         config, name = load_config(step), step["name"]
         folder = Path(cfg.run_dir) / name
@@ -174,6 +167,13 @@ def check(cfg: Any, steps: list[dict[str, Any]]) -> None:
             raise UserError(
                 f"task: {cfg.evaluation} does not evaluate {cfg.task!r}{nearest(cfg.task, config.tasks)}"
             )
+    evaluated = [stage.name for stage in cfg.stages if stage.evaluate]
+    for pair in cfg.compare:
+        if len(pair) != 2:
+            raise UserError(f"compare: {list(pair)} is no pair of stages, such as [sft, grpo]")
+        for name in pair:
+            if name not in evaluated:
+                raise UserError(f"compare: no evaluated stage {name!r}{nearest(name, evaluated)}")
 
 
 def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:

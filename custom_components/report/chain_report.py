@@ -63,7 +63,7 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     Args:
         run_dir: the chain's folder.
         task: lm-eval task whose results are compared.
-        stages: {name, label, evaluate, ...} in order; those without results, or with results of an
+        stages: {name, label, evaluate} in order; those without results, or with results of an
             earlier model, are left out.
         extra_pairs: (a, b) names to compare besides neighbours.
 
@@ -156,8 +156,7 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
         difference_scale=scale([0.0, *(bound for p in report["paired"] for bound in p["ci"])]),
         curves=[(s["label"], c) for s in stages if (c := stage_curves(run_dir / s["name"]))],
         alarms=stage_alarms(run_dir, stages),
-        data=[(s["label"], d) for s in stages
-              if s["recipe"] == "recipes/curate.py" and (d := data_yields(run_dir / s["name"]))],
+        data=[(s["label"], d) for s in stages if (d := data_yields(run_dir / s["name"]))],
         problems=problems,
         problems_in_all=len(next(iter(scores.values()), {})),
         training=training,

@@ -95,10 +95,10 @@ def data_yields(folder: Path) -> dict[str, Any]:
 
     Returns:
         {"counts" (of the manifest), "verdicts": [{"verdict", "reason", "rollouts"}], "removed" and
-        "rejected": [(reason, number)]}; {} where there is no curation.
+        "rejected": [(reason, number)]}; {} where the folder holds another run, or none.
     """
     manifest = read_manifest(folder)
-    if not manifest:
+    if not manifest or manifest["recipe"] != "curate":
         return {}
     return {
         "counts": manifest.get("counts", {}),

@@ -71,7 +71,7 @@ def test_the_papers_configs_with_an_engine_take_steps(small_run, phi):
 LORA = ["model.lora_rank=4", "model.lora_alpha=8", "optimizer.lr=1e-2"]
 
 
-@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
+@pytest.mark.parametrize("name", [pytest.param("midtrain", marks=pytest.mark.slow), "sft", "dpo"])
 def test_lora_trains_on_one_rank_as_on_two_and_exports_a_plain_model(small_run, tmp_path, name):
     runs = {}
     for launch in ((), ("--nproc_per_node", "2")):

@@ -83,7 +83,9 @@ def test_a_complete_run_is_left_alone_and_a_different_one_refused(small_run):
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.parametrize("name", ["midtrain", pytest.param("sft", marks=pytest.mark.slow), "dpo"])
+@pytest.mark.parametrize(
+    "name", ["midtrain", *(pytest.param(n, marks=pytest.mark.slow) for n in ("sft", "dpo"))]
+)
 def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     run_killed_and_whole(name, small_run, tmp_path, ())
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")

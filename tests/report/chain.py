@@ -9,12 +9,7 @@ from eval.scoring import problem_metrics
 TASK = "reasoning_tiny_addition"
 HOSTILE = '</script><script>document.title="owned"</script><!-- <img src=x onerror=alert(1)> \u2028 \ud800 <think>'
 STAGES = [
-    {
-        "name": name,
-        "label": f"+ {name}",
-        "evaluate": name != "curate",
-        "recipe": f"recipes/{name}.py",
-    }
+    {"name": name, "label": f"+ {name}", "evaluate": name != "curate"}
     for name in ("start", "curate", "sft", "grpo")
 ]
 
