@@ -36,9 +36,11 @@ def test_the_readmes_stages_in_order(tmp_path):
         {"name": name, "config": f"configs/tiny/{name}.yaml", "evaluate": True,
          "overrides": small[name]} for name in ("sft", "grpo")
     ]  # fmt: skip
+    chain = [f"stages={json.dumps(stages)}", f"evaluation={evaluation}", "compare=[]"]
     overrides = small | {
         "evaluate": ["limit=8", "sampling={max_gen_toks: 24}"],
-        "chain": [f"stages={json.dumps(stages)}", f"evaluation={evaluation}", "compare=[]"],
+        "chain": chain,
+        "report": chain,
         "ask": ["max_new_tokens=16"],
     }
     [block] = [t for _, t in blocks(ROOT / "README.md") if t.startswith("tune run recipes/doctor")]
