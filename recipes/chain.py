@@ -243,8 +243,7 @@ def state(step: dict[str, Any]) -> tuple[str, str]:
     manifest = read_manifest(config.output_dir)
     if manifest is None:
         return "run", "run"
-    gone = [path for path in manifest["inputs"] if not Path(path).exists()]
-    inputs = {} if gone else {path: sha256_of(path) for path in manifest["inputs"]}
+    inputs = {path: sha256_of(path) for path in manifest["inputs"] if Path(path).exists()}
     changed = what_changed(manifest, recipe, asdict(config), inputs)
     if changed:
         return "rerun", f"run again: changed {', '.join(changed[:3])}"

@@ -152,10 +152,13 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
     _, [step, *_] = chain_of(tmp_path)
     template = tmp_path / "template.jinja"
     template.write_text("a")
-    source = {"_component_": "custom_components.models.start.pretrained", "path": "hub/id",
-              "chat_template": str(template)}  # fmt: skip
+    (tmp_path / "config.json").write_text("{}")
+    source = {"_component_": "custom_components.models.start.pretrained",
+              "path": str(tmp_path / "config.json"), "chat_template": str(template)}  # fmt: skip
     step["cfg"] = dataclasses.replace(chain.load_config(step), source=source)
     made(step, inputs=start.local_files(source))
     assert chain.state(step)[0] == "skip"
     template.write_text("b")
+    assert chain.state(step) == ("rerun", f"run again: changed {template}")
+    template.unlink()  # what is gone is named, and nothing else
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
