@@ -49,11 +49,21 @@ def run(recipe: str, folder: Path, start: Path, overrides: list[str]) -> None:
     if manifest.is_file() and json.loads(manifest.read_text())["status"] == "complete":
         return
     subprocess.run(
-        [TUNE, "run", f"recipes/{recipe}.py", "--config", f"configs/tiny/{recipe}.yaml",
-         f"checkpointer.checkpoint_dir={start}", f"tokenizer.path={start}",
-         f"output_dir={folder}", "checkpoint_every=4", *overrides],
-        cwd=ROOT, check=True,
-    )  # fmt: skip
+        [
+            TUNE,
+            "run",
+            f"recipes/{recipe}.py",
+            "--config",
+            f"configs/tiny/{recipe}.yaml",
+            f"checkpointer.checkpoint_dir={start}",
+            f"tokenizer.path={start}",
+            f"output_dir={folder}",
+            "checkpoint_every=4",
+            *overrides,
+        ],
+        cwd=ROOT,
+        check=True,
+    )
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -92,16 +102,29 @@ def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
             "custom_components.data.column_addition.column_addition, split: eval, "
             "counts: {2: 20, 3: 40, 4: 40}}}"
         )
-        run(recipe, folder, args.start,
-            [*overrides, f"max_steps={steps_for(name, args)}", f"seed={seed}", held_out])  # fmt: skip
+        run(
+            recipe,
+            folder,
+            args.start,
+            [*overrides, f"max_steps={steps_for(name, args)}", f"seed={seed}", held_out],
+        )
         models[slug(name)] = folder / "model"
     listed = ", ".join(f"{name}: {folder}" for name, folder in models.items())
     subprocess.run(
-        [TUNE, "run", "recipes/evaluate.py", "--config", "configs/tiny/evaluate.yaml",
-         f"models={{{listed}}}", f"only=[{', '.join(models)}]",
-         f"output_dir={args.folder}/seed_{seed}/eval", f"seed={seed}"],
-        cwd=ROOT, check=True,
-    )  # fmt: skip
+        [
+            TUNE,
+            "run",
+            "recipes/evaluate.py",
+            "--config",
+            "configs/tiny/evaluate.yaml",
+            f"models={{{listed}}}",
+            f"only=[{', '.join(models)}]",
+            f"output_dir={args.folder}/seed_{seed}/eval",
+            f"seed={seed}",
+        ],
+        cwd=ROOT,
+        check=True,
+    )
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
@@ -215,9 +238,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24, help="of plain GRPO: they set the budget")
     parser.add_argument(
-        "--pilot", type=int, default=12,
+        "--pilot",
+        type=int,
+        default=12,
         help="steps of each variant's pilot: refilling costs more as the model improves",
-    )  # fmt: skip
+    )
     parser.add_argument("--every", type=int, default=3, help="steps between held-out evaluations")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args()

@@ -55,10 +55,17 @@ def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
             steps = " ".join(rng.choices(WORDS, k=360))
             response = f"<think>\n{steps}\n{a}+{b}-{c}={said}\n</think>\n\nIt is \\boxed{{{said}}}."
             given = ("correct" if right else "incorrect") if sample % 2 else None
-            rows.append(rollout_row(
-                id=f"p{problem}", source="synthetic", problem=text, answer=str(answer),
-                response=response, num_tokens=len(response) // 4, given_verdict=given,
-            ))  # fmt: skip
+            rows.append(
+                rollout_row(
+                    id=f"p{problem}",
+                    source="synthetic",
+                    problem=text,
+                    answer=str(answer),
+                    response=response,
+                    num_tokens=len(response) // 4,
+                    given_verdict=given,
+                )
+            )
             total += len(text) + len(response)
         if len(rows) >= 8000:
             write_rows(folder / "rollouts" / f"{problem:08d}.parquet", rows)
@@ -106,7 +113,7 @@ def watched(command: list[str], env: dict[str, str]) -> tuple[float, float, floa
 def pack(folder: Path, tokenizer: str) -> None:
     """Tokenise and pack the midtrain split in two processes."""
     from custom_components.data.packing import encode_messages, prepare_packs
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
 
     encode = partial(encode_messages, tokenizer=ChatTokenizer(tokenizer))
     shutil.rmtree(folder / "packs", ignore_errors=True)
@@ -141,21 +148,36 @@ def main() -> None:
         env["REASONTUNE_DATA"] = args.data
         overrides = ["decontamination={sets: [math500, aime24, aime25, gsm8k]}"]
     seconds, peak, largest = watched(
-        [TUNE, "run", *launch, "recipes/curate.py", "--config", "configs/phi4_mini/curate.yaml",
-         f"sources=[{{_component_: custom_components.data.sources.rollouts, path: {source}}}]",
-         f"output_dir={output}", "given_verdicts=trust", f"verifier.workers={args.workers}",
-         "resume=never", "decontamination.sets=[]", *overrides],
+        [
+            TUNE,
+            "run",
+            *launch,
+            "recipes/curate.py",
+            "--config",
+            "configs/phi4_mini/curate.yaml",
+            f"sources=[{{_component_: custom_components.data.sources.rollouts, path: {source}}}]",
+            f"output_dir={output}",
+            "given_verdicts=trust",
+            f"verifier.workers={args.workers}",
+            "resume=never",
+            "decontamination.sets=[]",
+            *overrides,
+        ],
         env,
-    )  # fmt: skip
+    )
     counts = json.loads((output / "manifest.json").read_text())["counts"]
-    print(f"\n{args.rollouts:,} rollouts of {counts['problems']:,} problems, {size / 1e9:.2f} GB of "
-          f"text, {args.ranks} rank(s) with {args.workers} verifier worker(s) each\n")  # fmt: skip
+    print(
+        f"\n{args.rollouts:,} rollouts of {counts['problems']:,} problems, {size / 1e9:.2f} GB of "
+        f"text, {args.ranks} rank(s) with {args.workers} verifier worker(s) each\n"
+    )
     print("| step | seconds | rollouts per second |")
     print("|---|---|---|")
     for name, spent in counts["seconds"].items():
         print(f"| {name} | {spent:.0f} | {args.rollouts / max(spent, 1e-9):,.0f} |")
-    print(f"| all, start and hashing of the input with it | {seconds:.0f} | "
-          f"{args.rollouts / seconds:,.0f} |")  # fmt: skip
+    print(
+        f"| all, start and hashing of the input with it | {seconds:.0f} | "
+        f"{args.rollouts / seconds:,.0f} |"
+    )
     print(f"\npeak memory: {peak:.2f} GiB in all processes, {largest:.2f} GiB in the largest")
     if args.ranks == 1:
         seconds, peak, _ = watched(

@@ -22,12 +22,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from custom_components.data.decontamination import (
-    SIMILARITY,
-    Decontaminator,
-    Finding,
-    evaluation_problems,
-)
+from custom_components.data.decontamination import SIMILARITY, Decontaminator, Finding
+from eval.sets import evaluation_problems
 
 Problem = tuple[str, str]
 Alteration = Callable[[str, random.Random], str]
@@ -212,9 +208,12 @@ def reordered(text: str, rng: random.Random) -> str:
         return " ".join([last, *swapped])
     hidden = MATH.findall(text)
     marked = MATH.sub("\x00", text.strip()).rstrip(".?! ")
-    for split in (r",\s+(?=what|how|find|compute|then|where|determine|which|who)",
-                  r"\s+(?=if |given that |when |where |such that |so that |for which )",
-                  r",\s+", r"\s+(?=of |in |for |from |by |to )"):  # fmt: skip
+    for split in (
+        r",\s+(?=what|how|find|compute|then|where|determine|which|who)",
+        r"\s+(?=if |given that |when |where |such that |so that |for which )",
+        r",\s+",
+        r"\s+(?=of |in |for |from |by |to )",
+    ):
         first, *second = re.split(split, marked, maxsplit=1, flags=re.I)
         if second and first.strip():
             count = first.count("\x00")
@@ -304,9 +303,11 @@ def measure_recall(decontaminator: Decontaminator, targets: list[Problem], count
         found = decontaminator.check(texts)
         rows.append(recall_row(kind, found, alone.check(texts)))
         if kind in KINDS:
-            missed += [[kind, name, brief(original), brief(text)]
-                       for ((name, original), text), f in zip(copies, found, strict=True)
-                       if f is None]  # fmt: skip
+            missed += [
+                [kind, name, brief(original), brief(text)]
+                for ((name, original), text), f in zip(copies, found, strict=True)
+                if f is None
+            ]
     print("\n## Planted copies\n\nThe last row is no copy: there, less is better.")
     header = ["kind", "planted", "exact", "ngram", "similar", "found", "found without n-grams"]
     table(header, rows)
@@ -329,14 +330,28 @@ def measure_removals(
         seconds = time.perf_counter() - start
         flagged = [(f, text) for f, text in zip(found, texts, strict=True) if f]
         reasons = Counter(f.reason for f, _ in flagged)
-        summary.append([
-            name, len(texts), *(reasons[r] for r in ("exact", "ngram", "similar")),
-            f"{100 * len(flagged) / len(texts):.2f} %", f"{len(texts) / seconds:.0f}",
-        ])  # fmt: skip
+        summary.append(
+            [
+                name,
+                len(texts),
+                *(reasons[r] for r in ("exact", "ngram", "similar")),
+                f"{100 * len(flagged) / len(texts):.2f} %",
+                f"{len(texts) / seconds:.0f}",
+            ]
+        )
         sample = random.Random(0).sample(flagged, min(shown, len(flagged)))
         sample.sort(key=lambda pair: (pair[0].reason, pair[0].score))
-        listed += [[name, f.reason, f"{f.score:.2f}", f.evaluation_set, brief(text),
-                    brief(f.evaluation_problem)] for f, text in sample]  # fmt: skip
+        listed += [
+            [
+                name,
+                f.reason,
+                f"{f.score:.2f}",
+                f.evaluation_set,
+                brief(text),
+                brief(f.evaluation_problem),
+            ]
+            for f, text in sample
+        ]
     print("\n## Flagged in training sets")
     header = ["set", "problems", "exact", "ngram", "similar", "flagged", "problems/s"]
     table(header, summary)
@@ -349,13 +364,18 @@ def measure_thresholds(
 ) -> None:
     """Table of the third rule's threshold: copies found, training problems flagged."""
     loose = Decontaminator(problems, similarity=0.3)
-    groups = {kind: [c for _, c in planted(targets, kind, None)]
-              for kind in (*ALTERED, "names, synonyms, order", "other numbers")} | sets  # fmt: skip
+    groups = {
+        kind: [c for _, c in planted(targets, kind, None)]
+        for kind in (*ALTERED, "names, synonyms, order", "other numbers")
+    } | sets
     found = {name: loose.check(texts) for name, texts in groups.items()}
     rows = []
     for threshold in (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
-        shares = [sum(f is not None and (f.reason != "similar" or f.score >= threshold) for f in fs)
-                  / len(fs) for fs in found.values()]  # fmt: skip
+        shares = [
+            sum(f is not None and (f.reason != "similar" or f.score >= threshold) for f in fs)
+            / len(fs)
+            for fs in found.values()
+        ]
         rows.append([threshold, *(f"{100 * share:.2f} %" for share in shares)])
     print("\n## Thresholds: share flagged, all problems that an alteration changes")
     table(["similarity", *groups], rows)
@@ -381,8 +401,10 @@ def main() -> None:
     }
     start = time.perf_counter()
     decontaminator = Decontaminator(problems, similarity=args.similarity)
-    print(f"{len(problems)} evaluation problems, indexed in {time.perf_counter() - start:.1f} s; "
-          f"similarity {args.similarity}")  # fmt: skip
+    print(
+        f"{len(problems)} evaluation problems, indexed in {time.perf_counter() - start:.1f} s; "
+        f"similarity {args.similarity}"
+    )
     measure_recall(decontaminator, targets, args.planted)
     measure_removals(decontaminator, sets, args.shown)
     measure_thresholds(problems, targets, sets)

@@ -41,9 +41,12 @@ STAGES = {
 def step_loss(stage: str, model: Decoder, documents: Documents, tokens: torch.Tensor, chunk: int):
     """The loss of one step of a stage; every token is scored."""
     inputs = {
-        "mask": documents, "input_pos": documents.positions(tokens.device), "targets": tokens,
-        "scored": torch.arange(tokens.numel(), device=tokens.device), "chunk_size": chunk,
-    }  # fmt: skip
+        "mask": documents,
+        "input_pos": documents.positions(tokens.device),
+        "targets": tokens,
+        "scored": torch.arange(tokens.numel(), device=tokens.device),
+        "chunk_size": chunk,
+    }
     if stage == "policy gradient":
         logprobs, _ = model(tokens, **inputs, temperature=0.8, entropy=True)
         setting = SETTINGS["grpo"]
@@ -131,8 +134,11 @@ def main() -> None:
         mfu = f"{flops / median(seconds) / known.flops:.1%}" if known else ""
         peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f}" if cuda else ""
         listed = ", ".join(f"{s:.2f}" for s in seconds)
-        print(f"| {stage} | {total} | {median(seconds):.2f} ({listed}) | "
-              f"{total / median(seconds):.0f} | {mfu} | {peak} |", flush=True)  # fmt: skip
+        print(
+            f"| {stage} | {total} | {median(seconds):.2f} ({listed}) | "
+            f"{total / median(seconds):.0f} | {mfu} | {peak} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
     from custom_components.config import instantiate, load
     from custom_components.data.problems import read_problems
     from custom_components.rl import rollouts
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
     from recipes import grpo
 
     judge, rng = rollouts.judge, random.Random(0)
@@ -87,8 +87,11 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
 
     rollouts.judge = judge_and_replace
     ChatTokenizer._find_stop_ids = lambda self: []
-    node = {"_component_": f"custom_components.rollout.{ENGINES[engine]}", "model": args.model,
-            "progress": False}  # fmt: skip
+    node = {
+        "_component_": f"custom_components.engines.{ENGINES[engine]}",
+        "model": args.model,
+        "progress": False,
+    }
     if engine == "vllm":
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when it is imported
         from vllm import LLM
@@ -104,16 +107,30 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
     problems, _ = read_problems(instantiate(problems_of(args), "problems"))
     limit = micro_tokens(args, ChatTokenizer(args.model, instruction=INSTRUCTION), problems)
     cfg = load(
-        grpo.main.schema, ROOT / "configs/smollm2_135m/grpo.yaml",
-        [f"problems={json.dumps(problems_of(args))}", f"engine={json.dumps(node)}",
-         f"checkpointer.checkpoint_dir={args.model}", f"tokenizer.path={args.model}",
-         f"output_dir={folder}/ours", "resume=never", "dtype=fp32",
-         "device=cpu", f"activation_checkpointing={args.checkpointing}",
-         f"batch_size={args.prompts}", f"group_size={args.group}", f"max_new_tokens={args.new}",
-         f"max_seq_len={args.context}", f"max_tokens_per_micro_batch={limit}",
-         f"max_steps={args.steps + 1}", f"optimizer.lr={args.lr}", "rebalance.enabled=false",
-         "temperature={start: 1.0, end: 1.0, fraction: 0.5}", "checkpoint_every=1000"],
-    )  # fmt: skip
+        grpo.main.schema,
+        ROOT / "configs/smollm2_135m/grpo.yaml",
+        [
+            f"problems={json.dumps(problems_of(args))}",
+            f"engine={json.dumps(node)}",
+            f"checkpointer.checkpoint_dir={args.model}",
+            f"tokenizer.path={args.model}",
+            f"output_dir={folder}/ours",
+            "resume=never",
+            "dtype=fp32",
+            "device=cpu",
+            f"activation_checkpointing={args.checkpointing}",
+            f"batch_size={args.prompts}",
+            f"group_size={args.group}",
+            f"max_new_tokens={args.new}",
+            f"max_seq_len={args.context}",
+            f"max_tokens_per_micro_batch={limit}",
+            f"max_steps={args.steps + 1}",
+            f"optimizer.lr={args.lr}",
+            "rebalance.enabled=false",
+            "temperature={start: 1.0, end: 1.0, fraction: 0.5}",
+            "checkpoint_every=1000",
+        ],
+    )
     grpo.main.__wrapped__(cfg)
     steps = []
     for line in (folder / "ours/metrics.jsonl").read_text().splitlines():
@@ -126,8 +143,12 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
             step["step"] += step["sync"]
         step |= {"generated": row["generated_tokens"], "trained": row["trained_tokens"]}
         steps.append(step)
-    return {"steps": steps, "gib": row["memory_gib"], "gap": row["logprob_gap"],
-            "threads": torch.get_num_threads()}  # fmt: skip
+    return {
+        "steps": steps,
+        "gib": row["memory_gib"],
+        "gap": row["logprob_gap"],
+        "threads": torch.get_num_threads(),
+    }
 
 
 def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, Any]:
@@ -143,16 +164,21 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
     from custom_components.config import instantiate
     from custom_components.data.batching import batch_order
     from custom_components.data.problems import read_problems
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
 
     problems, _ = read_problems(instantiate(problems_of(args), "problems"))
     complete = ChatTokenizer(args.model, instruction=INSTRUCTION).complete_prompt
     order = batch_order(len(problems), args.prompts, 0)  # the recipe's, with its seed
     rows = [problems[i] for _ in range(args.steps + 1) for i in next(order)[1]]
-    data = Dataset.from_list([
-        {"prompt": complete([{"role": "user", "content": p["problem"]}]), "solution": p["answer"]}
-        for p in rows
-    ])  # fmt: skip
+    data = Dataset.from_list(
+        [
+            {
+                "prompt": complete([{"role": "user", "content": p["problem"]}]),
+                "solution": p["answer"],
+            }
+            for p in rows
+        ]
+    )
     rng, spent, steps = random.Random(0), dict.fromkeys(PARTS, 0.0), []
 
     def reward(completions: list, solution: list[str], **_: Any) -> list[float]:
@@ -189,23 +215,45 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
 
     endless = {"ignore_eos": True} if engine == "vllm" else {"eos_token_id": -1}
     config = GRPOConfig(
-        output_dir=str(folder / "trl"), max_steps=args.steps + 1, shuffle_dataset=False,
-        per_device_train_batch_size=args.micro, num_generations=args.group,
+        output_dir=str(folder / "trl"),
+        max_steps=args.steps + 1,
+        shuffle_dataset=False,
+        per_device_train_batch_size=args.micro,
+        num_generations=args.group,
         gradient_accumulation_steps=args.prompts * args.group // args.micro,
-        max_completion_length=args.new, temperature=1.0, beta=0.0, loss_type="grpo",
-        learning_rate=args.lr, lr_scheduler_type="cosine", adam_beta2=0.95, weight_decay=0.0,
-        max_grad_norm=1.0, optim="adamw_torch_fused", gradient_checkpointing=args.checkpointing,
-        bf16=False, use_cpu=True, dataloader_pin_memory=False, report_to=[], save_strategy="no",
-        logging_strategy="no", disable_tqdm=True, generation_kwargs=endless,
-        vllm_importance_sampling_mode="token_truncate", vllm_importance_sampling_clip_max=2.0,
-        vllm_max_model_length=args.context, **ENGINES[f"trl-{engine}"],
-    )  # fmt: skip
+        max_completion_length=args.new,
+        temperature=1.0,
+        beta=0.0,
+        loss_type="grpo",
+        learning_rate=args.lr,
+        lr_scheduler_type="cosine",
+        adam_beta2=0.95,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        gradient_checkpointing=args.checkpointing,
+        bf16=False,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        generation_kwargs=endless,
+        vllm_importance_sampling_mode="token_truncate",
+        vllm_importance_sampling_clip_max=2.0,
+        vllm_max_model_length=args.context,
+        **ENGINES[f"trl-{engine}"],
+    )
     clock = Clock()
     trainer = GRPOTrainer(
-        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32), args=config,
-        processing_class=AutoTokenizer.from_pretrained(args.model), reward_funcs=reward,
-        train_dataset=data, callbacks=[clock],
-    )  # fmt: skip
+        AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
+        args=config,
+        processing_class=AutoTokenizer.from_pretrained(args.model),
+        reward_funcs=reward,
+        train_dataset=data,
+        callbacks=[clock],
+    )
     trainer.eos_token_ids = [-1]  # by which it would cut responses
     trainer._generate = timed("rollout", trainer._generate)
     trainer._calculate_rewards = timed("reward", trainer._calculate_rewards)
@@ -213,8 +261,12 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
         vllm = trainer.vllm_generation
         vllm.sync_weights = timed("sync", vllm.sync_weights)
     trainer.train()
-    return {"steps": steps, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "gap": clock.gap, "threads": torch.get_num_threads()}  # fmt: skip
+    return {
+        "steps": steps,
+        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gap": clock.gap,
+        "threads": torch.get_num_threads(),
+    }
 
 
 ENGINES: dict[str, Any] = {
@@ -234,9 +286,13 @@ SIDES = {
 }
 COMPARISONS = {
     "torch": ["ours, torch engine", "TRL, transformers generate"],
-    "best": ["ours, vLLM in process", "TRL, transformers generate", "TRL, continuous batching",
-             "TRL, vLLM colocated"],
-}  # fmt: skip
+    "best": [
+        "ours, vLLM in process",
+        "TRL, transformers generate",
+        "TRL, continuous batching",
+        "TRL, vLLM colocated",
+    ],
+}
 MAY_FAIL = ("TRL, continuous batching", "TRL, vLLM colocated")
 
 
@@ -261,13 +317,17 @@ def measure(side: str, folder: Path, patience: float) -> dict[str, Any] | str:
 def print_table(title: str, runs: dict[str, list[dict]]) -> None:
     """A comparison's table: medians over the measured steps of all runs."""
     steps = {side: [s for run in found for s in run["steps"][1:]] for side, found in runs.items()}
-    middle = {side: {part: median(s[part] for s in found) for part in PARTS}
-              for side, found in steps.items()}  # fmt: skip
+    middle = {
+        side: {part: median(s[part] for s in found) for part in PARTS}
+        for side, found in steps.items()
+    }
     gib = {side: median(run["gib"] for run in found) for side, found in runs.items()}
     ours = next(side for side in runs if side.startswith("ours"))
     print(f"\n{title}\n")
-    print("| side | step s (all) | rollout s | reward s | train s | sync s | generated tokens/s | "
-          "trained tokens/s | peak GiB | log-prob gap |")  # fmt: skip
+    print(
+        "| side | step s (all) | rollout s | reward s | train s | sync s | generated tokens/s | "
+        "trained tokens/s | peak GiB | log-prob gap |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for side, found in steps.items():
         listed = ", ".join(f"{s['step']:.1f}" for s in found)
@@ -275,17 +335,21 @@ def print_table(title: str, runs: dict[str, list[dict]]) -> None:
         trained = median(s["trained"] / s["train"] for s in found)
         gap = median(run["gap"] for run in runs[side]) if runs[side][0]["gap"] is not None else None
         seconds = " | ".join(f"{middle[side][part]:.2f}" for part in PARTS[1:])
-        print(f"| {side} | {middle[side]['step']:.1f} ({listed}) | {seconds} | {generated:.0f} | "
-              f"{trained:.0f} | {gib[side]:.2f} | {'' if gap is None else f'{gap:.1e}'} |")  # fmt: skip
+        print(
+            f"| {side} | {middle[side]['step']:.1f} ({listed}) | {seconds} | {generated:.0f} | "
+            f"{trained:.0f} | {gib[side]:.2f} | {'' if gap is None else f'{gap:.1e}'} |"
+        )
     print("\n| ours / theirs | step, as speed | rollout | train | memory | target for the step |")
     print("|---|---|---|---|---|---|")
     for side in steps:
         if side != ours:
             faster = {p: middle[side][p] / middle[ours][p] for p in ("step", "rollout", "train")}
             met = "met" if faster["step"] >= TARGET else "missed"
-            print(f"| {side} | {faster['step']:.2f} | {faster['rollout']:.2f} | "
-                  f"{faster['train']:.2f} | {gib[ours] / gib[side]:.2f} | "
-                  f"{TARGET:g}: {met} |")  # fmt: skip
+            print(
+                f"| {side} | {faster['step']:.2f} | {faster['rollout']:.2f} | "
+                f"{faster['train']:.2f} | {gib[ours] / gib[side]:.2f} | "
+                f"{TARGET:g}: {met} |"
+            )
 
 
 def main() -> None:
@@ -339,16 +403,19 @@ def main() -> None:
                     failed[side] = found
                 else:
                     sys.exit(f"error: {side}: {found}")
-    tokens = {(s["generated"], s["trained"]) for found in runs.values() for r in found
-              for s in r["steps"]}  # fmt: skip
+    tokens = {
+        (s["generated"], s["trained"]) for found in runs.values() for r in found for s in r["steps"]
+    }
     if tokens != {(args.prompts * args.group * args.new,) * 2}:
         sys.exit(f"error: the sides did not generate and train on the same tokens: {tokens}")
     threads = {r["threads"] for found in runs.values() for r in found}
-    print(f"{args.prompts} prompts x {args.group} responses x {args.new} tokens, {args.micro} "
-          f"responses in a micro-batch, float32, activation checkpointing "
-          f"{'on' if args.checkpointing else 'off'}, lr {args.lr:g}, our vLLM in "
-          f"{args.engine_dtype}; {args.repeats} run(s) of 1 + {args.steps} steps; torch threads "
-          f"{sorted(threads)}")  # fmt: skip
+    print(
+        f"{args.prompts} prompts x {args.group} responses x {args.new} tokens, {args.micro} "
+        f"responses in a micro-batch, float32, activation checkpointing "
+        f"{'on' if args.checkpointing else 'off'}, lr {args.lr:g}, our vLLM in "
+        f"{args.engine_dtype}; {args.repeats} run(s) of 1 + {args.steps} steps; torch threads "
+        f"{sorted(threads)}"
+    )
     for name, names in comparisons.items():
         print_table(f"Engines: {name}", {s: runs[s] for s in names if s not in failed})
     for side, why in failed.items():

@@ -21,15 +21,19 @@ sys.path.insert(0, str(ROOT))
 def engine_of(args: argparse.Namespace, tokenizer):
     """The engine whose log-probs are looked at."""
     if args.engine == "torch":
-        from custom_components.rollout.torch_engine import TorchEngine
+        from custom_components.engines.torch_engine import TorchEngine
 
         return TorchEngine(args.model, tokenizer, dtype=args.engine_dtype, progress=False)
-    from custom_components.rollout.vllm_engine import VLLMEngine
+    from custom_components.engines.vllm_engine import VLLMEngine
 
     return VLLMEngine(
-        args.model, tokenizer, max_model_len=2048, dtype=args.engine_dtype, progress=False,
+        args.model,
+        tokenizer,
+        max_model_len=2048,
+        dtype=args.engine_dtype,
+        progress=False,
         cpu_kv_cache_gib=1,
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -49,10 +53,10 @@ def main() -> None:
 
     from custom_components.data.batching import collate
     from custom_components.data.problems import gsm8k, read_problems
+    from custom_components.engines.engine import Sampling
     from custom_components.models.hf import build_from_folder
     from custom_components.rl.samples import Sample
-    from custom_components.rollout.engine import Sampling
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
 
     tokenizer = ChatTokenizer(args.model)
     problems, _ = read_problems(gsm8k(limit=args.prompts))
@@ -65,21 +69,29 @@ def main() -> None:
     batch = collate([s.row() for s in samples])
     of_engine = torch.tensor([x for s in samples for x in s.completion.logprobs])
     model = build_from_folder(args.model).eval()
-    print(f"\n{args.engine}, {args.engine_dtype}, temperature {args.temperature}: {len(of_engine)} "
-          "tokens\n")  # fmt: skip
+    print(
+        f"\n{args.engine}, {args.engine_dtype}, temperature {args.temperature}: {len(of_engine)} "
+        "tokens\n"
+    )
     print("| trainer | at temperature | mean gap | 99 % below | largest | mean weight |")
     print("|---|---|---|---|---|---|")
     for dtype in (torch.float32, torch.bfloat16):
         for temperature in (args.temperature, 1.0):
             with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 logprobs = model(
-                    batch.tokens, mask=batch.documents, input_pos=batch.positions,
-                    targets=batch.targets, scored=batch.scored, temperature=temperature,
-                )[0, batch.scored]  # fmt: skip
+                    batch.tokens,
+                    mask=batch.documents,
+                    input_pos=batch.positions,
+                    targets=batch.targets,
+                    scored=batch.scored,
+                    temperature=temperature,
+                )[0, batch.scored]
             gap = (logprobs - of_engine).abs()
             weight = (logprobs - of_engine).exp().clamp(max=2).mean()
-            print(f"| {str(dtype).removeprefix('torch.')} | {temperature} | {gap.mean():.2e} | "
-                  f"{gap.quantile(0.99):.2e} | {gap.max():.2e} | {weight:.4f} |")  # fmt: skip
+            print(
+                f"| {str(dtype).removeprefix('torch.')} | {temperature} | {gap.mean():.2e} | "
+                f"{gap.quantile(0.99):.2e} | {gap.max():.2e} | {weight:.4f} |"
+            )
 
 
 if __name__ == "__main__":

@@ -25,8 +25,12 @@ SHAPE = (
 def overrides(length: int, vocab: int) -> list[str]:
     """The config of one cell: one document of `length` tokens, all of them scored."""
     ones = [1.0] * 12
-    return [SHAPE.format(vocab=vocab, ones=ones), f"max_seq_len={length}",
-            f"max_tokens_per_micro_batch={length}", "head_chunk_size=256"]  # fmt: skip
+    return [
+        SHAPE.format(vocab=vocab, ones=ones),
+        f"max_seq_len={length}",
+        f"max_tokens_per_micro_batch={length}",
+        "head_chunk_size=256",
+    ]
 
 
 def measured(length: int, vocab: int) -> dict[str, int]:
@@ -66,8 +70,11 @@ def main() -> None:
             found = estimated(length, vocab) if args.estimate else measured(length, vocab)
             real = found.get("measured")
             total = real or found["estimated"]
-            print(f"| {vocab} | {length} | {f'{real / 2**20:.0f}' if real else ''} | "
-                  f"{found['estimated'] / 2**20:.0f} | {(total - held) / 2**20:.0f} |", flush=True)  # fmt: skip
+            print(
+                f"| {vocab} | {length} | {f'{real / 2**20:.0f}' if real else ''} | "
+                f"{found['estimated'] / 2**20:.0f} | {(total - held) / 2**20:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

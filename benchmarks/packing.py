@@ -76,9 +76,11 @@ def run(side: str, lengths: list[int], capacity: int, folder: Path) -> tuple[int
         del rows
         began = time.perf_counter()
         counts = prepare_packs(
-            folder / "rows.parquet", lambda row: [([1] * row["n"], [1] * row["n"])], capacity,
+            folder / "rows.parquet",
+            lambda row: [([1] * row["n"], [1] * row["n"])],
+            capacity,
             folder / "packs",
-        )  # fmt: skip
+        )
         packs = counts["packs"]
     else:
         from torchtune.datasets import PackedDataset
@@ -104,8 +106,12 @@ def watch(peak: list[float]) -> None:
         time.sleep(0.05)
 
 
-SIDES = ("best-fit (ours)", "prepare_packs (ours)", "first-fit, longest first",
-         "torchtune PackedDataset")  # fmt: skip
+SIDES = (
+    "best-fit (ours)",
+    "prepare_packs (ours)",
+    "first-fit, longest first",
+    "torchtune PackedDataset",
+)
 
 
 def main() -> None:
@@ -131,8 +137,10 @@ def main() -> None:
     for side in SIDES:
         done = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--side", side],
-            cwd=ROOT, stdout=subprocess.PIPE, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
         if done.returncode:
             print(f"| {side} | ended with status {done.returncode} (memory?) | | | |")
             continue

@@ -51,8 +51,10 @@ def agreement(items: list[tuple[str, dict[str, Any], str, bool]]) -> None:
         right = (sample["verdict"] == "correct") == label
         counts.setdefault(source, []).append(right)
         if not right:
-            print(f"  {source}: gold {doc['answer']!r}, read {sample['prediction']!r}, "
-                  f"{sample['verdict']} ({sample['reason']}), label {label}")  # fmt: skip
+            print(
+                f"  {source}: gold {doc['answer']!r}, read {sample['prediction']!r}, "
+                f"{sample['verdict']} ({sample['reason']}), label {label}"
+            )
     print("\n| source | responses | agree | % |\n|---|---|---|---|")
     for source, of in counts.items():
         print(f"| {source} | {len(of)} | {sum(of)} | {100 * sum(of) / len(of):.2f} |")
@@ -78,8 +80,10 @@ def cost(data: Path, repeats: int) -> None:
                 began = time.perf_counter()
                 judged({"answer": answer}, [f"{i}{text}"])
                 seconds.append(time.perf_counter() - began)
-            print(f"| {tokens:,} tokens, {kind} | {len(text):,} | {median(seconds):.4f} "
-                  f"({max(seconds):.4f}) |")  # fmt: skip
+            print(
+                f"| {tokens:,} tokens, {kind} | {len(text):,} | {median(seconds):.4f} "
+                f"({max(seconds):.4f}) |"
+            )
 
 
 def main() -> None:

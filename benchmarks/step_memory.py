@@ -52,9 +52,12 @@ tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, length))
 for _ in range(3):
     with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
         logprobs = model(
-            tokens, mask=documents, input_pos=documents.positions(), targets=tokens,
+            tokens,
+            mask=documents,
+            input_pos=documents.positions(),
+            targets=tokens,
             chunk_size=cfg.head_chunk_size,
-        )  # fmt: skip
+        )
     (-logprobs.mean()).backward()
     del logprobs
     optimizer.step()

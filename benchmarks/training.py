@@ -46,8 +46,12 @@ def make_rows(args: argparse.Namespace) -> list[dict]:
         kept = {k: row[k] for k in common} | {"pass_rate": 1.0}
         if args.stage == "dpo":
             del kept["answer"], kept["domain"]
-            kept |= {"prompt": messages(row)[:1], "chosen": row["response"],
-                     "rejected": other["response"], "rejected_finished": True}  # fmt: skip
+            kept |= {
+                "prompt": messages(row)[:1],
+                "chosen": row["response"],
+                "rejected": other["response"],
+                "rejected_finished": True,
+            }
         else:
             kept |= {"messages": messages(row)}
         result.append(kept)
@@ -65,8 +69,8 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict:
     from custom_components.data import packing
     from custom_components.data.curation import MESSAGES_SCHEMA, PAIRS_SCHEMA
     from custom_components.data.rows import write_rows
+    from custom_components.runs.run_folder import RunFolder
     from custom_components.training.distributed import setup_world
-    from custom_components.training.run_folder import RunFolder
     from custom_components.training.supervised import global_batch, next_token_losses
     from custom_components.training.trainer import Trainer
 
@@ -74,13 +78,22 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict:
     schema = PAIRS_SCHEMA if args.stage == "dpo" else MESSAGES_SCHEMA
     write_rows(folder / "rows.parquet", json.loads((folder / "rows.json").read_text()), schema)
     cfg = load(
-        module.main.schema, ROOT / f"configs/smollm2_135m/{args.stage}.yaml",
-        [f"data={folder}/rows.parquet", f"checkpointer.checkpoint_dir={args.model}",
-         f"tokenizer.path={args.model}", f"output_dir={folder}/ours", "resume=never", "dtype=fp32",
-         f"max_seq_len={args.length}", f"batch_size={args.batch}", "device=cpu",
-         f"max_tokens_per_micro_batch={args.micro_tokens}",
-         f"activation_checkpointing={args.checkpointing}"],
-    )  # fmt: skip
+        module.main.schema,
+        ROOT / f"configs/smollm2_135m/{args.stage}.yaml",
+        [
+            f"data={folder}/rows.parquet",
+            f"checkpointer.checkpoint_dir={args.model}",
+            f"tokenizer.path={args.model}",
+            f"output_dir={folder}/ours",
+            "resume=never",
+            "dtype=fp32",
+            f"max_seq_len={args.length}",
+            f"batch_size={args.batch}",
+            "device=cpu",
+            f"max_tokens_per_micro_batch={args.micro_tokens}",
+            f"activation_checkpointing={args.checkpointing}",
+        ],
+    )
     with setup_world("cpu") as world:
         run = RunFolder(args.stage, cfg, [], world)
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -141,8 +154,15 @@ def main() -> None:
         (Path(temporary) / "rows.json").write_text(json.dumps(make_rows(args)))
         for _ in range(args.repeats):
             for side in sides:
-                command = [sys.executable, __file__, *sys.argv[1:], "--side", side,
-                           "--folder", temporary]  # fmt: skip
+                command = [
+                    sys.executable,
+                    __file__,
+                    *sys.argv[1:],
+                    "--side",
+                    side,
+                    "--folder",
+                    temporary,
+                ]
                 done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
                 results[side].append(json.loads(done.stdout.splitlines()[-1]))
     rates = {side: [rate(run) for run in runs] for side, runs in results.items()}

@@ -29,7 +29,7 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
 
     rows = json.loads((folder / "rows.json").read_text())
     tokenizer = ChatTokenizer(args.model, instruction=INSTRUCTION)
@@ -43,11 +43,20 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             seconds.append(time.perf_counter() - self.began)
 
     common = dict(
-        output_dir=str(folder / "trl"), num_train_epochs=1, report_to=[], use_cpu=True, bf16=False,
-        save_strategy="no", logging_strategy="no", gradient_checkpointing=args.checkpointing,
-        optim="adamw_torch_fused", max_length=args.length, learning_rate=5e-5,
-        dataloader_drop_last=True, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=str(folder / "trl"),
+        num_train_epochs=1,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        logging_strategy="no",
+        gradient_checkpointing=args.checkpointing,
+        optim="adamw_torch_fused",
+        max_length=args.length,
+        learning_rate=5e-5,
+        dataloader_drop_last=True,
+        disable_tqdm=True,
+    )
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     processing = AutoTokenizer.from_pretrained(args.model)
     started = time.perf_counter()
@@ -56,28 +65,42 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         def turns(i, key):
             return [{"role": "assistant", "content": rows[i][key]}]
 
-        data = Dataset.from_list([
-            {"prompt": tokenizer.complete_prompt(r["prompt"]), "chosen": turns(i, "chosen"),
-             "rejected": turns(i, "rejected")} for i, r in enumerate(rows)
-        ])  # fmt: skip
+        data = Dataset.from_list(
+            [
+                {
+                    "prompt": tokenizer.complete_prompt(r["prompt"]),
+                    "chosen": turns(i, "chosen"),
+                    "rejected": turns(i, "rejected"),
+                }
+                for i, r in enumerate(rows)
+            ]
+        )
         per_device = max(1, args.micro_tokens // (2 * args.mean))
         config = DPOConfig(
-            per_device_train_batch_size=min(per_device, args.batch), precompute_ref_log_probs=True,
-            precompute_ref_batch_size=min(per_device, args.batch), beta=0.1,
-            gradient_accumulation_steps=max(1, args.batch // per_device), **common,
-        )  # fmt: skip
+            per_device_train_batch_size=min(per_device, args.batch),
+            precompute_ref_log_probs=True,
+            precompute_ref_batch_size=min(per_device, args.batch),
+            beta=0.1,
+            gradient_accumulation_steps=max(1, args.batch // per_device),
+            **common,
+        )
         trainer = DPOTrainer(model, args=config, train_dataset=data, processing_class=processing)
     else:
-        data = Dataset.from_list([
-            {"input_ids": ids, "labels": labels} for ids, labels in encoded_rows(folder, tokenizer)
-        ])  # fmt: skip
+        data = Dataset.from_list(
+            [
+                {"input_ids": ids, "labels": labels}
+                for ids, labels in encoded_rows(folder, tokenizer)
+            ]
+        )
         packed = args.stage == "midtrain"
         per_device = max(1, args.micro_tokens // (args.length if packed else args.mean))
         config = SFTConfig(
-            per_device_train_batch_size=min(per_device, args.batch), packing=packed,
+            per_device_train_batch_size=min(per_device, args.batch),
+            packing=packed,
             gradient_accumulation_steps=max(1, args.batch // per_device),
-            train_sampling_strategy="random" if packed else "group_by_length", **common,
-        )  # fmt: skip
+            train_sampling_strategy="random" if packed else "group_by_length",
+            **common,
+        )
         trainer = SFTTrainer(model, args=config, train_dataset=data, processing_class=processing)
     trainer.add_callback(Clock())
     collate = trainer.data_collator
@@ -127,7 +150,7 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from torchtune.data import padded_collate_packed, padded_collate_sft
     from torchtune.datasets import PackedDataset
 
-    from custom_components.tokenizer.hf import ChatTokenizer
+    from custom_components.tokenizer.chat import ChatTokenizer
 
     # the wheel forbids importing its recipes as a package
     path = Path(torchtune.__file__).parents[1] / "recipes/full_finetune_single_device.py"
@@ -154,9 +177,10 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
             def collate(examples: list[Any]) -> Any:
                 batch = (
-                    padded_collate_packed(examples) if packed
+                    padded_collate_packed(examples)
+                    if packed
                     else padded_collate_sft(examples, padding_idx=pad)
-                )  # fmt: skip
+                )
                 tokens.append(int((batch["tokens"] != pad).sum()))
                 return batch
 
@@ -169,29 +193,50 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             """The other sides write none either."""
 
     output = str(folder / "torchtune")
-    cfg = OmegaConf.create({
-        "output_dir": output, "device": "cpu", "dtype": "fp32", "seed": 0, "compile": False,
-        "resume_from_checkpoint": False, "optimizer_in_bwd": False, "clip_grad_norm": 1.0,
-        "gradient_accumulation_steps": max(1, args.batch // per_device), "epochs": 1,
-        "max_steps_per_epoch": None, "batch_size": per_device, "shuffle": True, "dataset": {},
-        "enable_activation_checkpointing": args.checkpointing,
-        "checkpointer": {
-            "_component_": "torchtune.training.FullModelHFCheckpointer",
-            "checkpoint_dir": args.model, "checkpoint_files": ["model.safetensors"],
-            "output_dir": output, "model_type": "LLAMA3_2",
-        },
-        "model": {
-            "_component_": "torchtune.models.llama3_2.llama3_2", "vocab_size": 49_152,
-            "num_layers": 30, "num_heads": 9, "num_kv_heads": 3, "embed_dim": 576,
-            "intermediate_dim": 1536, "max_seq_len": 8192, "rope_base": 100_000,
-        },
-        "tokenizer": {
-            "_component_": "custom_components.tokenizer.hf.ChatTokenizer", "path": args.model,
-        },
-        "optimizer": {"_component_": "torch.optim.AdamW", "lr": 5e-5, "fused": True},
-        "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
-        "metric_logger": {"_component_": "training_peers.StepClock"},
-    })  # fmt: skip
+    cfg = OmegaConf.create(
+        {
+            "output_dir": output,
+            "device": "cpu",
+            "dtype": "fp32",
+            "seed": 0,
+            "compile": False,
+            "resume_from_checkpoint": False,
+            "optimizer_in_bwd": False,
+            "clip_grad_norm": 1.0,
+            "gradient_accumulation_steps": max(1, args.batch // per_device),
+            "epochs": 1,
+            "max_steps_per_epoch": None,
+            "batch_size": per_device,
+            "shuffle": True,
+            "dataset": {},
+            "enable_activation_checkpointing": args.checkpointing,
+            "checkpointer": {
+                "_component_": "torchtune.training.FullModelHFCheckpointer",
+                "checkpoint_dir": args.model,
+                "checkpoint_files": ["model.safetensors"],
+                "output_dir": output,
+                "model_type": "LLAMA3_2",
+            },
+            "model": {
+                "_component_": "torchtune.models.llama3_2.llama3_2",
+                "vocab_size": 49_152,
+                "num_layers": 30,
+                "num_heads": 9,
+                "num_kv_heads": 3,
+                "embed_dim": 576,
+                "intermediate_dim": 1536,
+                "max_seq_len": 8192,
+                "rope_base": 100_000,
+            },
+            "tokenizer": {
+                "_component_": "custom_components.tokenizer.chat.ChatTokenizer",
+                "path": args.model,
+            },
+            "optimizer": {"_component_": "torch.optim.AdamW", "lr": 5e-5, "fused": True},
+            "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"},
+            "metric_logger": {"_component_": "training_peers.StepClock"},
+        }
+    )
     recipe = Recipe(cfg)
     recipe.setup(cfg)
     clock = recipe._metric_logger

@@ -17,7 +17,7 @@ from omegaconf import MISSING
 
 from custom_components.config import get_component
 from custom_components.rl.config import RLConfig
-from custom_components.training.run_folder import ROOT
+from custom_components.runs.manifest import ROOT
 from custom_components.training.trainer import TrainingConfig
 
 SHARED = (TrainingConfig, RLConfig)

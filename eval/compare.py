@@ -22,8 +22,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from custom_components.config import UserError
+from custom_components.figures import p_value, percent, signed
 from custom_components.io import write_json, write_text
-from custom_components.report.table import p_value, percent, signed
 from eval.logs import Logged, read_logs
 from eval.published import is_published, published_figures, published_tables
 from eval.results import summary
@@ -172,9 +172,7 @@ def _row_differences(of_a: dict[str, dict], of_b: dict[str, dict]) -> list[str]:
     a, b = (_repeats(next(iter(rows.values()))) for rows in (of_a, of_b))
     found = [] if a == b else [f"repeats: {a} and {b}"]
     same = ("problem", "answer", "choices")
-    other = [
-        i for i in of_a if i in of_b and any(of_a[i].get(k) != of_b[i].get(k) for k in same)
-    ]  # fmt: skip
+    other = [i for i in of_a if i in of_b and any(of_a[i].get(k) != of_b[i].get(k) for k in same)]
     if other:
         listed = ", ".join(other[:5]) + (", ..." if len(other) > 5 else "")
         found.append(f"the text or answer of {len(other)} problems with the same id: {listed}")
@@ -240,13 +238,27 @@ def pair_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
         lacks = ((pair["a"], pair["only_b"]), (pair["b"], pair["only_a"]))
         notes += [f"{name} lacks {count}" for name, count in lacks if count]
         rows.append(
-            [f"{pair['b']} - {pair['a']}", str(pair["problems"]),
-             signed(pair["difference"], pair["ci"]), p_value(pair["p"]),
-             *([p_value(pair["p_holm"])] if several else []),
-             *(str(pair[key]) for key in ("won", "lost", "tied")), "; ".join(notes)]
-        )  # fmt: skip
-    columns = ["", "problems", "points [95 %]", "p", *(["p, Holm"] if several else []), "won",
-               "lost", "tied", ""]  # fmt: skip
+            [
+                f"{pair['b']} - {pair['a']}",
+                str(pair["problems"]),
+                signed(pair["difference"], pair["ci"]),
+                p_value(pair["p"]),
+                *([p_value(pair["p_holm"])] if several else []),
+                *(str(pair[key]) for key in ("won", "lost", "tied")),
+                "; ".join(notes),
+            ]
+        )
+    columns = [
+        "",
+        "problems",
+        "points [95 %]",
+        "p",
+        *(["p, Holm"] if several else []),
+        "won",
+        "lost",
+        "tied",
+        "",
+    ]
     return {"title": f"{task}, paired", "columns": columns, "rows": rows}
 
 
@@ -315,9 +327,10 @@ def named_logs(arguments: list[str]) -> list[Logged]:
 def main(argv: list[str] | None = None) -> int:
     """Compare, print, write."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.compare", description=__doc__,
+        prog="python -m eval.compare",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("results", nargs="+", help="path, or name=path")
     parser.add_argument("--task", help="this task alone")
     parser.add_argument("--pair", action="append", metavar="A:B", help="compare B with A")
@@ -344,8 +357,10 @@ def main(argv: list[str] | None = None) -> int:
     ]
     warnings = [w for of_task in compared.values() for w in of_task["warnings"]]
     if args.published:
-        results = {m.name: {t: compared[t]["results"][m.name] for t in compared if t in m.tasks}
-                   for m in models}  # fmt: skip
+        results = {
+            m.name: {t: compared[t]["results"][m.name] for t in compared if t in m.tasks}
+            for m in models
+        }
         published = published_tables(results)
         tables += published
         if not is_published(results):
@@ -361,8 +376,10 @@ def main(argv: list[str] | None = None) -> int:
         for task, of_task in compared.items():
             for pair in of_task["pairs"]:
                 for what in ("won", "lost"):
-                    print(f"{task}: {pair['b']} {what} against {pair['a']}: "
-                          f"{' '.join(pair[f'{what}_ids']) or 'none'}")  # fmt: skip
+                    print(
+                        f"{task}: {pair['b']} {what} against {pair['a']}: "
+                        f"{' '.join(pair[f'{what}_ids']) or 'none'}"
+                    )
     if args.markdown:
         write_text(args.markdown, markdown(tables, warnings))
     if args.json:

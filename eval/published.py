@@ -5,12 +5,15 @@ from typing import Any
 
 import yaml
 
-from custom_components.report.table import percent
+from custom_components.figures import percent
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 BENCHMARKS = {
-    "aime24": "AIME 2024", "aime25": "AIME 2025", "math500": "MATH-500", "gpqa_diamond": "GPQA-D",
-}  # fmt: skip
+    "aime24": "AIME 2024",
+    "aime25": "AIME 2025",
+    "math500": "MATH-500",
+    "gpqa_diamond": "GPQA-D",
+}
 
 
 def is_published(results: dict[str, dict[str, Any]]) -> bool:
@@ -51,11 +54,13 @@ def published_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]
                 cells.append(_ours(ours, figure))
             rows.append(cells)
         used = [i for i in range(len(columns)) if i == 0 or any(row[i] for row in rows)]
-        tables.append({
-            "title": title,
-            "columns": [columns[i] for i in used],
-            "rows": [[row[i] for i in used] for row in rows],
-        })  # fmt: skip
+        tables.append(
+            {
+                "title": title,
+                "columns": [columns[i] for i in used],
+                "rows": [[row[i] for i in used] for row in rows],
+            }
+        )
     return tables
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from custom_components.config import UserError
 from custom_components.io import write_json, write_jsonl
-from custom_components.report.table import print_results
 from eval.logs import read_logs
 from eval.provenance import task_provenance
 from eval.results import summary
 from eval.scoring import Response, judged, problem_metrics
+from eval.tables import print_results
 
 
 def rescored(row: dict[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,10 @@ def rescored(row: dict[str, Any]) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Rescore a folder."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval.rescore", description=__doc__,
+        prog="python -m eval.rescore",
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("folder", type=Path, help="with logged samples")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     args = parser.parse_args(argv)

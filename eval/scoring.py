@@ -88,11 +88,16 @@ def judged(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
     ]
     verdicts = list(
         pool().verify_all(
-            Item(str(doc["answer"]), str(r), reasoning_open=r.reasoning_open,
-                 truncated=r.finish_reason == "length", choices=choices)
+            Item(
+                str(doc["answer"]),
+                str(r),
+                reasoning_open=r.reasoning_open,
+                truncated=r.finish_reason == "length",
+                choices=choices,
+            )
             for r in ours
         )
-    )  # fmt: skip
+    )
     labels = equivalence_classes(
         [v.prediction for v in verdicts], [v.verdict == "correct" for v in verdicts], choices
     )
@@ -132,10 +137,15 @@ def equivalence_classes(
     class_of: dict[str, int] = {}
     for prediction in wrong:
         # letters differ as they are, and so do two integers; all else the verifier has to say
-        compared = [] if choices else [
-            (i, r) for i, r in enumerate(representatives)
-            if not (prediction.isdecimal() and r.isdecimal())
-        ]  # fmt: skip
+        compared = (
+            []
+            if choices
+            else [
+                (i, r)
+                for i, r in enumerate(representatives)
+                if not (prediction.isdecimal() and r.isdecimal())
+            ]
+        )
         verdicts = pool().verify_all(Item(r, prediction, extract=False) for _, r in compared)
         same = [i for (i, _), v in zip(compared, verdicts, strict=True) if v.verdict == "correct"]
         if not same:

@@ -90,7 +90,7 @@ def load_model(name: str, dtype: str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from custom_components.models.hub import local_folder
+    from custom_components.hub import local_folder
 
     folder = local_folder(name, "model")
     try:
@@ -124,8 +124,12 @@ def answer(model: Any, tokenizer: Any, ids: list[int], room: int, cfg: Any) -> t
 
     sampling = {"do_sample": False}
     if cfg.temperature > 0:
-        sampling = {"do_sample": True, "temperature": cfg.temperature, "top_p": cfg.top_p,
-                    "top_k": 0}  # fmt: skip
+        sampling = {
+            "do_sample": True,
+            "temperature": cfg.temperature,
+            "top_p": cfg.top_p,
+            "top_k": 0,
+        }
     prompt = torch.tensor([ids], device=model.device)
     [tokens] = model.generate(
         prompt,

@@ -22,26 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
-from custom_components.doctor import (
-    DoctorConfig,
-    Finding,
-    Stage,
-    examine,
-    refuse,
-    show,
-)
+from custom_components.doctor import DoctorConfig, Finding, Stage, examine, refuse, show
+from custom_components.hub import check_token, upload_model
 from custom_components.io import sha256_of
-from custom_components.models.hub import check_token, upload_model
-from custom_components.processes import TUNE, failure, launch, shown_and_logged, stopped
 from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
 from custom_components.rl.config import RLConfig
-from custom_components.training.run_folder import (
-    code_hash,
-    is_complete,
-    read_manifest,
-    what_changed,
-)
+from custom_components.runs.manifest import code_hash, is_complete, read_manifest, what_changed
+from custom_components.runs.processes import TUNE, failure, launch, shown_and_logged, stopped
 from recipes.doctor import evaluation_of
 
 
@@ -120,8 +108,10 @@ def main(cfg: Any) -> None:
 
 def stages_with_defaults(cfg: Any) -> list[dict[str, Any]]:
     """The stages of a chain, labels and recipes filled in."""
-    return [asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
-            for s in cfg.stages]  # fmt: skip
+    return [
+        asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
+        for s in cfg.stages
+    ]
 
 
 def steps_of(cfg: Any) -> list[dict[str, Any]]:
@@ -196,11 +186,13 @@ def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "nnodes": 1,
                     "overrides": [
                         # the problems' samples do not change with the chain's seed
-                        common[0], f"only=[{name}]", f"output_dir={cfg.run_dir}/eval/{name}",
+                        common[0],
+                        f"only=[{name}]",
+                        f"output_dir={cfg.run_dir}/eval/{name}",
                         f"models.{name}={cfg.run_dir}/{name}/model",
                     ],
                 }
-            )  # fmt: skip
+            )
     return steps
 
 
@@ -265,8 +257,11 @@ def planned(steps: list[dict[str, Any]]) -> list[tuple[str, str]]:
         folder = Path(load_config(step).output_dir).resolve()
         if what in ("skip", "continue"):
             inputs = [Path(path).resolve() for path in read_manifest(folder)["inputs"]]
-            above = [name for made, name in made_anew.items()
-                     if any(path.is_relative_to(made) for path in inputs)]  # fmt: skip
+            above = [
+                name
+                for made, name in made_anew.items()
+                if any(path.is_relative_to(made) for path in inputs)
+            ]
             if above:
                 what, why = "rerun", f"run again: {', '.join(above)} is made anew"
         if what != "skip":
@@ -316,15 +311,26 @@ class Doctor:
             self._heed(examine([replace(stage)], self.options, self.problems))
             return
         options = {
-            "recipe": stage.recipe, "stage": stage.name, "ranks": stage.ranks,
-            "trained_on": stage.trained_on, "evaluation": self.evaluation, "allow": f"[{','.join(self.options.allow)}]",
-            **{k: getattr(self.options, k) for k in ("device", "memory_gib", "rows",
-                                                     "forecast_prompts")},
-        }  # fmt: skip
+            "recipe": stage.recipe,
+            "stage": stage.name,
+            "ranks": stage.ranks,
+            "trained_on": stage.trained_on,
+            "evaluation": self.evaluation,
+            "allow": f"[{','.join(self.options.allow)}]",
+            **{
+                k: getattr(self.options, k)
+                for k in ("device", "memory_gib", "rows", "forecast_prompts")
+            },
+        }
         command = [
-            TUNE, "run", "recipes/doctor.py", "--config", step["config"], *step["overrides"],
+            TUNE,
+            "run",
+            "recipes/doctor.py",
+            "--config",
+            step["config"],
+            *step["overrides"],
             *(f"doctor.{key}={value}" for key, value in options.items() if value is not None),
-        ]  # fmt: skip
+        ]
         log = self.run_dir / "logs" / f"doctor-{step['name']}.log"
         if code := shown_and_logged(command, log):
             raise UserError(failure(f"the doctor's look at stage {stage.name}", code, log))
@@ -348,9 +354,13 @@ def run_step(step: dict[str, Any], run_dir: Path, doctor: Doctor) -> None:
     if what == "skip":
         return
     command = [
-        *launch(step), step["recipe"], "--config", step["config"], *step["overrides"],
+        *launch(step),
+        step["recipe"],
+        "--config",
+        step["config"],
+        *step["overrides"],
         *(["resume=never"] * (what == "rerun")),
-    ]  # fmt: skip
+    ]
     if what != "continue":
         doctor.before(step)
     log = run_dir / "logs" / f"{step['name'].replace('/', '-')}.log"

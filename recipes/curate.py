@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from custom_components.cards import data_card
 from custom_components.config import (
     Component,
     UserError,
@@ -35,15 +36,11 @@ from custom_components.config import (
     required,
 )
 from custom_components.data.curation import is_repetitive
-from custom_components.data.decontamination import (
-    NGRAM,
-    SIMILARITY,
-    Decontaminator,
-    evaluation_problems,
-)
+from custom_components.data.decontamination import NGRAM, SIMILARITY, Decontaminator
 from custom_components.data.deduplication import near_duplicates
 from custom_components.data.labels import guess_domain
 from custom_components.data.rows import Reject
+from custom_components.data.second_opinion import Judge
 from custom_components.data.splits import (
     SCHEMAS,
     Selection,
@@ -54,22 +51,15 @@ from custom_components.data.splits import (
     write_parts,
     yield_table,
 )
-from custom_components.data.verified import (
-    VERIFIED_SCHEMA,
-    Records,
-    problem_key,
-    rows_at,
-    text_key,
-)
+from custom_components.data.verified import VERIFIED_SCHEMA, Records, problem_key, rows_at, text_key
 from custom_components.io import atomic_path, write_jsonl, write_text
-from custom_components.report.card import data_card
 from custom_components.report.table import print_yields
+from custom_components.runs.run_folder import RunFolder
+from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World, setup_world
-from custom_components.training.run_folder import RunFolder
-from custom_components.training.stopwatch import Stopwatch
 from custom_components.verifier import Verdict, VerifierPool
-from custom_components.verifier.judge import Judge
 from custom_components.verifier.options import VerifierConfig
+from eval.sets import evaluation_problems
 
 
 @dataclass
@@ -180,9 +170,10 @@ def verify_all(cfg: Any, folder: Path, world: World) -> None:
     decontaminator = judge = labeller = None
     if cfg.decontamination.sets:
         decontaminator = Decontaminator(
-            evaluation_problems(cfg.decontamination.sets), cfg.decontamination.ngram,
+            evaluation_problems(cfg.decontamination.sets),
+            cfg.decontamination.ngram,
             cfg.decontamination.similarity,
-        )  # fmt: skip
+        )
     if cfg.judge:
         judge = instantiate(cfg.judge, "judge")
     if cfg.labeller:
@@ -322,8 +313,9 @@ def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str,
     repeats: dict[int, int] = {}
     if cfg.near_duplicates is not None:
         firsts = rows_at(verified, records.first[kept], ["problem"])
-        texts = zip(np.flatnonzero(kept).tolist(), (row["problem"] for _, row in firsts),
-                    strict=True)  # fmt: skip
+        texts = zip(
+            np.flatnonzero(kept).tolist(), (row["problem"] for _, row in firsts), strict=True
+        )
         bar = tqdm(texts, desc="near-duplicates", unit="problem", total=int(kept.sum()))
         repeats = dict(near_duplicates(bar, cfg.near_duplicates))
         kept[list(repeats)] = False
@@ -338,12 +330,13 @@ def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str,
         "removed_problems": taken_out,
         "length_unit": "tokens" if records.in_tokens else "characters",
         "pairs_length_ratio": round(float((sides[:, 0] / sides[:, 1].clip(1)).mean()), 3)
-        if len(sides) else None,
+        if len(sides)
+        else None,
         "given_verdicts": int(given.sum()),
         "given_verdicts_agreeing": int((records.given == records.verdict)[given].sum()),
         "judge_says_same": int(records.judged_same.sum()),
         **{f"bytes_per_{k}": round(v, 1) for k, v in records.bytes_held().items()},
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

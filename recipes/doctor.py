@@ -48,9 +48,10 @@ class StageDoctorConfig(DoctorConfig):
     stage: str | None = option(None, "name of the stage; the recipe's by default")
     ranks: int = option(1, "processes of the stage on a node")
     evaluation: str | None = option(
-        None, "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
-        "evaluate.yaml beside the stage's"
-    )  # fmt: skip
+        None,
+        "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
+        "evaluate.yaml beside the stage's",
+    )
     trained_on: str | None = option(None, "split that the start model of RL learned from")
 
     def __post_init__(self) -> None:
@@ -141,9 +142,10 @@ def recipe_of(config: str) -> str:
     if stem in known:
         return stem
     fits = [name for name in known if name in stem.split("_")] or [
-        name for name in known
+        name
+        for name in known
         if keys <= set(importlib.import_module(f"recipes.{name}").main.schema.__dataclass_fields__)
-    ]  # fmt: skip
+    ]
     if len(fits) != 1:
         raise UserError(
             f"{config}: cannot tell its recipe{nearest(stem, known)}; set doctor.recipe=..."

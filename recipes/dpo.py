@@ -24,16 +24,11 @@ from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
 from custom_components.losses.dpo import dpo_loss
+from custom_components.runs.run_folder import RunFolder
 from custom_components.training.alarms import FallingAlarm
 from custom_components.training.distributed import setup_world
-from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import GlobalBatch, global_batch
-from custom_components.training.trainer import (
-    Trainer,
-    TrainingConfig,
-    inputs_of,
-    total_steps,
-)
+from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
 
 
 @dataclass
@@ -80,9 +75,13 @@ def main(cfg: Any) -> None:
             if alarm := falling.check(means["logprob_chosen"]):
                 trainer.alarm(alarm)
             trainer.finish_step(
-                loss, batch.tokens, document_length=batch.document_length, epoch=epoch,
-                margin=margin, **means,
-            )  # fmt: skip
+                loss,
+                batch.tokens,
+                document_length=batch.document_length,
+                epoch=epoch,
+                margin=margin,
+                **means,
+            )
         trainer.finish()
 
 
@@ -143,8 +142,9 @@ def reference_logprobs(trainer: Trainer, rows: Any) -> np.ndarray:
     exists = path.exists()
     world.barrier()
     if not exists and trainer.step:
-        raise UserError(f"{path} is missing, and step {trainer.step} is not the reference; "
-                        "set resume=never")  # fmt: skip
+        raise UserError(
+            f"{path} is missing, and step {trainer.step} is not the reference; set resume=never"
+        )
     if not exists:
         values = np.zeros((len(rows), 2))
         size = trainer.cfg.batch_size

@@ -62,8 +62,22 @@ def main(cfg: Any) -> None:
         if name not in (names := [s.name for s in cfg.stages]):
             raise UserError(f"only: no stage {name!r}{nearest(name, names)}")
     table = Table(title="one GPU at its highest point, GiB")
-    columns = ("stage", "GPUs", "weights", "gradients", "optimizer", "reference", "gathered",
-               "activations", "engine", "all", "of", "KV tokens", "tokens", "hours")  # fmt: skip
+    columns = (
+        "stage",
+        "GPUs",
+        "weights",
+        "gradients",
+        "optimizer",
+        "reference",
+        "gathered",
+        "activations",
+        "engine",
+        "all",
+        "of",
+        "KV tokens",
+        "tokens",
+        "hours",
+    )
     for column in columns:
         table.add_column(column, justify="left" if column == "stage" else "right")
     found = []
@@ -72,14 +86,28 @@ def main(cfg: Any) -> None:
             continue
         figures = estimate_stage(cfg, stage)
         found.append(figures)
-        parts = [f"{figures['memory_gib'][k]:.1f}" for k in (
-            "weights", "gradients", "optimizer", "reference", "gathered", "activations", "engine")]  # fmt: skip
+        parts = [
+            f"{figures['memory_gib'][k]:.1f}"
+            for k in (
+                "weights",
+                "gradients",
+                "optimizer",
+                "reference",
+                "gathered",
+                "activations",
+                "engine",
+            )
+        ]
         table.add_row(
-            stage.name, f"{figures['ranks']} x {figures['device']}", *parts,
-            f"{figures['total_gib']:.1f}", f"{figures['device_gib']:.0f}",
-            _short(figures["kv_tokens"]), _short(figures["tokens"]),
+            stage.name,
+            f"{figures['ranks']} x {figures['device']}",
+            *parts,
+            f"{figures['total_gib']:.1f}",
+            f"{figures['device_gib']:.0f}",
+            _short(figures["kv_tokens"]),
+            _short(figures["tokens"]),
             f"{figures['hours']:.1f}" if figures["hours"] is not None else "",
-        )  # fmt: skip
+        )
     Console(width=170).print(table)
     print(
         f"all includes {OVERHEAD_GIB} GiB for the CUDA context and the allocator; hours at {cfg.mfu:.0%} MFU"

@@ -30,14 +30,15 @@ from custom_components.config import (
     recipe_main,
     required,
 )
-from custom_components.data.decontamination import SETS, evaluation_problems
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.io import write_json, write_jsonl
-from custom_components.report.table import print_results
-from custom_components.rollout.guard import GuardedEngine
-from custom_components.training.run_folder import ROOT, RunFolder
+from custom_components.runs.manifest import ROOT
+from custom_components.runs.run_folder import RunFolder
 from eval.provenance import model_provenance, task_provenance
 from eval.repeats import repeated
 from eval.results import problem_row, summary
+from eval.sets import SETS, evaluation_problems
+from eval.tables import print_results
 
 
 @dataclass
@@ -143,11 +144,11 @@ def evaluate_model(
         results[name] = summary(mine)
         of_tasks[name] = task_provenance(task, mine, cfg.sampling)
         rows += mine
-    provenance = model_provenance(
-        model, hashes.get(model), tokenizer, cfg.engine, engine.dtype
-    ) | {
-        "seed": cfg.seed, "tasks": of_tasks, "seconds": seconds,
-    }  # fmt: skip
+    provenance = model_provenance(model, hashes.get(model), tokenizer, cfg.engine, engine.dtype) | {
+        "seed": cfg.seed,
+        "tasks": of_tasks,
+        "seconds": seconds,
+    }
     return {"model": model, "provenance": provenance, "results": results}, rows
 
 
@@ -172,9 +173,13 @@ def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
             raise UserError(f"tasks: no lm-eval task {task!r}{nearest(task, ours)}")
         config = load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
         members = config.get("task")
-        for part in [config] if isinstance(members, str) else [
-            load_yaml(manager.task_index[name].yaml_path, resolve_func=True) for name in members
-        ]:  # fmt: skip
+        for part in (
+            [config]
+            if isinstance(members, str)
+            else [
+                load_yaml(manager.task_index[name].yaml_path, resolve_func=True) for name in members
+            ]
+        ):
             if "samples" not in {m["metric"] for m in part.get("metric_list", [])}:
                 raise UserError(
                     f"tasks: {part['task']} is not scored by this project's verifier; take one of "

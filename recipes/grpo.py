@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from custom_components.config import option, recipe_main
+from custom_components.engines.engine import check_rope
 from custom_components.rl.config import RebalanceConfig, RLConfig
 from custom_components.rl.learning import learn
 from custom_components.rl.rollouts import Rollouts
@@ -26,9 +27,8 @@ from custom_components.rl.samples import Group, choose, group_statistics, needs_
 from custom_components.rl.shaping import OverlongConfig
 from custom_components.rl.steps import Steps, rollouts_of
 from custom_components.rl.temperature import annealed_temperature
-from custom_components.rollout.engine import check_rope
+from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import setup_world
-from custom_components.training.stopwatch import Stopwatch
 from custom_components.training.trainer import Trainer, total_steps
 
 
@@ -77,17 +77,26 @@ def main(cfg: Any) -> None:
             with clock("train"):
                 rollouts.engine.sleep()
                 loss, norm, learned = learn(
-                    trainer, world.gather(chosen), setting, temperature,
-                    random.Random(f"{cfg.seed} {step}"), reference,
-                )  # fmt: skip
+                    trainer,
+                    world.gather(chosen),
+                    setting,
+                    temperature,
+                    random.Random(f"{cfg.seed} {step}"),
+                    reference,
+                )
             steps.finish(loss, norm, groups, clock, epoch, temperature, stats, learned)
         steps.end(counts)
 
 
 def sample(
-    cfg: Any, rollouts: Rollouts, mine: list[dict[str, Any]], prompts: list[dict[str, Any]],
-    temperature: float, step: int, clock: Stopwatch,
-) -> list[Group]:  # fmt: skip
+    cfg: Any,
+    rollouts: Rollouts,
+    mine: list[dict[str, Any]],
+    prompts: list[dict[str, Any]],
+    temperature: float,
+    step: int,
+    clock: Stopwatch,
+) -> list[Group]:
     """A step's judged groups of this rank: hard prompts sampled again, others beside those
     without contrast, as the config says."""
     rng = random.Random(f"{cfg.seed} {step} {rollouts.world.rank}")

@@ -23,20 +23,11 @@ from custom_components.data.packing import (
     prepare_packs,
     validation_tables,
 )
+from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
-from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import (
-    Trainer,
-    TrainingConfig,
-    inputs_of,
-    total_steps,
-)
-from custom_components.training.validation import (
-    Saturation,
-    ValidationConfig,
-    validation_losses,
-)
+from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
+from custom_components.training.validation import Saturation, ValidationConfig, validation_losses
 
 
 @dataclass
@@ -93,10 +84,16 @@ def main(cfg: Any) -> None:
                     trainer.step + 1, validated["val_loss"], cfg.validation.min_delta
                 )
             trainer.finish_step(
-                loss, batch.tokens, norm, batch.document_length, best=best,
-                extra={"validation": asdict(progress)}, scored_tokens=batch.scored, epoch=epoch,
+                loss,
+                batch.tokens,
+                norm,
+                batch.document_length,
+                best=best,
+                extra={"validation": asdict(progress)},
+                scored_tokens=batch.scored,
+                epoch=epoch,
                 **validated,
-            )  # fmt: skip
+            )
             if progress.waited >= cfg.validation.patience > 0:
                 trainer.say(f"validation loss saturated: lowest at step {progress.best_step}")
                 break

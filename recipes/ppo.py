@@ -15,15 +15,15 @@ from functools import partial
 from typing import Any
 
 from custom_components.config import option, recipe_main
-from custom_components.models.value import ValueHead
+from custom_components.engines.engine import check_rope
+from custom_components.models.value_head import ValueHead
 from custom_components.rl.config import RLConfig
 from custom_components.rl.learning import CriticConfig, learn
 from custom_components.rl.samples import group_statistics
 from custom_components.rl.steps import Steps, rollouts_of
 from custom_components.rl.temperature import annealed_temperature
-from custom_components.rollout.engine import check_rope
+from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import setup_world
-from custom_components.training.stopwatch import Stopwatch
 from custom_components.training.trainer import Trainer, total_steps
 
 
@@ -44,9 +44,14 @@ def main(cfg: Any) -> None:
         run, rollouts = opened
         prompts, counts = rollouts.prompts(run)
         trainer = Trainer(
-            cfg, run, world, rollouts.tokenizer, total_steps(cfg, len(prompts)),
-            partial(ValueHead, shapes_trunk=cfg.critic.shapes_trunk), cfg.critic.lr,
-        )  # fmt: skip
+            cfg,
+            run,
+            world,
+            rollouts.tokenizer,
+            total_steps(cfg, len(prompts)),
+            partial(ValueHead, shapes_trunk=cfg.critic.shapes_trunk),
+            cfg.critic.lr,
+        )
         check_rope(rollouts.engine, trainer.model)
         reference = trainer.frozen_start() if cfg.loss.kl_coefficient else None
         steps = Steps(trainer, rollouts)
@@ -65,9 +70,14 @@ def main(cfg: Any) -> None:
             with clock("train"):
                 rollouts.engine.sleep()
                 loss, norm, learned = learn(
-                    trainer, world.gather(chosen), setting, temperature,
-                    random.Random(f"{cfg.seed} {step}"), reference, cfg.critic,
-                )  # fmt: skip
+                    trainer,
+                    world.gather(chosen),
+                    setting,
+                    temperature,
+                    random.Random(f"{cfg.seed} {step}"),
+                    reference,
+                    cfg.critic,
+                )
             steps.finish(loss, norm, groups, clock, epoch, temperature, stats, learned)
         steps.end(counts)
 

@@ -32,12 +32,12 @@ from custom_components.config import (
 )
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
+from custom_components.engines.engine import Reply, Sampling
+from custom_components.engines.replies import Spool, cost_of_spools
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.io import write_json, write_jsonl
-from custom_components.rollout.engine import Reply, Sampling
-from custom_components.rollout.guard import GuardedEngine
-from custom_components.rollout.spool import Spool, cost_of_spools
+from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
-from custom_components.training.run_folder import RunFolder
 from custom_components.verifier import Verdict, VerifierPool
 
 
@@ -101,16 +101,19 @@ def main(cfg: Any) -> None:
         tokenizer = instantiate(cfg.tokenizer, "tokenizer") if cfg.tokenizer else None
         folder = run.path / "rollouts"
         mine = [
-            name for name in sorted(shards)[world.rank :: world.size]
+            name
+            for name in sorted(shards)[world.rank :: world.size]
             if not (folder / f"{name}.parquet").exists()
-        ]  # fmt: skip
+        ]
         if mine:
             engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
             engine.texts.spent += sum_notes(folder)["cost"] + cost_of_spools(folder)
             bar = tqdm(
                 total=sum(len(shards[name]) for name in mine) * cfg.samples_per_problem,
-                unit="response", desc="rollout", disable=world.rank != 0,
-            )  # fmt: skip
+                unit="response",
+                desc="rollout",
+                disable=world.rank != 0,
+            )
             with bar, VerifierPool(cfg.oversample.workers, cfg.oversample.time_limit) as pool:
                 progress = Progress(bar, pool if cfg.oversample.max_samples else None)
                 for name in mine:
@@ -208,10 +211,12 @@ def sample_shard(cfg: Any, shard: Shard, engine: GuardedEngine, progress: Progre
     rounds = round_sizes(cfg.samples_per_problem, cfg.oversample.max_samples)
     for number, n in enumerate(rounds):
         missing = [
-            i for i in range(len(shard.problems))
-            if i not in failures and (number, i) not in replies
+            i
+            for i in range(len(shard.problems))
+            if i not in failures
+            and (number, i) not in replies
             and not (number and (shard.name, i) in progress.solved)
-        ]  # fmt: skip
+        ]
         if number:
             progress.bar.total += n * len(missing)
         failures |= sample_round(cfg, shard, number, n, missing, engine, progress)
@@ -237,9 +242,14 @@ def sampling_of(cfg: Any, shard: Shard, number: int) -> Sampling:
 
 
 def sample_round(
-    cfg: Any, shard: Shard, number: int, n: int, missing: list[int], engine: GuardedEngine,
+    cfg: Any,
+    shard: Shard,
+    number: int,
+    n: int,
+    missing: list[int],
+    engine: GuardedEngine,
     progress: Progress,
-) -> dict[int, str]:  # fmt: skip
+) -> dict[int, str]:
     """n replies into the spool for each missing problem. Returns why problems failed, by index."""
 
     def keep(k: int, replies: list[Reply]) -> None:

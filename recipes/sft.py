@@ -13,20 +13,11 @@ from functools import partial
 from typing import Any
 
 from custom_components.config import instantiate, option, recipe_main, required
-from custom_components.data.packing import (
-    encode_messages,
-    open_table,
-    prepare_examples,
-)
+from custom_components.data.packing import encode_messages, open_table, prepare_examples
+from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
-from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import (
-    Trainer,
-    TrainingConfig,
-    inputs_of,
-    total_steps,
-)
+from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
 
 
 @dataclass
@@ -60,9 +51,12 @@ def main(cfg: Any) -> None:
             batch = global_batch(trainer, rows, indices)
             loss = trainer.backward(next_token_losses(trainer, batch))
             trainer.finish_step(
-                loss, batch.tokens, document_length=batch.document_length,
-                scored_tokens=batch.scored, epoch=epoch,
-            )  # fmt: skip
+                loss,
+                batch.tokens,
+                document_length=batch.document_length,
+                scored_tokens=batch.scored,
+                epoch=epoch,
+            )
         trainer.finish()
 
 

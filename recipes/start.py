@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from custom_components.config import (
-    Component,
-    instantiate,
-    option,
-    recipe_main,
-    required,
-)
+from custom_components.config import Component, instantiate, option, recipe_main, required
 from custom_components.io import atomic_path
-from custom_components.training.run_folder import RunFolder
+from custom_components.runs.run_folder import RunFolder
 
 
 @dataclass

@@ -29,9 +29,13 @@ def data_dir() -> Path:
 def tune(*args: str, launch: tuple[str, ...] = (), check: bool = True, **kwargs):
     """Run `tune run [launch] args` from the checkout's root."""
     done = subprocess.run(
-        [TUNE, "run", *launch, *args], cwd=ROOT, capture_output=True, text=True, timeout=1800,
+        [TUNE, "run", *launch, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
         **kwargs,
-    )  # fmt: skip
+    )
     if check and done.returncode:
         raise AssertionError(
             f"status {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -91,8 +95,15 @@ SMALL = {
     "dpo": ["max_steps=4", "batch_size=8", "checkpoint_every=2", "optimizer.lr=1e-3"],
 }
 # too little trained to earn a reward: tests/recipes/test_grpo.py has a model that does
-SMALL_GRPO = ["max_steps=3", "batch_size=4", "group_size=4", "max_new_tokens=24", "checkpoint_every=1",
-              "problems.counts={3: 10, 4: 10}", "selection.rounds=0"]  # fmt: skip
+SMALL_GRPO = [
+    "max_steps=3",
+    "batch_size=4",
+    "group_size=4",
+    "max_new_tokens=24",
+    "checkpoint_every=1",
+    "problems.counts={3: 10, 4: 10}",
+    "selection.rounds=0",
+]
 
 
 @pytest.fixture(scope="session")
@@ -122,26 +133,47 @@ def coin(small_run, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("coin")
     rows = [
-        {"id": f"{a}-{b}", "source": "coin", "answer": str(a + 1), "messages": [
-            {"role": "user", "content": f"{a}+1=?"},
-            {"role": "assistant", "content": f"\\boxed{{{a + b}}}"}]}
-        for a in range(1, 9) for b in (0, 1)
-    ]  # fmt: skip
+        {
+            "id": f"{a}-{b}",
+            "source": "coin",
+            "answer": str(a + 1),
+            "messages": [
+                {"role": "user", "content": f"{a}+1=?"},
+                {"role": "assistant", "content": f"\\boxed{{{a + b}}}"},
+            ],
+        }
+        for a in range(1, 9)
+        for b in (0, 1)
+    ]
     write_rows(folder / "coin.parquet", rows, MESSAGES_SCHEMA)
     (folder / "problems.jsonl").write_text(
         "".join(
             json.dumps({"problem": f"{a}+1=?", "answer": str(a + 1)}) + "\n" for a in range(1, 9)
         )
     )
-    recipe("sft", f"data={folder}/coin.parquet", f"output_dir={folder}/sft", "batch_size=16",
-           f"checkpointer.checkpoint_dir={small_run}/start/model",
-           f"tokenizer.path={small_run}/start/model", "max_steps=120", "optimizer.lr=2e-3",
-           "max_seq_len=64")  # fmt: skip
+    recipe(
+        "sft",
+        f"data={folder}/coin.parquet",
+        f"output_dir={folder}/sft",
+        "batch_size=16",
+        f"checkpointer.checkpoint_dir={small_run}/start/model",
+        f"tokenizer.path={small_run}/start/model",
+        "max_steps=120",
+        "optimizer.lr=2e-3",
+        "max_seq_len=64",
+    )
     problems = "{_component_: custom_components.data.problems.table, path: %s/problems.jsonl}"
     return [
-        f"checkpointer.checkpoint_dir={folder}/sft/model", f"tokenizer.path={folder}/sft/model",
+        f"checkpointer.checkpoint_dir={folder}/sft/model",
+        f"tokenizer.path={folder}/sft/model",
         f"problems={problems % folder}",
-        "max_steps=8", "batch_size=4", "group_size=8", "max_new_tokens=8", "max_seq_len=64",
-        "checkpoint_every=2", "optimizer.lr=3e-4", "rebalance.max_accuracy=0.9",
+        "max_steps=8",
+        "batch_size=4",
+        "group_size=8",
+        "max_new_tokens=8",
+        "max_seq_len=64",
+        "checkpoint_every=2",
+        "optimizer.lr=3e-4",
+        "rebalance.max_accuracy=0.9",
         "selection={rounds: 2, samples: 4, threshold: 10.0, max_accuracy: 1.0}",
-    ]  # fmt: skip
+    ]

@@ -53,9 +53,26 @@ def test_a_component_given_whole_replaces_the_old_ones_arguments(config):
     assert cfg.optimizer == {"_component_": "torch.optim.SGD", "momentum": 0.9}
 
 
-@pytest.mark.parametrize("text", ["Find x: x+1=2", "Compute 3 # 4", "{1,2,3} has", "[1,2] union?",
-                                  "- 3 + 5", "*x", "'quoted' word", '"a" and "b"', "010", "12:30",
-                                  "0.50", "yes", "a\nb: c", "\\frac{1}{2}", ""])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Find x: x+1=2",
+        "Compute 3 # 4",
+        "{1,2,3} has",
+        "[1,2] union?",
+        "- 3 + 5",
+        "*x",
+        "'quoted' word",
+        '"a" and "b"',
+        "010",
+        "12:30",
+        "0.50",
+        "yes",
+        "a\nb: c",
+        "\\frac{1}{2}",
+        "",
+    ],
+)
 def test_the_value_of_a_text_is_taken_as_it_stands(config, text):
     keys = ("data", "inner.title", "inners.0.title", "paths.a", "problem")
     cfg = load(Example, config, ["inners=[{depth: 1}]", *(f"{key}={text}" for key in keys)])
@@ -81,7 +98,10 @@ def test_quotes_null_and_interpolations_in_a_text(config):
         (["names=[a]", "names.x=b"], "key 'names.x' is not there"),
         (["inner.dept=1"], "unknown key 'inner.dept'; did you mean 'depth'?"),
         (["learning_rate=abc"], "key 'learning_rate'"),
-        (["optimizer.lrr=1"], "optimizer: torch.optim.AdamW takes no argument 'lrr'; did you mean 'lr'?"),
+        (
+            ["optimizer.lrr=1"],
+            "optimizer: torch.optim.AdamW takes no argument 'lrr'; did you mean 'lr'?",
+        ),
         (["optimizer._component_=torch.optim.Adamw"], "did you mean 'AdamW'?"),
         (["optimizer._component_=nowhere.X"], "no module 'nowhere'"),
         (["optimizer._component_=X"], "not a dotted path"),
@@ -93,15 +113,21 @@ def test_quotes_null_and_interpolations_in_a_text(config):
         (["optimizer._component_=torch.nn"], "no function or class with named arguments"),
         (["optimizer._component_=torch.pi"], "no function or class with named arguments"),
         (["names=u"], "key 'names' is a list; write names=[u]"),
-        (["inner=3"], "key 'inner' has keys of its own, it cannot be 3; write inner.<key>=...; valid"),
+        (
+            ["inner=3"],
+            "key 'inner' has keys of its own, it cannot be 3; write inner.<key>=...; valid",
+        ),
         (["paths=x"], "key 'paths' has keys of its own, it cannot be 'x'; write paths.<key>=..."),
         (["inners=[{depht: 1}]"], "unknown key 'depht'; did you mean 'depth'?"),
-        (["inners=[{}]", "inners.0.depht=1"], "unknown key 'inners[0].depht'; did you mean 'depth'?"),
+        (
+            ["inners=[{}]", "inners.0.depht=1"],
+            "unknown key 'inners[0].depht'; did you mean 'depth'?",
+        ),
         (["inners=[3]"], "key 'inners.0' has keys of its own"),
         (["learning_rate"], "not of the form key=value"),
         (["--lr=1"], "not of the form key=value"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_named_in_one_line(config, overrides, message):
     with pytest.raises(UserError) as e:
         load(Example, config, overrides)
@@ -118,20 +144,37 @@ def test_a_missing_required_value_is_named(tmp_path):
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load(Example, tmp_path / "no.yaml")
-    for text, message in ((b"a: [1", "not valid YAML"), (b"3", "must hold key: value pairs"),
-                          (b"hello", "must hold key: value pairs"), (b"a: caf\xe9", "is not UTF-8 text"),
-                          (b"data: ${x \\over}", "cannot read what follows"),
-                          (b"names: u", "key 'names' is a list; write names: \\[u\\]")):  # fmt: skip
+    for text, message in (
+        (b"a: [1", "not valid YAML"),
+        (b"3", "must hold key: value pairs"),
+        (b"hello", "must hold key: value pairs"),
+        (b"a: caf\xe9", "is not UTF-8 text"),
+        (b"data: ${x \\over}", "cannot read what follows"),
+        (b"names: u", "key 'names' is a list; write names: \\[u\\]"),
+    ):
         (tmp_path / "bad.yaml").write_bytes(text)
         with pytest.raises(UserError, match=f"bad.yaml.*{message}"):
             load(Example, tmp_path / "bad.yaml")
 
 
-@pytest.mark.parametrize(("name", "source", "message"), [
-    ("mine_a", "from json import nothing", "mine_a cannot be imported: ImportError: cannot import name"),
-    ("mine_b", "def f(:", "mine_b cannot be imported: SyntaxError: invalid syntax (mine_b.py, line 1)"),
-])  # fmt: skip
-def test_a_module_that_cannot_be_imported_is_named(config, tmp_path, monkeypatch, name, source, message):  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "source", "message"),
+    [
+        (
+            "mine_a",
+            "from json import nothing",
+            "mine_a cannot be imported: ImportError: cannot import name",
+        ),
+        (
+            "mine_b",
+            "def f(:",
+            "mine_b cannot be imported: SyntaxError: invalid syntax (mine_b.py, line 1)",
+        ),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(
+    config, tmp_path, monkeypatch, name, source, message
+):
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError) as e:
@@ -160,8 +203,10 @@ def test_instantiate_names_a_missing_argument():
         instantiate({}, "optimizer")
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "/x"),
-                                   OSError("40320 requested and 33776 written")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device", "/x"), OSError("40320 requested and 33776 written")],
+)
 def test_a_full_disk_is_one_line(config, monkeypatch, capsys, error):
     @recipe_main(Example)
     def main(cfg):

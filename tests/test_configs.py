@@ -10,11 +10,19 @@ from custom_components.config import load
 
 RECIPES = {p.stem for p in (ROOT / "recipes").glob("*.py")}
 OTHERS = {
-    "pairs": "curate", "curate_limo": "curate", "curate_s1k": "curate", "baselines": "evaluate",
-    "chain_lora": "chain", "ablations": "chain", "naive_sft": "chain",
-    "chain_cpu": "chain", "evaluate_cpu": "evaluate", "rollout_server": "rollout",
-    "curate_traces": "curate", "pairs_labelled": "curate",
-}  # fmt: skip
+    "pairs": "curate",
+    "curate_limo": "curate",
+    "curate_s1k": "curate",
+    "baselines": "evaluate",
+    "chain_lora": "chain",
+    "ablations": "chain",
+    "naive_sft": "chain",
+    "chain_cpu": "chain",
+    "evaluate_cpu": "evaluate",
+    "rollout_server": "rollout",
+    "curate_traces": "curate",
+    "pairs_labelled": "curate",
+}
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 

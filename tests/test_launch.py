@@ -22,9 +22,12 @@ def test_users_own_recipe_runs(tmp_path):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.py").write_text("print('mine ran')")
     (tmp_path / "c.yaml").write_text("a: 1")
-    tune = [sys.executable, "-c",
-            "import sys; sys.argv = ['tune', 'run', 'recipes/mine.py', '--config', 'c.yaml'];"
-            "from torchtune._cli.tune import main; main()"]  # fmt: skip
+    tune = [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv = ['tune', 'run', 'recipes/mine.py', '--config', 'c.yaml'];"
+        "from torchtune._cli.tune import main; main()",
+    ]
     done = subprocess.run(tune, cwd=tmp_path, capture_output=True, text=True)
     assert "mine ran" in done.stdout
 

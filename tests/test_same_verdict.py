@@ -5,8 +5,8 @@ import json
 from conftest import recipe
 
 from custom_components.data.rows import read_rows
+from custom_components.engines.engine import Completion
 from custom_components.rl.samples import Group, Sample, judge
-from custom_components.rollout.engine import Completion
 from custom_components.verifier import VerifierPool
 from eval.scoring import Response, score
 

@@ -123,9 +123,12 @@ def as_they_come(group: list[Record]) -> list[Record]:
 
 
 def select_sft(
-    groups: Groups, max_problems: int | None, per_problem: int, seed: int,
+    groups: Groups,
+    max_problems: int | None,
+    per_problem: int,
+    seed: int,
     candidates: Callable[[list[Record]], list[Record]] = distinct_correct,
-) -> dict[Hashable, list[Record]]:  # fmt: skip
+) -> dict[Hashable, list[Record]]:
     """A compact subset, balanced over domain and difficulty, hard problems first.
 
     Problems with a usable rollout are dealt in turn from each (domain, difficulty) group, the
@@ -179,9 +182,12 @@ def select_midtrain(groups: Groups, cap_per_problem: int, without: set[Hashable]
 
 
 def select_pairs(
-    groups: Groups, per_problem: int, max_length_ratio: float, seed: int,
+    groups: Groups,
+    per_problem: int,
+    max_length_ratio: float,
+    seed: int,
     max_pairs: int | None = None,
-) -> list[tuple[Record, Record]]:  # fmt: skip
+) -> list[tuple[Record, Record]]:
     """Preference pairs: a correct and an incorrect rollout of the same problem.
 
     A problem's pairs use each of its rollouts as seldom as possible. When there are too many, no
@@ -205,9 +211,10 @@ def select_pairs(
         wrong = [r for r in group if r.verdict == "incorrect" and not r.too_long]
         wrong = list({r.response_key: r for r in wrong}.values())
         candidates = [
-            (c, r) for c, r in product(right, wrong)
+            (c, r)
+            for c, r in product(right, wrong)
             if max(c.length, r.length) <= max_length_ratio * max(1, min(c.length, r.length))
-        ]  # fmt: skip
+        ]
         if candidates:
             random.Random(f"{seed} {group[0].problem}").shuffle(candidates)
             dealt = _spread(candidates, per_problem)

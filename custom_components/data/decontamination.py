@@ -10,31 +10,19 @@ problem told anew in other words is not found.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import scipy.sparse as sparse
 
 from custom_components.config import UserError
-from custom_components.data.rows import load_table, resolve
-from custom_components.verifier.latex import clean
+from custom_components.verifier.read.latex import clean
 
 NGRAM = 13
 SIMILARITY = 0.45
 """benchmarks/decontamination.py prints what is found and what is lost around it."""
-
-SETS = {
-    "math500": "math500",
-    "aime24": "aime24",
-    "aime25": "aime25",
-    "gpqa_diamond": "gpqa_diamond",
-    "gsm8k": "gsm8k_test",
-    "tiny_addition": "tiny_addition",
-}
-"""Short names, and the functions of eval/tasks/functions.py that load them."""
 
 _BATCH = 512
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL | re.IGNORECASE)
@@ -98,8 +86,11 @@ def ngrams(text: str, n: int) -> list[str]:
 
     A word is a number or has two letters; variables and LaTeX commands are none.
     """
-    words = [t for t in tokens(_DRAWING.sub(" ", text))
-             if t[0].isdigit() or (t[0].isalpha() and len(t) > 1)]  # fmt: skip
+    words = [
+        t
+        for t in tokens(_DRAWING.sub(" ", text))
+        if t[0].isdigit() or (t[0].isalpha() and len(t) > 1)
+    ]
     if len(words) < n:
         return []
     joined = " ".join(words)
@@ -259,53 +250,7 @@ class Decontaminator:
         matches = scores.argmax(axis=1)
         return [
             Finding("similar", *self.problems[match], float(row[match]))
-            if row[match] >= self.similarity else None
+            if row[match] >= self.similarity
+            else None
             for row, match in zip(scores, matches, strict=True)
-        ]  # fmt: skip
-
-
-def evaluation_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Problems of evaluation sets, loaded as the evaluation loads them.
-
-    Args:
-        names: keys of `SETS`, or JSONL or Parquet files with a column problem or question.
-
-    Yields:
-        (name of the set, text of the problem). A problem with choices comes twice, with them
-        and without.
-
-    Raises:
-        UserError: when a name is unknown or a set cannot be loaded.
-    """
-    for name in names:
-        if name in SETS:
-            yield from _task_problems(name)
-        elif Path(name).suffix in (".jsonl", ".json", ".parquet"):
-            yield from _file_problems(name)
-        else:
-            raise UserError(
-                f"evaluation set {name!r} is unknown; give one of {', '.join(SETS)} or a .jsonl "
-                "or .parquet file with a column problem or question"
-            )
-
-
-def _task_problems(name: str) -> Iterator[tuple[str, str]]:
-    from eval.tasks import functions  # imports this package
-
-    try:
-        rows = getattr(functions, SETS[name])()["test"]
-    except UserError as e:
-        gated = "; GPQA is gated: ask for access on its page and log in with `hf auth login`"
-        raise UserError(f"evaluation set {name}: {e}{gated * (name == 'gpqa_diamond')}") from e
-    for row in rows:
-        yield name, row["problem"]
-        if row["choices"]:
-            yield name, row["problem"].rpartition(f"\n\n{row['choices'][0]}) ")[0]
-
-
-def _file_problems(path: str) -> Iterator[tuple[str, str]]:
-    for where, row in load_table(resolve(path, path)):
-        text = (row or {}).get("problem") or (row or {}).get("question")
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{where}: no text in a column problem or question")
-        yield path, text
+        ]

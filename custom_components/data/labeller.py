@@ -11,9 +11,17 @@ from custom_components.data.verified import problem_key
 from custom_components.http import Endpoint, EndpointError
 
 DOMAINS = (
-    "arithmetic", "algebra", "geometry", "trigonometry", "number theory", "combinatorics",
-    "probability", "calculus", "linear algebra", "other",
-)  # fmt: skip
+    "arithmetic",
+    "algebra",
+    "geometry",
+    "trigonometry",
+    "number theory",
+    "combinatorics",
+    "probability",
+    "calculus",
+    "linear algebra",
+    "other",
+)
 DIFFICULTIES = ("elementary", "middle school", "high school", "college", "graduate")
 PROMPT = """Label this mathematics problem. Do not solve it.
 
@@ -47,9 +55,12 @@ class Labeller:
         requests_per_minute: float | None = None,
     ) -> None:
         self.endpoint = Endpoint(
-            url.rstrip("/") + "/chat/completions", api_key_env=api_key_env, timeout=timeout,
-            attempts=attempts, requests_per_minute=requests_per_minute,
-        )  # fmt: skip
+            url.rstrip("/") + "/chat/completions",
+            api_key_env=api_key_env,
+            timeout=timeout,
+            attempts=attempts,
+            requests_per_minute=requests_per_minute,
+        )
         self.model, self.concurrency = model, concurrency
         rank = os.environ.get("RANK", "0")
         self.cache = Path(cache).with_suffix(f".{rank}.jsonl")
@@ -82,9 +93,7 @@ class Labeller:
 
     def _ask(self, problem: str) -> dict[str, str]:
         text = PROMPT.format(
-            problem=problem[:8000],
-            domains=", ".join(DOMAINS),
-            difficulties=", ".join(DIFFICULTIES),
+            problem=problem[:8000], domains=", ".join(DOMAINS), difficulties=", ".join(DIFFICULTIES)
         )
         body = {
             "model": self.model,

@@ -15,7 +15,7 @@ DOMAINS = {
     "trigonometry": r"\\sin|\\cos|\\tan|\bsin\b|\bcos\b|trigonometr",
     "algebra": r"solve|equation|polynomial|function|f\(x\)|roots?\b|simplify|expand|factor|inequalit|"
     r"\bx\b|\by\b|variable|logarithm|\\log|sequence|expression",
-}  # fmt: skip
+}
 _COMPILED = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in DOMAINS.items()}
 LEVELS = ((0.75, "easy"), (0.25, "medium"), (0.0, "hard"))
 

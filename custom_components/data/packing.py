@@ -21,8 +21,8 @@ from tqdm import tqdm
 from custom_components.config import UserError
 from custom_components.data.rows import Reject, read_rows
 from custom_components.io import atomic_path, write_jsonl
-from custom_components.processes import die_with_parent
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.runs.processes import die_with_parent
+from custom_components.tokenizer.chat import ChatTokenizer
 
 IGNORE = -100
 FEATURES = datasets.Features(
@@ -48,9 +48,12 @@ class TokenCounts:
 
     def as_dict(self) -> dict[str, int]:
         return {
-            "rows": self.rows, "tokens": self.tokens, "scored_tokens": self.scored_tokens,
-            "too_long": self.too_long, "rejected": len(self.rejected),
-        }  # fmt: skip
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "scored_tokens": self.scored_tokens,
+            "too_long": self.too_long,
+            "rejected": len(self.rejected),
+        }
 
 
 Document = tuple[list[int], list[int]]
@@ -210,9 +213,12 @@ def _row(row_id: str, documents: list[Document]) -> dict[str, Any]:
 
 
 def prepare_examples(
-    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
-    folder: Path, workers: int = 1,
-) -> dict[str, int]:  # fmt: skip
+    path: str | Path,
+    encode: Callable[[dict[str, Any]], list[Document]],
+    max_seq_len: int,
+    folder: Path,
+    workers: int = 1,
+) -> dict[str, int]:
     """Tokenise a split into `folder`, one row of documents (an example, a pair) a row.
 
     Arguments as for `tokenize`.
@@ -233,10 +239,14 @@ def prepare_examples(
 
 
 def prepare_packs(
-    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], max_seq_len: int,
-    folder: Path, mixture: dict[str, float] | None = None, held_out: float = 0.0,
+    path: str | Path,
+    encode: Callable[[dict[str, Any]], list[Document]],
+    max_seq_len: int,
+    folder: Path,
+    mixture: dict[str, float] | None = None,
+    held_out: float = 0.0,
     workers: int = 1,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Tokenise a split and pack it best-fit into rows of at most `max_seq_len` tokens.
 
     Only the documents' lengths are held in memory; the documents go through the disk.
@@ -289,10 +299,12 @@ def prepare_packs(
             raise UserError(f"{path}: every row is held out or left out of the mixture")
         source_rows = datasets.Dataset.from_file(str(temporary / "documents.arrow"))
         packs = {
-            name: [[indices[i] for i in sorted(b)]
-                   for b in best_fit([lengths[i] for i in indices], max_seq_len)]
+            name: [
+                [indices[i] for i in sorted(b)]
+                for b in best_fit([lengths[i] for i in indices], max_seq_len)
+            ]
             for name, indices in tables.items()
-        }  # fmt: skip
+        }
         for name, bins in packs.items():
             rows = (_joined(source_rows[b]) for b in tqdm(bins, desc=f"pack {name}", unit="pack"))
             _write(rows, temporary / f"{name}.arrow")
@@ -303,15 +315,18 @@ def prepare_packs(
         "density": round(sum(lengths[i] for i in tables["rows"]) / capacity, 4),
         "validation_packs": {
             name.removeprefix("validation-"): len(bins)
-            for name, bins in packs.items() if name != "rows"
+            for name, bins in packs.items()
+            if name != "rows"
         },
-    }  # fmt: skip
+    }
 
 
 def _joined(rows: dict[str, list]) -> dict[str, Any]:
     """Rows (as columns) laid end to end."""
-    joined = {name: [x for row in rows[name] for x in row]
-              for name in ("ids", "input_ids", "labels", "lengths")}  # fmt: skip
+    joined = {
+        name: [x for row in rows[name] for x in row]
+        for name in ("ids", "input_ids", "labels", "lengths")
+    }
     return joined | {"num_scored": sum(rows["num_scored"])}
 
 

@@ -71,9 +71,12 @@ def table(
 
 
 def gsm8k(
-    path: str = "openai/gsm8k", split: str = "train", limit: int | None = None, offset: int = 0,
+    path: str = "openai/gsm8k",
+    split: str = "train",
+    limit: int | None = None,
+    offset: int = 0,
     max_steps: int | None = None,
-) -> Problems:  # fmt: skip
+) -> Problems:
     """GSM8K's questions with their final numbers.
 
     Args:

@@ -21,15 +21,18 @@ from custom_components.data.rows import (
     rollout_row,
     table_files,
 )
-from custom_components.verifier.extract import last_boxes
+from custom_components.verifier.read.extract import last_boxes
 
 LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}
 
 
 def _adapt(
-    path: str, convert: Callable[[dict[str, Any], int], Any], split: str = "train",
-    name: str | None = None, files: list[str] | None = None,
-) -> Rows:  # fmt: skip
+    path: str,
+    convert: Callable[[dict[str, Any], int], Any],
+    split: str = "train",
+    name: str | None = None,
+    files: list[str] | None = None,
+) -> Rows:
     """Rows of a table, each converted to a rollout row or to a list of them.
 
     Args:
@@ -118,9 +121,13 @@ def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
         final = answer.strip().replace(",", "")
         response = f"<think>\n{steps}\n</think>\n\nThe answer is \\boxed{{{final}}}."
         return rollout_row(
-            id=f"gsm8k-{split}-{i}", source="gsm8k", problem=row["question"].strip(),
-            answer=final, response=response, model="human",
-        )  # fmt: skip
+            id=f"gsm8k-{split}-{i}",
+            source="gsm8k",
+            problem=row["question"].strip(),
+            answer=final,
+            response=response,
+            model="human",
+        )
 
     yield from _adapt(resolve(path, f"gsm8k/{split}.jsonl"), convert, split, "main")
 
@@ -148,9 +155,14 @@ def short_cot(path: str) -> Rows:
             text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {boxed}."
             finish = "stop"
         return rollout_row(
-            id=f"short_cot-{i}", source="short_cot", problem=found.group(1).strip(),
-            answer=row["ground_truth"], response=text, finish_reason=finish, model="unknown",
-        )  # fmt: skip
+            id=f"short_cot-{i}",
+            source="short_cot",
+            problem=found.group(1).strip(),
+            answer=row["ground_truth"],
+            response=text,
+            finish_reason=finish,
+            model="unknown",
+        )
 
     yield from _adapt(resolve(path, path), convert)
 
@@ -200,13 +212,18 @@ def jsonl(
         parts = [row.get(column) for column in ([id] if isinstance(id, str) else id)]
         named = not any(part is None for part in parts)
         return rollout_row(
-            id="-".join(map(str, parts)) if named else f"{source}-{i}", source=source,
-            problem=question, answer=str(gold), response=text,
-            finish_reason=row.get("finish_reason") or "stop", model=str(row.get("model") or ""),
-            domain=_label(row.get(domain)), difficulty=_label(row.get(difficulty)),
+            id="-".join(map(str, parts)) if named else f"{source}-{i}",
+            source=source,
+            problem=question,
+            answer=str(gold),
+            response=text,
+            finish_reason=row.get("finish_reason") or "stop",
+            model=str(row.get("model") or ""),
+            domain=_label(row.get(domain)),
+            difficulty=_label(row.get(difficulty)),
             num_tokens=row.get("num_tokens"),
             given_verdict=None if correct is None else LABELS.get(row[correct]),
-        )  # fmt: skip
+        )
 
     yield from _adapt(resolve(path, path), convert, split)
 
@@ -276,13 +293,18 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
             whole = column("is_reasoning_complete")[n] is not False
             text = row["generations"][n]
             return rollout_row(
-                id=f"{row.get('uuid') or f'openr1-{i}'}-{n}", source="openr1_math",
-                problem=row["problem"].strip(), answer=str(row["answer"] or "").strip(),
-                response=_as_thought(text) if text else "", domain=row.get("problem_type"),
-                finish_reason="stop" if whole and column("finish_reasons")[n] != "length" else "length",
+                id=f"{row.get('uuid') or f'openr1-{i}'}-{n}",
+                source="openr1_math",
+                problem=row["problem"].strip(),
+                answer=str(row["answer"] or "").strip(),
+                response=_as_thought(text) if text else "",
+                domain=row.get("problem_type"),
+                finish_reason="stop"
+                if whole and column("finish_reasons")[n] != "length"
+                else "length",
                 given_verdict=LABELS[True in found] if found - {None} else None,
                 model="deepseek-r1",
-            )  # fmt: skip
+            )
 
         return [made(n) for n in range(count)]
 
@@ -310,10 +332,13 @@ def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "tr
         if gold is None:
             raise ValueError("ground_truth_solution holds no \\boxed answer")
         return rollout_row(
-            id=f"openthoughts-{i}", source="openthoughts", problem=row["problem"].strip(),
-            answer=gold, response=_thought(row["deepseek_reasoning"], row["deepseek_solution"]),
+            id=f"openthoughts-{i}",
+            source="openthoughts",
+            problem=row["problem"].strip(),
+            answer=gold,
+            response=_thought(row["deepseek_reasoning"], row["deepseek_solution"]),
             model="deepseek-r1",
-        )  # fmt: skip
+        )
 
     rows = _adapt(resolve(path, path), convert, split, "metadata")
     yield from _counted(rows, passed_over)
@@ -354,9 +379,14 @@ def bespoke_stratos(
             )
         problem = asked.removeprefix(STRATOS_REQUEST).strip()
         return rollout_row(
-            id=f"stratos-{i}", source="bespoke_stratos", problem=problem, answer=gold,
-            response=_thought(parts[1], parts[2]), model="deepseek-r1", given_verdict="correct",
-        )  # fmt: skip
+            id=f"stratos-{i}",
+            source="bespoke_stratos",
+            problem=problem,
+            answer=gold,
+            response=_thought(parts[1], parts[2]),
+            model="deepseek-r1",
+            given_verdict="correct",
+        )
 
     yield from _counted(_adapt(resolve(path, path), convert, split), passed_over)
 

@@ -111,25 +111,35 @@ def select(records: Records, kept: np.ndarray, splits: SplitsConfig, seed: int) 
         return Selected(records, mine)
 
     sft = curation.select_sft(
-        groups_from(splits.sft_sources), splits.sft_problems, splits.sft_per_problem, seed,
+        groups_from(splits.sft_sources),
+        splits.sft_problems,
+        splits.sft_per_problem,
+        seed,
         curation.as_they_come if splits.sft_unverified else curation.distinct_correct,
-    )  # fmt: skip
+    )
     midtrain = curation.select_midtrain(
-        groups_from(splits.midtrain_sources), splits.midtrain_per_problem,
+        groups_from(splits.midtrain_sources),
+        splits.midtrain_per_problem,
         set(sft) if splits.sft_exclusive else set(),
-    )  # fmt: skip
+    )
     rates = records.pass_rates()
     fit = rates[problems] <= splits.pairs_max_pass_rate
     fit &= (0 < rates[problems]) & (rates[problems] < 1)  # right and wrong ones
     if splits.pairs_difficulties:
-        fit &= np.array([
-            (records[p][0].difficulty or difficulty_of(rates[p])) in splits.pairs_difficulties
-            for p in problems
-        ], bool)  # fmt: skip
+        fit &= np.array(
+            [
+                (records[p][0].difficulty or difficulty_of(rates[p])) in splits.pairs_difficulties
+                for p in problems
+            ],
+            bool,
+        )
     pairs = curation.select_pairs(
-        Selected(records, problems[fit]), splits.pairs_per_problem,
-        splits.pairs_max_length_ratio, seed, splits.max_pairs,
-    )  # fmt: skip
+        Selected(records, problems[fit]),
+        splits.pairs_per_problem,
+        splits.pairs_max_length_ratio,
+        seed,
+        splits.max_pairs,
+    )
 
     roles = np.zeros(len(records.problem), np.uint8)
     roles[[r.row for r in midtrain]] |= MIDTRAIN
@@ -168,13 +178,15 @@ def write_parts(
             rows = pq.read_table(file).take(pa.array(wanted)).to_pylist()
             numbers = selection.problem[start + wanted]
             for name, bit, make in (
-                ("midtrain", MIDTRAIN, messages_row), ("sft", SFT, messages_row),
+                ("midtrain", MIDTRAIN, messages_row),
+                ("sft", SFT, messages_row),
                 ("prompts", PROMPT, prompt_row),
-            ):  # fmt: skip
+            ):
                 part = [
                     make(row, dict(zip(STATISTICS, selection.statistics[p].tolist(), strict=True)))
-                    for row, role, p in zip(rows, roles[wanted], numbers, strict=True) if role & bit
-                ]  # fmt: skip
+                    for row, role, p in zip(rows, roles[wanted], numbers, strict=True)
+                    if role & bit
+                ]
                 if part:
                     yield write_part(folder, name, number, part)
         start += len(roles)
@@ -231,10 +243,13 @@ def prompt_row(row: dict[str, Any], statistics: dict[str, float]) -> dict[str, A
 def pair_row(chosen: dict[str, Any], rejected: dict[str, Any], rate: float) -> dict[str, Any]:
     """Two verified rows of one problem as one of the pairs split."""
     return {
-        "id": chosen["id"], "source": chosen["source"], "prompt": curation.messages(chosen)[:1],
-        "chosen": chosen["response"], "rejected": rejected["response"],
+        "id": chosen["id"],
+        "source": chosen["source"],
+        "prompt": curation.messages(chosen)[:1],
+        "chosen": chosen["response"],
+        "rejected": rejected["response"],
         "rejected_finished": rejected["finish_reason"] == "stop",
-    } | _labels(chosen, rate)  # fmt: skip
+    } | _labels(chosen, rate)
 
 
 def removed_problems(
@@ -263,8 +278,8 @@ def removed_problems(
 
 
 def yield_table(
-    records: Records, kept: np.ndarray, contaminated: np.ndarray, selection: Selection,
-) -> list[dict[str, Any]]:  # fmt: skip
+    records: Records, kept: np.ndarray, contaminated: np.ndarray, selection: Selection
+) -> list[dict[str, Any]]:
     """What went in, what every filter took, and what came out: rollouts, problems, length."""
     right = records.verdict == 0
     usable = kept[records.problem]
@@ -272,8 +287,10 @@ def yield_table(
     long = records.too_long
     fit = right & usable
     rows = [("rollouts", np.ones(len(right), bool))]
-    rows += [(name, records.verdict == code)
-             for code, name in enumerate(("correct", "incorrect", "undecided"))]  # fmt: skip
+    rows += [
+        (name, records.verdict == code)
+        for code, name in enumerate(("correct", "incorrect", "undecided"))
+    ]
     rows += [
         ("contaminated", tainted),
         ("near-duplicate problem", ~usable & ~tainted),
@@ -286,15 +303,20 @@ def yield_table(
     ]
     table = [
         {
-            "name": name, "rollouts": int(mask.sum()),
+            "name": name,
+            "rollouts": int(mask.sum()),
             "problems": len(np.unique(records.problem[mask])),
             "length": int(records.length[mask].sum(dtype=np.int64)),
         }
         for name, mask in rows
-    ]  # fmt: skip
+    ]
     sides = records.length[selection.pairs].astype(np.int64)
-    table.append({
-        "name": "pairs", "rollouts": len(selection.pairs), "length": int(sides.sum()),
-        "problems": len(np.unique(records.problem[selection.pairs[:, 0]])),
-    })  # fmt: skip
+    table.append(
+        {
+            "name": "pairs",
+            "rollouts": len(selection.pairs),
+            "length": int(sides.sum()),
+            "problems": len(np.unique(records.problem[selection.pairs[:, 0]])),
+        }
+    )
     return table

@@ -34,9 +34,20 @@ VERIFIED_SCHEMA = pa.schema(
 )
 VERDICTS = ("correct", "incorrect", "undecided")
 LIGHT = (
-    "problem_key", "response_key", "source", "domain", "difficulty", "verdict", "finish_reason",
-    "repetitive", "num_tokens", "length", "contaminated", "given_verdict", "judge",
-)  # fmt: skip
+    "problem_key",
+    "response_key",
+    "source",
+    "domain",
+    "difficulty",
+    "verdict",
+    "finish_reason",
+    "repetitive",
+    "num_tokens",
+    "length",
+    "contaminated",
+    "given_verdict",
+    "judge",
+)
 
 
 def text_key(text: str) -> int:
@@ -132,13 +143,20 @@ class Records(Mapping[int, list[Record]]):
         source, domain, difficulty = (self._name(column, first) for column in self.names)
         return [
             Record(
-                row=int(row), problem=key, source=source, difficulty=difficulty, domain=domain,
-                length=int(self.length[row]), verdict=VERDICTS[self.verdict[row]],
-                finished=bool(self.finished[row]), repetitive=bool(self.repetitive[row]),
-                response_key=int(self.response_key[row]), too_long=bool(self.too_long[row]),
+                row=int(row),
+                problem=key,
+                source=source,
+                difficulty=difficulty,
+                domain=domain,
+                length=int(self.length[row]),
+                verdict=VERDICTS[self.verdict[row]],
+                finished=bool(self.finished[row]),
+                repetitive=bool(self.repetitive[row]),
+                response_key=int(self.response_key[row]),
+                too_long=bool(self.too_long[row]),
             )
             for row in self.rows_of(problem)
-        ]  # fmt: skip
+        ]
 
     def _name(self, column: str, row: int) -> str:
         code = self.codes[column][row]
@@ -151,8 +169,20 @@ class Records(Mapping[int, list[Record]]):
 
     def bytes_held(self) -> dict[str, float]:
         """Bytes for each rollout and for each problem."""
-        held = [self.problem, self.response_key, self.length, self.finished, self.repetitive,
-                self.verdict, self.given, self.too_long, self.contaminated, self.judged_same, self.order, *self.codes.values()]  # fmt: skip
+        held = [
+            self.problem,
+            self.response_key,
+            self.length,
+            self.finished,
+            self.repetitive,
+            self.verdict,
+            self.given,
+            self.too_long,
+            self.contaminated,
+            self.judged_same,
+            self.order,
+            *self.codes.values(),
+        ]
         return {
             "rollout": sum(a.nbytes for a in held) / len(self.problem),
             "problem": sum(a.nbytes for a in (self.first, self.problem_keys, self.bounds))

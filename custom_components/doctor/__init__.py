@@ -4,5 +4,12 @@ from custom_components.doctor.checks import EvaluationProblems, examine
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage, blocking, refuse, show
 
 __all__ = [
-    "DoctorConfig", "EvaluationProblems", "Finding", "Stage", "blocking", "examine", "refuse", "show",
-]  # fmt: skip
+    "DoctorConfig",
+    "EvaluationProblems",
+    "Finding",
+    "Stage",
+    "blocking",
+    "examine",
+    "refuse",
+    "show",
+]

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError
-from custom_components.data.decontamination import SETS
-from custom_components.doctor import lengths, resources, rows, template
+from custom_components.doctor import lengths, resources, template, training_data
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
+from eval.sets import SETS
 
 
 @dataclass
@@ -69,23 +69,26 @@ def examine(
             *lengths.check_room(stage, options.rows),
             *resources.check_memory(stage, options),
             *template.check_template(stage),
-            *rows.check_inputs(stage),
-            *rows.check_files(stage),
-            *rows.check_problems(stage, options.rows),
-            *rows.check_training_rows(stage, options.rows),
+            *training_data.check_inputs(stage),
+            *training_data.check_files(stage),
+            *training_data.check_problems(stage, options.rows),
+            *training_data.check_training_rows(stage, options.rows),
             *check_decontamination(stage, evaluation),
         ]
         if trains(stage.cfg) and not stage.missing(data_path(stage.cfg)):
             known = evaluation.get()
             exact = [(name, text) for name, _, text in known]
             real = [(name, text) for name, is_real, text in known if is_real]
-            mine += rows.check_contamination(stage, exact, real, options.rows)
+            mine += training_data.check_contamination(stage, exact, real, options.rows)
         found += [finding.of(stage.name) for finding in mine]
     if evaluation.missing:
         unknown = Finding(
-            "decontamination", "warning", f"not all evaluation problems are here: {evaluation.missing}",
-            "copies of those that are missing were not looked for", "",
-        )  # fmt: skip
+            "decontamination",
+            "warning",
+            f"not all evaluation problems are here: {evaluation.missing}",
+            "copies of those that are missing were not looked for",
+            "",
+        )
         found.append(unknown.of("evaluation"))
     return found
 
@@ -112,8 +115,9 @@ def check_decontamination(stage: Stage, evaluation: EvaluationProblems) -> Itera
         missing += [evaluation.own] * (Path(evaluation.own).resolve() not in files)
     if missing:
         yield Finding(
-            "decontamination", "warning",
+            "decontamination",
+            "warning",
             f"decontamination.sets lacks {', '.join(missing)}, which the evaluation uses",
             "copies of their problems stay in the training data",
             f"decontamination.sets=[{','.join([*options.sets, *missing])}]",
-        )  # fmt: skip
+        )

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
 from custom_components.doctor.findings import Finding, Stage, duration
+from custom_components.engines.engine import Sampling
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.rl.samples import Group, judge, sample_round
-from custom_components.rollout.engine import Sampling
-from custom_components.rollout.guard import GuardedEngine
 from custom_components.verifier import VerifierPool
 
 CUT = 0.3
@@ -43,10 +43,13 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
         rest = cfg.max_steps * cfg.batch_size * cfg.group_size * tokens / len(samples)
         needed = rest / (tokens / seconds) / stage.ranks
         yield Finding(
-            "time", "note", f"rollouts take about {duration(needed)}",
+            "time",
+            "note",
+            f"rollouts take about {duration(needed)}",
             f"{tokens / seconds:.0f} tokens/s, {tokens / len(samples):.0f} tokens a response; "
-            "selection, oversampling and refilling come on top, and larger batches are faster", "",
-        )  # fmt: skip
+            "selection, oversampling and refilling come on top, and larger batches are faster",
+            "",
+        )
 
 
 def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
@@ -61,24 +64,29 @@ def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
     cut = sum(s.truncated for s in samples) / len(samples)
     if cut > CUT:
         yield Finding(
-            "max_new_tokens", "error" if cut > ALMOST_ALL_CUT else "warning",
+            "max_new_tokens",
+            "error" if cut > ALMOST_ALL_CUT else "warning",
             f"{cut:.0%} of {len(samples)} responses reach max_new_tokens={stage.cfg.max_new_tokens}",
             "a response that is cut off before its box counts as wrong, however right it was going to be",
             "raise max_new_tokens, or train longer on complete responses first",
-        )  # fmt: skip
+        )
     undecided = sum(s.verdict == "undecided" for s in samples)
     if undecided:
         yield Finding(
-            "gold_unreadable", "warning", f"{undecided} of {len(samples)} responses are undecided",
-            "they are sampled, paid for and left out", "mend the answers of these problems",
-        )  # fmt: skip
+            "gold_unreadable",
+            "warning",
+            f"{undecided} of {len(samples)} responses are undecided",
+            "they are sampled, paid for and left out",
+            "mend the answers of these problems",
+        )
     useful = sum(group.mixed for group in groups)
     right = sum(bool(g.rewards) and min(g.rewards) > 0 for g in groups)
     few = useful < FEW_USEFUL * len(groups)
     yield Finding(
-        "zero_variance", "warning" if few else "note",
+        "zero_variance",
+        "warning" if few else "note",
         f"{useful} of {len(groups)} groups hold right and wrong responses; {right} are all right, "
         f"{len(groups) - useful - right} all wrong",
         "groups without contrast have no gradient",
         "easier problems, rebalance.max_samples for hard ones, or more SFT" * few,
-    )  # fmt: skip
+    )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from custom_components.config import UserError
 from custom_components.doctor.findings import Finding, Stage
-from custom_components.doctor.rows import documents_of
 from custom_components.doctor.template import open_tokenizer
+from custom_components.doctor.training_data import documents_of
 from custom_components.models.hf import (
     builder_arguments,
     read_config,
@@ -39,10 +39,12 @@ def check_context(stage: Stage) -> Iterator[Finding]:
         context = stage.model.max_seq_len
         if cfg.max_seq_len > context:
             yield Finding(
-                "context", "error", f"max_seq_len={cfg.max_seq_len} exceeds the model's {context}",
+                "context",
+                "error",
+                f"max_seq_len={cfg.max_seq_len} exceeds the model's {context}",
                 "positions beyond the context have no meaning to the model",
                 f"max_seq_len={context} at most, or a model with a longer context",
-            )  # fmt: skip
+            )
         limit = min(limit or context, context)
     elif hasattr(cfg, "samples_per_problem"):
         asked = cfg.sampling.max_new_tokens
@@ -50,10 +52,12 @@ def check_context(stage: Stage) -> Iterator[Finding]:
         asked = cfg.sampling.get("max_gen_toks")
     if asked and limit and asked >= limit:
         yield Finding(
-            "context", "error", f"responses of {asked} tokens and their prompts exceed the {limit} served",
+            "context",
+            "error",
+            f"responses of {asked} tokens and their prompts exceed the {limit} served",
             "the engine refuses the request, or cuts every long response short",
             "a smaller max_new_tokens, or a larger engine.max_model_len where the model allows it",
-        )  # fmt: skip
+        )
 
 
 def check_rope_branch(stage: Stage) -> Iterator[Finding]:
@@ -65,12 +69,13 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     rope = stage.model.layers[0].attn.pos_embeddings
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
-            "rope_branch", "error",
+            "rope_branch",
+            "error",
             f"model.rope_factor=short with sequences of {cfg.max_seq_len}, beyond the original "
             f"{rope.original_max_seq_len}",
             "the short factors were never meant for such positions",
             f"model.rope_factor=long, or max_seq_len={rope.original_max_seq_len}",
-        )  # fmt: skip
+        )
     engine = getattr(cfg, "engine", None)
     folder = Path(str((engine or {}).get("model", "")))
     if not engine or not (folder / "config.json").is_file():
@@ -84,13 +89,14 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
         served = builder_arguments(folder)[1].get(f"{engine.get('rope_factor', 'long')}_factor")
     if served is not None and tuple(served) != trained:
         yield Finding(
-            "rope_branch", "error",
+            "rope_branch",
+            "error",
             f"the engine serves {folder} with other LongRoPE factors than "
             f"model.rope_factor={rope.rope_factor} trains",
             "the policy that is sampled would not be the one that is trained",
             "set engine.rope_factor (torch), or engine.max_model_len (vllm: the long branch above "
             f"{rope.original_max_seq_len})",
-        )  # fmt: skip
+        )
 
 
 def check_branches(stages: list[Stage]) -> Iterator[Finding]:
@@ -102,10 +108,12 @@ def check_branches(stages: list[Stage]) -> Iterator[Finding]:
             continue
         if before and before[1] != factors:
             yield Finding(
-                "rope_branch", "error", f"{stage.name} trains another LongRoPE branch than {before[0]}",
+                "rope_branch",
+                "error",
+                f"{stage.name} trains another LongRoPE branch than {before[0]}",
                 "each stage would unlearn the positions of the one before",
                 "the same model.rope_factor in every stage",
-            ).of(stage.name)  # fmt: skip
+            ).of(stage.name)
         before = stage.name, factors
 
 
@@ -128,9 +136,10 @@ def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
     share = sum(length > cfg.max_new_tokens for length in lengths) / max(1, len(lengths))
     if share > SHORT:
         yield Finding(
-            "max_new_tokens", "error" if share > FAR_TOO_SHORT else "warning",
+            "max_new_tokens",
+            "error" if share > FAR_TOO_SHORT else "warning",
             f"{share:.0%} of {len(lengths)} responses of {path}, which the model learned from, are "
             f"longer than max_new_tokens={cfg.max_new_tokens}",
             "a response that is cut off before its box counts as wrong, however right it was going to be",
             f"max_new_tokens={lengths[int(0.99 * (len(lengths) - 1))]} would take 99 % of them",
-        )  # fmt: skip
+        )

@@ -11,12 +11,7 @@ from custom_components.config import UserError, nearest
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage, duration
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
-from custom_components.training.estimate import (
-    GIB,
-    OPTIMIZER_BYTES,
-    OVERHEAD_GIB,
-    stage_memory,
-)
+from custom_components.training.estimate import GIB, OPTIMIZER_BYTES, OVERHEAD_GIB, stage_memory
 from custom_components.training.flops import DEVICES, known_device, model_size, training_flops
 from custom_components.training.trainer import TrainingConfig
 
@@ -75,12 +70,13 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
         need = stage.ranks * (need + served + engine.get("cpu_kv_cache_gib", cache))
     if need > TIGHT * gib:
         yield Finding(
-            "memory", "error" if need > gib else "warning",
+            "memory",
+            "error" if need > gib else "warning",
             f"needs about {need:.1f} GiB of the {gib:.1f} GiB of {name}",
             "the stage would run out of memory on its longest batch, possibly after hours",
             "activation_checkpointing=true, a smaller max_tokens_per_micro_batch, max_seq_len or "
             "engine.gpu_memory_utilization, more ranks, or model.lora_rank",
-        )  # fmt: skip
+        )
     device = known_device(name) if gpu else None
     if device and cfg.max_steps:
         length = 0.5 * cfg.max_seq_len
@@ -88,9 +84,12 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
         seconds = training_flops(stage.model, tokens, length)
         seconds /= stage.ranks * device.flops * MFU
         yield Finding(
-            "time", "note", f"training takes about {duration(seconds)} on {stage.ranks} x {name}",
-            f"{tokens / 1e6:,.0f}M tokens at {MFU:.0%} of the peak; rollouts come on top", "",
-        )  # fmt: skip
+            "time",
+            "note",
+            f"training takes about {duration(seconds)} on {stage.ranks} x {name}",
+            f"{tokens / 1e6:,.0f}M tokens at {MFU:.0%} of the peak; rollouts come on top",
+            "",
+        )
 
 
 def bytes_on_disk(cfg: TrainingConfig, model: Decoder) -> float:
@@ -126,8 +125,9 @@ def check_disk(stages: list[Stage]) -> Iterator[Finding]:
         free = shutil.disk_usage(mount).free
         if need > TIGHT * free:
             yield Finding(
-                "disk", "error" if need > free else "warning",
+                "disk",
+                "error" if need > free else "warning",
                 f"checkpoints and models take {need / GIB:.1f} GiB more; {free / GIB:.1f} GiB are free",
                 "a full disk stops the run at a checkpoint",
                 "a smaller keep_checkpoints, run_dir on another disk, or model.lora_rank",
-            ).of(first)  # fmt: skip
+            ).of(first)

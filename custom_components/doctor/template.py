@@ -5,7 +5,7 @@ from pathlib import Path
 
 from custom_components.config import UserError, instantiate
 from custom_components.doctor.findings import Finding, Stage
-from custom_components.tokenizer.hf import ChatTokenizer, TemplateError
+from custom_components.tokenizer.chat import ChatTokenizer, TemplateError
 
 
 def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
@@ -26,11 +26,13 @@ def check_template(stage: Stage) -> Iterator[Finding]:
         tokenizer = open_tokenizer(stage)
     except TemplateError as e:
         yield Finding(
-            "end_of_turn", "error", str(e),
+            "end_of_turn",
+            "error",
+            str(e),
             "a model that never sees its turn end runs into the length limit on every problem",
             "end the assistant's turn with the tokenizer's end token in chat_template.jinja, or "
             "give the start model another one (source.chat_template)",
-        )  # fmt: skip
+        )
         return
     except UserError as e:
         yield Finding("tokenizer", "error", str(e), "nothing can be encoded without it", "")
@@ -39,17 +41,20 @@ def check_template(stage: Stage) -> Iterator[Finding]:
         return
     if tokenizer.generation_prompt().rstrip().endswith("<think>"):
         yield Finding(
-            "prefilled_think", "error",
+            "prefilled_think",
+            "error",
             f"the template of {tokenizer.path} writes <think> before the model's response",
             "training rows begin with <think> themselves, so the model would see it twice; and a "
             "response that never closes it looks like an answer",
             "take <think> out of the template's generation prompt (source.chat_template)",
-        )  # fmt: skip
+        )
     if tokenizer.pad_id == tokenizer.end_of_turn_id:
         name = tokenizer.hf.convert_ids_to_tokens(tokenizer.pad_id)
         yield Finding(
-            "pad_is_end_of_turn", "note", f"{name} pads and ends turns in {tokenizer.path}",
+            "pad_is_end_of_turn",
+            "note",
+            f"{name} pads and ends turns in {tokenizer.path}",
             "nothing is padded here, so the end is trained all the same; collators that leave out "
             "padding by its id would not train it",
             "give the tokenizer a pad token of its own before training elsewhere",
-        )  # fmt: skip
+        )

@@ -16,8 +16,8 @@ from torchtune.modules import (
 )
 from torchtune.modules.peft import LoRALinear
 
+from custom_components.losses.logprobs import token_logprobs
 from custom_components.models.lora import LORA_MODULES, train_adapters_only
-from custom_components.training.logprobs import token_logprobs
 
 
 @dataclass(frozen=True)

@@ -108,8 +108,9 @@ def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
         return smollm2, arguments
     rotary = int(head_dim * partial)
     arguments["partial_rotary_factor"] = partial
-    original = rope.get("original_max_position_embeddings",
-                        config.get("original_max_position_embeddings"))  # fmt: skip
+    original = rope.get(
+        "original_max_position_embeddings", config.get("original_max_position_embeddings")
+    )
     if kind == "longrope":
         factors = {k: tuple(map(float, rope[k])) for k in ("short_factor", "long_factor")}
         for name, factor in factors.items():

@@ -11,9 +11,7 @@ from torchtune.modules.peft import (
     set_trainable_params,
 )
 
-LORA_MODULES = (
-    "q_proj", "k_proj", "v_proj", "output_proj", "gate_proj", "down_proj", "up_proj",
-)  # fmt: skip
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "output_proj", "gate_proj", "down_proj", "up_proj")
 """Linear layers of a decoder layer, all of which get an adapter by default."""
 
 

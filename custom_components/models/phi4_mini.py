@@ -67,9 +67,19 @@ def phi4_mini(
         base=rope_base,
     )
     return build_decoder(
-        rope, vocab_size, num_layers, num_heads, num_kv_heads, embed_dim, intermediate_dim,
-        max_seq_len, norm_eps, lora_rank, lora_alpha, lora_modules,
-    )  # fmt: skip
+        rope,
+        vocab_size,
+        num_layers,
+        num_heads,
+        num_kv_heads,
+        embed_dim,
+        intermediate_dim,
+        max_seq_len,
+        norm_eps,
+        lora_rank,
+        lora_alpha,
+        lora_modules,
+    )
 
 
 def phi4_mini_3_8b(

@@ -42,15 +42,23 @@ def smollm2(
         dim=embed_dim // num_heads, max_seq_len=max_seq_len, base=rope_base
     )
     return build_decoder(
-        rope, vocab_size, num_layers, num_heads, num_kv_heads, embed_dim, intermediate_dim,
-        max_seq_len, norm_eps, lora_rank, lora_alpha, lora_modules,
-    )  # fmt: skip
+        rope,
+        vocab_size,
+        num_layers,
+        num_heads,
+        num_kv_heads,
+        embed_dim,
+        intermediate_dim,
+        max_seq_len,
+        norm_eps,
+        lora_rank,
+        lora_alpha,
+        lora_modules,
+    )
 
 
 def smollm2_135m(
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
+    lora_rank: int = 0, lora_alpha: float = 16.0, lora_modules: Sequence[str] = LORA_MODULES
 ) -> Decoder:
     """HuggingFaceTB/SmolLM2-135M(-Instruct): 134,515,008 parameters. Arguments as for `smollm2`."""
     return smollm2(

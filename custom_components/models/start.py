@@ -11,7 +11,7 @@ from torchtune.models.phi3._convert_weights import phi3_tune_to_hf
 from transformers import Phi3Config
 
 from custom_components.config import UserError
-from custom_components.models.hub import FILES, local_folder
+from custom_components.hub import FILES, local_folder
 from custom_components.models.phi4_mini import phi4_mini_tiny
 from custom_components.tokenizer.character import save_character_tokenizer
 

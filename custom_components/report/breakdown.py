@@ -8,8 +8,11 @@ PARTS = 5
 def length_bins(lengths: list[int], parts: int = PARTS) -> list[int]:
     """Upper ends of bins that hold about as many responses each; fewer where many are as long."""
     ordered = sorted(lengths)
-    return sorted({ordered[(i + 1) * len(ordered) // parts - 1] for i in range(parts)}
-                  if len(ordered) >= parts else set(ordered))  # fmt: skip
+    return sorted(
+        {ordered[(i + 1) * len(ordered) // parts - 1] for i in range(parts)}
+        if len(ordered) >= parts
+        else set(ordered)
+    )
 
 
 def by_length(responses: list[tuple[int, bool]], ends: list[int]) -> list[dict[str, Any]]:
@@ -26,7 +29,13 @@ def by_length(responses: list[tuple[int, bool]], ends: list[int]) -> list[dict[s
     bins, start = [], 0
     for end in ends:
         right = [ok for length, ok in responses if start <= length <= end]
-        bins.append({"from": start, "to": end, "n_samples": len(right),
-                     "accuracy": sum(right) / len(right) if right else None})  # fmt: skip
+        bins.append(
+            {
+                "from": start,
+                "to": end,
+                "n_samples": len(right),
+                "accuracy": sum(right) / len(right) if right else None,
+            }
+        )
         start = end + 1
     return bins

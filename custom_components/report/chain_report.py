@@ -8,11 +8,18 @@ from typing import Any
 
 import jinja2
 
+from custom_components.cards import model_card
 from custom_components.config import UserError
-from custom_components.io import write_json, write_text
+from custom_components.figures import p_value, percent, signed
+from custom_components.io import CARD, write_json, write_text
 from custom_components.report import svg
 from custom_components.report.breakdown import by_length, length_bins
-from custom_components.report.card import refresh_cards
+from custom_components.report.browser import (
+    chosen_problems,
+    embedded,
+    sample_rows,
+    training_samples,
+)
 from custom_components.report.curves import stage_curves
 from custom_components.report.runs import (
     as_json,
@@ -22,21 +29,27 @@ from custom_components.report.runs import (
     stage_alarms,
     stage_runs,
 )
-from custom_components.report.samples import (
-    chosen_problems,
-    embedded,
-    sample_rows,
-    training_samples,
-)
-from custom_components.report.table import p_value, percent, signed
-from custom_components.training.run_folder import read_manifest
-from eval.compare import is_published, published_tables
+from custom_components.runs.manifest import read_manifest
+from eval.published import is_published, published_tables
 from eval.statistics import paired_difference
 
 HERE = Path(__file__).parent
-COPIED = ("accuracy", "ci", "n_problems", "n_samples", "repeats", "pass_at_k", "cons_at_k", "ties",
-          "truncated", "no_answer", "undecided", "response_length", "num_tokens",
-          "by_difficulty")  # fmt: skip
+COPIED = (
+    "accuracy",
+    "ci",
+    "n_problems",
+    "n_samples",
+    "repeats",
+    "pass_at_k",
+    "cons_at_k",
+    "ties",
+    "truncated",
+    "no_answer",
+    "undecided",
+    "response_length",
+    "num_tokens",
+    "by_difficulty",
+)
 
 
 def make_report(
@@ -88,12 +101,15 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
         scores[name], lengths[name] = {}, []
         for row in sample_rows(run_dir, name, task):
             scores[name][row["id"]] = row["accuracy"]
-            lengths[name] += [(s["num_tokens"], s["length"], s["verdict"] == "correct")
-                              for s in row["samples"]]  # fmt: skip
+            lengths[name] += [
+                (s["num_tokens"], s["length"], s["verdict"] == "correct") for s in row["samples"]
+            ]
     # an engine that counts none gives 0
     in_tokens = all(any(tokens for tokens, _, _ in of) for of in lengths.values())
-    responses = {name: [(tokens if in_tokens else characters, right) for tokens, characters, right in of]
-                 for name, of in lengths.items()}  # fmt: skip
+    responses = {
+        name: [(tokens if in_tokens else characters, right) for tokens, characters, right in of]
+        for name, of in lengths.items()
+    }
     ends = length_bins([length for of in responses.values() for length, _ in of])
     for row in rows:
         row["by_length"] = by_length(responses[row["name"]], ends)
@@ -160,15 +176,17 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
         problems=problems,
         problems_in_all=len(next(iter(scores.values()), {})),
         training=training,
-        samples=embedded({
-            "stages": [{"name": s["name"], "label": s["label"]} for s in report["stages"]],
-            "problems": problems,
-            "training": training,
-        }),
+        samples=embedded(
+            {
+                "stages": [{"name": s["name"], "label": s["label"]} for s in report["stages"]],
+                "problems": problems,
+                "training": training,
+            }
+        ),
         style=(HERE / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )  # fmt: skip
+    )
     # what models wrote may hold lone surrogates
     write_text(run_dir / "report.html", page.encode("utf-8", "replace").decode())
     return run_dir / "report.html"
@@ -181,3 +199,31 @@ def scale(values: list[float]) -> dict[str, Any]:
         low, high = low - 0.005, high + 0.005
     marks = svg.nice_ticks(low, high, 4)
     return {"low": marks[0], "high": marks[-1], "marks": marks}
+
+
+def refresh_cards(run_dir: Path, stages: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    """Put the results of a chain's evaluations into the cards of its trained models.
+
+    Cards are no part of a model's hash (`io.sha256_of`), so nothing runs again for it.
+
+    Args:
+        run_dir: the chain's folder.
+        stages: {name, ...} in order.
+        report: see `chain_report.build_report`.
+    """
+    for stage in stages:
+        name = stage["name"]
+        manifest = read_manifest(run_dir / name) or {}
+        card, results = run_dir / name / "model" / CARD, current_results(run_dir, name)
+        trained = manifest.get("status") == "complete" and "checkpointer" in manifest["config"]
+        if not (trained and card.is_file() and results):
+            continue
+        text = model_card(
+            manifest["recipe"],
+            manifest["counts"]["steps"],
+            manifest["config"],
+            results,
+            [pair for pair in report["paired"] if pair["b"] == name],
+        )
+        if card.read_text(encoding="utf-8") != text:
+            write_text(card, text)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.report.svg import line_chart, short
-from custom_components.training.run_folder import logged_rows
+from custom_components.runs.metrics import logged_rows
 
 # title, keys of metrics.jsonl that share the panel, whether its axis begins at 0
 PANELS = (
@@ -45,11 +45,13 @@ def stage_curves(folder: Path) -> list[dict[str, Any]]:
     for title, keys, from_zero in PANELS:
         series = {key: points for key in keys if (points := points_of(rows, key))}
         if series:
-            panels.append({
-                "title": title,
-                "svg": line_chart(title, list(series.values()), from_zero),
-                "keys": [{"name": key, "last": short(p[-1][1])} for key, p in series.items()],
-            })  # fmt: skip
+            panels.append(
+                {
+                    "title": title,
+                    "svg": line_chart(title, list(series.values()), from_zero),
+                    "keys": [{"name": key, "last": short(p[-1][1])} for key, p in series.items()],
+                }
+            )
     return panels
 
 

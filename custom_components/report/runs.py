@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.io import sha256_of
-from custom_components.processes import last_words
-from custom_components.training.run_folder import logged_rows, read_manifest
+from custom_components.runs.manifest import read_manifest
+from custom_components.runs.metrics import logged_rows
+from custom_components.runs.processes import last_words
 
 MOST_REASONS = 12
 

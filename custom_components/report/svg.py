@@ -35,12 +35,16 @@ def line_chart(title: str, series: list[Series], from_zero: bool = False) -> str
         up = (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return LEFT + across, HEIGHT - BOTTOM - up
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
-             f"<title>{escape(title)}</title>"]  # fmt: skip
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f"<title>{escape(title)}</title>"
+    ]
     for tick in ticks:
         _, y = place(x_low, tick)
-        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
-                     f'<text class="y" x="{LEFT - 5}" y="{y + 3:.1f}">{short(tick)}</text>')  # fmt: skip
+        parts.append(
+            f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
+            f'<text class="y" x="{LEFT - 5}" y="{y + 3:.1f}">{short(tick)}</text>'
+        )
     for tick in nice_ticks(x_low, x_high, 4):
         x, _ = place(tick, y_low)
         if tick == round(tick) and x_low <= tick <= x_high:

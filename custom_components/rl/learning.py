@@ -11,6 +11,7 @@ import torch
 
 from custom_components.config import option
 from custom_components.data.batching import MicroBatch, collate, split_batch
+from custom_components.losses.gae import generalised_advantages, value_loss
 from custom_components.losses.policy_gradient import (
     PolicyGradient,
     importance_weights,
@@ -18,7 +19,6 @@ from custom_components.losses.policy_gradient import (
     policy_gradient_loss,
     token_weights,
 )
-from custom_components.losses.value import generalised_advantages, value_loss
 from custom_components.rl.samples import Sample
 from custom_components.training.trainer import Trainer
 
@@ -65,10 +65,14 @@ class PolicyBatch:
 
 
 def learn(
-    trainer: Trainer, samples: list[Sample], setting: PolicyGradient, temperature: float,
-    rng: random.Random, reference: Callable[..., Any] | None = None,
+    trainer: Trainer,
+    samples: list[Sample],
+    setting: PolicyGradient,
+    temperature: float,
+    rng: random.Random,
+    reference: Callable[..., Any] | None = None,
     critic: CriticConfig | None = None,
-) -> tuple[float, float, dict[str, float]]:  # fmt: skip
+) -> tuple[float, float, dict[str, float]]:
     """Update the weights from a step's samples (the same list on every rank).
 
     Args:
@@ -111,9 +115,11 @@ def learn(
     tokens = sums.pop("tokens")
     metrics = {name: value / tokens for name, value in sums.items()}
     metrics |= {
-        "largest_logprob_gap": largest_gap, "updates": len(losses), "trained_tokens": tokens,
+        "largest_logprob_gap": largest_gap,
+        "updates": len(losses),
+        "trained_tokens": tokens,
         **criticised,
-    }  # fmt: skip
+    }
     return sum(losses) / len(losses), sum(norms) / len(norms), metrics
 
 
@@ -148,9 +154,12 @@ def policy_batches(
 
 
 def forward(
-    trainer: Trainer, batch: PolicyBatch, temperature: float, values: bool = False,
+    trainer: Trainer,
+    batch: PolicyBatch,
+    temperature: float,
+    values: bool = False,
     model: Callable[..., Any] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(log-probs, entropies, values) of the response tokens at the sampling temperature, [tokens].
 
     `model` is the trained one unless another is given; without `values` the third is None.
@@ -216,9 +225,13 @@ def estimate_advantages(
 
 
 def loss_terms(
-    trainer: Trainer, minibatch: list[PolicyBatch], setting: PolicyGradient, temperature: float,
-    sums: Counter[str], critic: CriticConfig | None = None,
-) -> Iterator[torch.Tensor]:  # fmt: skip
+    trainer: Trainer,
+    minibatch: list[PolicyBatch],
+    setting: PolicyGradient,
+    temperature: float,
+    sums: Counter[str],
+    critic: CriticConfig | None = None,
+) -> Iterator[torch.Tensor]:
     """Each micro-batch's share of the mini-batch's loss; `sums` collects what is logged."""
     for batch in minibatch:
         logprobs, entropies, values = forward(trainer, batch, temperature, critic is not None)

@@ -14,16 +14,16 @@ from custom_components.config import UserError, instantiate
 from custom_components.data.curation import PROMPTS_SCHEMA
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import read_rows, write_rows
+from custom_components.engines.engine import Completion, Sampling
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.rl.config import HeldOutConfig
 from custom_components.rl.samples import Group, Sample, judge, prompt_row, sample_round
 from custom_components.rl.selection import selected
-from custom_components.rollout.engine import Completion, Sampling
-from custom_components.rollout.guard import GuardedEngine
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.runs.run_folder import RunFolder
+from custom_components.runs.stopwatch import Stopwatch
+from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.distributed import World
-from custom_components.training.run_folder import RunFolder
-from custom_components.training.stopwatch import Stopwatch
 from custom_components.training.trainer import Trainer
 from custom_components.verifier import VerifierPool
 
@@ -71,9 +71,13 @@ class Rollouts:
         return [Group.of(problem, self.tokenizer) for problem in problems]
 
     def fill(
-        self, groups: list[Group], temperature: float, rng: random.Random, clock: Stopwatch,
+        self,
+        groups: list[Group],
+        temperature: float,
+        rng: random.Random,
+        clock: Stopwatch,
         again: Callable[[Group], bool] = lambda group: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Give each group `group_size` judged responses, and more for as long as it needs them.
 
         Args:
@@ -174,8 +178,11 @@ class Rollouts:
         problems, rejects = read_problems(instantiate(self.cfg.problems, "problems"))
         if rejects and self.world.rank == 0:
             write_jsonl(run.path / "rejects.jsonl", [vars(r) for r in rejects])
-            print(f"{len(rejects)} of {len(problems) + len(rejects)} problems rejected; first: "
-                  f"{rejects[0].where}: {rejects[0].reason}", flush=True)  # fmt: skip
+            print(
+                f"{len(rejects)} of {len(problems) + len(rejects)} problems rejected; first: "
+                f"{rejects[0].where}: {rejects[0].reason}",
+                flush=True,
+            )
         selection, path = self.cfg.selection, run.path / "prompts.parquet"
         if selection.rounds < 1:
             return problems, {"prompts": len(problems), "selection_tokens": 0}
@@ -197,9 +204,10 @@ class Rollouts:
             self.world.barrier()
         candidates = list(read_rows(path))
         kept = [
-            row for row in candidates
+            row
+            for row in candidates
             if selected(row, selection.statistic, selection.threshold, selection.max_accuracy)
-        ]  # fmt: skip
+        ]
         if self.world.rank == 0:
             print(f"prompt selection: {len(kept)} of {len(candidates)} kept", flush=True)
         if not kept:

@@ -6,11 +6,11 @@ from typing import Any
 
 from custom_components.data import curation
 from custom_components.data.packing import IGNORE
+from custom_components.engines.engine import Completion, Engine, Sampling
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
 from custom_components.rl.shaping import OverlongConfig, soft_length_penalty
-from custom_components.rollout.engine import Completion, Engine, Sampling
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.distributed import World
 from custom_components.verifier import VerifierPool
 
@@ -92,11 +92,7 @@ class Group:
 
 
 def sample_round(
-    groups: list[Group],
-    n: int,
-    sampling: Sampling,
-    engine: Engine,
-    tokenizer: ChatTokenizer,
+    groups: list[Group], n: int, sampling: Sampling, engine: Engine, tokenizer: ChatTokenizer
 ) -> list[Sample]:
     """Add n fresh responses to every group. Returns them, not yet judged."""
     fresh = []
@@ -125,9 +121,13 @@ def needs_more(group: Group, max_samples: int) -> bool:
 
 
 def choose(
-    groups: list[Group], max_accuracy: float | None, normalise_std: bool, rng: random.Random,
-    overlong: OverlongConfig | None = None, longest: int = 0,
-) -> list[Sample]:  # fmt: skip
+    groups: list[Group],
+    max_accuracy: float | None,
+    normalise_std: bool,
+    rng: random.Random,
+    overlong: OverlongConfig | None = None,
+    longest: int = 0,
+) -> list[Sample]:
     """The samples to learn from, each with its advantage.
 
     Args:
@@ -234,6 +234,8 @@ def length_statistics(group: Group) -> dict[str, float]:
 
 def prompt_row(group: Group) -> dict[str, Any]:
     """The prompt with the statistics of its responses, as in the prompts split."""
-    return group.problem | length_statistics(group) | {
-        "pass_rate": group.accuracy, "samples": len(group.samples),
-    }  # fmt: skip
+    return (
+        group.problem
+        | length_statistics(group)
+        | {"pass_rate": group.accuracy, "samples": len(group.samples)}
+    )

@@ -9,14 +9,15 @@ from typing import Any
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
+from custom_components.engines.watchdog import GuardedEngine
 from custom_components.rl.alarms import Alarms
 from custom_components.rl.rollouts import Rollouts
 from custom_components.rl.samples import Group
 from custom_components.rl.selection import check_statistic
-from custom_components.rollout.guard import GuardedEngine
+from custom_components.runs.metrics import Metrics
+from custom_components.runs.run_folder import RunFolder
+from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
-from custom_components.training.run_folder import Metrics, RunFolder
-from custom_components.training.stopwatch import Stopwatch
 from custom_components.training.trainer import Trainer, inputs_of
 from custom_components.training.validation import Saturation
 from custom_components.verifier import VerifierPool
@@ -83,9 +84,16 @@ class Steps:
             rollouts.sync(trainer, trainer.step)
 
     def finish(
-        self, loss: float, norm: float, groups: list[Group], clock: Stopwatch, epoch: int,
-        temperature: float, stats: dict[str, float], learned: dict[str, float],
-    ) -> None:  # fmt: skip
+        self,
+        loss: float,
+        norm: float,
+        groups: list[Group],
+        clock: Stopwatch,
+        epoch: int,
+        temperature: float,
+        stats: dict[str, float],
+        learned: dict[str, float],
+    ) -> None:
         """End a step, after its update.
 
         Args:
@@ -118,23 +126,37 @@ class Steps:
         for group in groups[: cfg.logged_samples]:
             sample = group.samples[0]
             self.samples.log(
-                step + 1, problem=group.problem["problem"], answer=group.problem["answer"],
-                response=sample.text, verdict=sample.verdict, advantage=sample.advantage,
-                finish_reason=sample.completion.finish_reason, weights=sample.completion.version,
-            )  # fmt: skip
+                step + 1,
+                problem=group.problem["problem"],
+                answer=group.problem["answer"],
+                response=sample.text,
+                verdict=sample.verdict,
+                advantage=sample.advantage,
+                finish_reason=sample.completion.finish_reason,
+                weights=sample.completion.version,
+            )
         for alarm in self.alarms.check(stats | learned):
             trainer.alarm(alarm)
         trainer.finish_step(
-            loss, stats["generated_tokens"], norm, epoch=epoch, temperature=temperature, best=best,
+            loss,
+            stats["generated_tokens"],
+            norm,
+            epoch=epoch,
+            temperature=temperature,
+            best=best,
             extra={"held_out": asdict(self.progress), "alarms": self.alarms.state()},
-            **stats, **learned, **held_out,
-        )  # fmt: skip
+            **stats,
+            **learned,
+            **held_out,
+        )
 
     def end(self, counts: dict[str, Any]) -> None:
         """Export the model, the best one where held-out problems say which."""
         if self.progress.best_step:
-            counts = counts | {"held_out_best": -self.progress.best,
-                               "held_out_best_step": self.progress.best_step}  # fmt: skip
+            counts = counts | {
+                "held_out_best": -self.progress.best,
+                "held_out_best_step": self.progress.best_step,
+            }
             if self.cfg.held_out.keep_best:
                 self.trainer.restore(self.progress.best_step)
         self.trainer.finish(counts)

@@ -11,11 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from custom_components.config import UserError
 from custom_components.training.distributed import World
@@ -87,8 +83,12 @@ class StepCheckpoints:
             rng["cuda"] = torch.cuda.get_rng_state(self.world.device)
         _save(rng, temporary / f"rng_{self.world.rank}.pt")
         if self.world.rank == 0:
-            state = {"step": step, "scheduler": scheduler.state_dict(), "extra": extra or {},
-                     "best": self._best}  # fmt: skip
+            state = {
+                "step": step,
+                "scheduler": scheduler.state_dict(),
+                "extra": extra or {},
+                "best": self._best,
+            }
             _save(state, temporary / "state.pt")
         weights, optim = get_state_dict(model, optimizer, options=TRAINED)
         held = {"model": weights, "optimizer": optim}

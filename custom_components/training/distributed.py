@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 
 from custom_components.config import UserError
-from custom_components.processes import die_with_parent
+from custom_components.runs.processes import die_with_parent
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,12 @@ class PeakBytes(TorchDispatchMode):
 
 
 def pass_peak(
-    cfg: TrainingConfig, layers: int, documents_per_row: int = 1, entropy: bool = False,
+    cfg: TrainingConfig,
+    layers: int,
+    documents_per_row: int = 1,
+    entropy: bool = False,
     keep: bool = True,
-) -> float:  # fmt: skip
+) -> float:
     """Most bytes at once in the forward and backward pass of one micro-batch, besides the weights.
 
     Args:
@@ -116,16 +119,32 @@ def pass_peak(
     """
     total = max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len)
     return _pass_peak(
-        json.dumps(cfg.model), cfg.dtype, cfg.weights_dtype, cfg.activation_checkpointing,
-        cfg.head_chunk_size, total, cfg.max_seq_len, layers, entropy, keep,
-    )  # fmt: skip
+        json.dumps(cfg.model),
+        cfg.dtype,
+        cfg.weights_dtype,
+        cfg.activation_checkpointing,
+        cfg.head_chunk_size,
+        total,
+        cfg.max_seq_len,
+        layers,
+        entropy,
+        keep,
+    )
 
 
 @functools.lru_cache(maxsize=256)  # the stages of a chain are often alike
 def _pass_peak(
-    model_node: str, dtype: str, weights_dtype: str, checkpointing: bool, chunk_size: int,
-    total: int, max_seq_len: int, layers: int, entropy: bool, keep: bool,
-) -> float:  # fmt: skip
+    model_node: str,
+    dtype: str,
+    weights_dtype: str,
+    checkpointing: bool,
+    chunk_size: int,
+    total: int,
+    max_seq_len: int,
+    layers: int,
+    entropy: bool,
+    keep: bool,
+) -> float:
     whole, rest = divmod(total, max_seq_len)
     documents = Documents((max_seq_len,) * whole + ((rest,) if rest else ()))
     with FakeTensorMode():
@@ -139,9 +158,13 @@ def _pass_peak(
                     parameter.register_post_accumulate_grad_hook(_drop_gradient)
         tokens = torch.zeros(1, total, dtype=torch.int64)
         inputs = {
-            "mask": documents, "input_pos": documents.positions(), "targets": tokens,
-            "scored": torch.arange(total), "chunk_size": chunk_size, "entropy": entropy,
-        }  # fmt: skip
+            "mask": documents,
+            "input_pos": documents.positions(),
+            "targets": tokens,
+            "scored": torch.arange(total),
+            "chunk_size": chunk_size,
+            "entropy": entropy,
+        }
         with PeakBytes() as count:
             count.ignore([*model.parameters(), *model.buffers()])
             half = dtype == "bf16"

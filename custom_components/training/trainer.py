@@ -16,6 +16,7 @@ from torchtune.modules import TransformerSelfAttentionLayer
 from torchtune.training import get_cosine_schedule_with_warmup, set_activation_checkpointing
 from tqdm import tqdm
 
+from custom_components.cards import model_card
 from custom_components.config import Component, UserError, instantiate, option, required
 from custom_components.data.batching import batch_order
 from custom_components.models.hf import DTYPES, rope_factor_of
@@ -26,14 +27,16 @@ from custom_components.models.lora import (
     initial_adapters,
     merge_adapters,
 )
-from custom_components.models.value import (
+from custom_components.models.value_head import (
     VALUE_HEAD,
     ValueHead,
     initial_value_head,
     without_value_head,
 )
-from custom_components.report.card import model_card
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.runs.interruption import Interruption
+from custom_components.runs.metrics import Metrics
+from custom_components.runs.run_folder import RunFolder
+from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.checkpoint import StepCheckpoints
 from custom_components.training.distributed import (
     World,
@@ -42,8 +45,6 @@ from custom_components.training.distributed import (
     shard,
 )
 from custom_components.training.flops import known_device, training_flops
-from custom_components.training.interruption import Interruption
-from custom_components.training.run_folder import Metrics, RunFolder
 
 
 @dataclass
@@ -90,9 +91,13 @@ class TrainingConfig:
             if getattr(self, key) not in DTYPES:
                 raise UserError(f"{key} must be bf16 or fp32, not {getattr(self, key)!r}")
         for key in (
-            "max_seq_len", "batch_size", "max_tokens_per_micro_batch", "head_chunk_size",
-            "checkpoint_every", "keep_checkpoints",
-        ):  # fmt: skip
+            "max_seq_len",
+            "batch_size",
+            "max_tokens_per_micro_batch",
+            "head_chunk_size",
+            "checkpoint_every",
+            "keep_checkpoints",
+        ):
             if getattr(self, key) < 1:
                 raise UserError(f"{key} must be at least 1, not {getattr(self, key)}")
 
@@ -153,9 +158,10 @@ class Trainer:
         prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
         self._place(self.model.train())
         trained: list[Any] = [
-            p for name, p in self.model.named_parameters()
+            p
+            for name, p in self.model.named_parameters()
             if p.requires_grad and not name.startswith(f"{VALUE_HEAD}.")
-        ]  # fmt: skip
+        ]
         if value_head is not None:
             critic = {"params": list(self.model.value_head.parameters()), "lr": value_lr}
             trained = [{"params": trained}, critic]
@@ -264,10 +270,16 @@ class Trainer:
             rows: with their `ids` (a pack's) or `id`, for the record of steps gone wrong.
         """
         order = batch_order(len(rows), self.cfg.batch_size, self.cfg.seed)
-        with self._interruption.watch(), tqdm(
-            total=self.steps, initial=self.step, unit="step", desc=self.run.recipe,
-            disable=self.world.rank != 0,
-        ) as self._bar:  # fmt: skip
+        with (
+            self._interruption.watch(),
+            tqdm(
+                total=self.steps,
+                initial=self.step,
+                unit="step",
+                desc=self.run.recipe,
+                disable=self.world.rank != 0,
+            ) as self._bar,
+        ):
             self._last_step_at = time.perf_counter()
             for epoch, indices in islice(order, self.step, self.steps):
                 self._batch = rows, indices
@@ -303,10 +315,15 @@ class Trainer:
         return norm
 
     def finish_step(
-        self, loss: float, tokens: int, norm: float | None = None,
-        document_length: float | None = None, best: bool = False,
-        extra: dict[str, Any] | None = None, **metrics: Any,
-    ) -> None:  # fmt: skip
+        self,
+        loss: float,
+        tokens: int,
+        norm: float | None = None,
+        document_length: float | None = None,
+        best: bool = False,
+        extra: dict[str, Any] | None = None,
+        **metrics: Any,
+    ) -> None:
         """Move the schedule, log, and write a checkpoint when one is due.
 
         After SIGTERM or Ctrl-C on any rank it writes one and ends the process, with 128 + the
@@ -332,12 +349,17 @@ class Trainer:
             flops = training_flops(self.model, rate, document_length)
             metrics["mfu"] = round(flops / (self.world.size * self.device_flops), 4)
         self.metrics.log(
-            self.step, loss=loss, lr=lr, grad_norm=norm, tokens=tokens,
+            self.step,
+            loss=loss,
+            lr=lr,
+            grad_norm=norm,
+            tokens=tokens,
             tokens_per_second=round(rate, 1),
             tokens_per_second_per_device=round(rate / self.world.size, 1),
-            rows_seen=self.step * self.cfg.batch_size, memory_gib=peak_memory(self.world.device),
+            rows_seen=self.step * self.cfg.batch_size,
+            memory_gib=peak_memory(self.world.device),
             **metrics,
-        )  # fmt: skip
+        )
         self._last_step_at = now
         self._bar.set_postfix(loss=f"{loss:.4f}", lr=f"{lr:.1e}")
         self._bar.update()

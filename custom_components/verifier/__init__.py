@@ -5,7 +5,7 @@ first comparison that needs it, in the pool's worker processes.
 """
 
 from custom_components.verifier.decide import verify
-from custom_components.verifier.pool import VerifierPool
+from custom_components.verifier.pool.pool import VerifierPool
 from custom_components.verifier.types import Item, Verdict
 
 __all__ = ["Item", "Verdict", "VerifierPool", "verify"]

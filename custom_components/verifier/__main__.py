@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from custom_components.verifier.pool import VerifierPool
+from custom_components.verifier.pool.pool import VerifierPool
 from custom_components.verifier.types import Item, Verdict
 
 _OPTIONS = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from custom_components.verifier import extract as extraction
-from custom_components.verifier.answer import parse
-from custom_components.verifier.equal import equal, exercise
-from custom_components.verifier.latex import clean, compact
+from custom_components.verifier.compare.equal import equal, exercise
+from custom_components.verifier.compare.scalars import Unevaluated
 from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooComplex, Unreadable
-from custom_components.verifier.nodes import Node, Num, Word
+from custom_components.verifier.read import extract as extraction
+from custom_components.verifier.read.latex import clean, compact
+from custom_components.verifier.read.nodes import Node, Num, Word
+from custom_components.verifier.read.parse import parse
+from custom_components.verifier.read.words import choice_letter, option_letter
 from custom_components.verifier.types import Item, Verdict
-from custom_components.verifier.values import Unevaluated
-from custom_components.verifier.words import choice_letter, option_letter
 
 _LETTERS = "ABCDEFGHIJ"
 

@@ -15,9 +15,16 @@ from custom_components.data.rows import Reject, load_table, resolve
 from eval.scoring import count_samples, score
 
 __all__ = [
-    "aime24", "aime25", "count_samples", "gpqa_diamond", "gsm8k_test", "math500", "own", "score",
+    "aime24",
+    "aime25",
+    "count_samples",
+    "gpqa_diamond",
+    "gsm8k_test",
+    "math500",
+    "own",
+    "score",
     "tiny_addition",
-]  # fmt: skip
+]
 
 FEATURES = datasets.Features(
     {
@@ -58,9 +65,13 @@ def whole(problems: Any) -> dict[str, datasets.Dataset]:
 
 
 def own(
-    path: str = "", problem: str = "problem", answer: str = "answer",
-    difficulty: str | None = None, split: str = "train", **_: Any,
-) -> dict[str, datasets.Dataset]:  # fmt: skip
+    path: str = "",
+    problem: str = "problem",
+    answer: str = "answer",
+    difficulty: str | None = None,
+    split: str = "train",
+    **_: Any,
+) -> dict[str, datasets.Dataset]:
     """Problems of your own: a file or hub set, and its columns (see `problems.table`)."""
     if not path:
         raise UserError(

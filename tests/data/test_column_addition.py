@@ -54,8 +54,10 @@ def test_without_errors_every_answer_verifies():
         assert verify(str(a + b), text).verdict == "correct"
 
 
-@pytest.mark.parametrize("rates", [{"carry": 1.0}, {"slip": 1.0}, {"skip": 1.0}, {"cut": 1.0},
-                                   {"guess": 1.0, "guess_slip": 0.9}])  # fmt: skip
+@pytest.mark.parametrize(
+    "rates",
+    [{"carry": 1.0}, {"slip": 1.0}, {"skip": 1.0}, {"cut": 1.0}, {"guess": 1.0, "guess_slip": 0.9}],
+)
 def test_each_error_makes_wrong_answers(rates):
     rng = random.Random(0)
     wrong = 0

@@ -21,8 +21,18 @@ def by_problem(records):
 
 def record(problem, verdict="correct", length=10, difficulty="easy", finished=True, key=None):
     row = next(_next)
-    return Record(row, problem, "s", difficulty, "d", length, verdict, finished, False,
-                  row if key is None else key)  # fmt: skip
+    return Record(
+        row,
+        problem,
+        "s",
+        difficulty,
+        "d",
+        length,
+        verdict,
+        finished,
+        False,
+        row if key is None else key,
+    )
 
 
 def test_pass_rate_keeps_undecided_in_the_denominator():
@@ -31,16 +41,27 @@ def test_pass_rate_keeps_undecided_in_the_denominator():
 
 
 def test_midtrain_takes_distinct_correct_finished_rollouts_up_to_the_cap():
-    rows = [record("p", key=1), record("p", key=1), record("p", key=2), record("p", key=3),
-            record("p", "incorrect"), record("p", finished=False), record("q")]  # fmt: skip
+    rows = [
+        record("p", key=1),
+        record("p", key=1),
+        record("p", key=2),
+        record("p", key=3),
+        record("p", "incorrect"),
+        record("p", finished=False),
+        record("q"),
+    ]
     chosen = select_midtrain(by_problem(rows), cap_per_problem=2, without={"q"})
     assert [r.row for r in chosen] == [rows[0].row, rows[2].row]
 
 
 def test_sft_is_balanced_hard_first_and_short():
     rows = [record(f"easy{i}", difficulty="easy") for i in range(10)]
-    rows += [record("hard", length=30, difficulty="hard"), record("hard", length=20, difficulty="hard"),
-             record("hard", "incorrect", difficulty="hard"), record("sure", difficulty="hard")]  # fmt: skip
+    rows += [
+        record("hard", length=30, difficulty="hard"),
+        record("hard", length=20, difficulty="hard"),
+        record("hard", "incorrect", difficulty="hard"),
+        record("sure", difficulty="hard"),
+    ]
     chosen = select_sft(by_problem(rows), max_problems=4, per_problem=1, seed=0)
     assert len(chosen) == 4
     assert "hard" in chosen and "sure" in chosen  # dealt in turn from both difficulties
@@ -49,9 +70,14 @@ def test_sft_is_balanced_hard_first_and_short():
 
 
 def test_pairs_are_of_one_problem_and_of_like_length():
-    rows = [record("p", length=10), record("p", "incorrect", length=12),
-            record("p", "incorrect", length=100), record("p", "undecided"),
-            record("q"), record("r", "incorrect")]  # fmt: skip
+    rows = [
+        record("p", length=10),
+        record("p", "incorrect", length=12),
+        record("p", "incorrect", length=100),
+        record("p", "undecided"),
+        record("q"),
+        record("r", "incorrect"),
+    ]
     pairs = select_pairs(by_problem(rows), per_problem=4, max_length_ratio=2.0, seed=0)
     assert [(c.row, r.row) for c, r in pairs] == [(rows[0].row, rows[1].row)]
 

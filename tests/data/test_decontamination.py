@@ -6,7 +6,8 @@ import pytest
 
 from custom_components.config import UserError
 from custom_components.data import decontamination
-from custom_components.data.decontamination import Decontaminator, evaluation_problems
+from custom_components.data.decontamination import Decontaminator
+from eval.sets import evaluation_problems
 from eval.tasks import functions
 
 MARBLES = (

@@ -15,9 +15,14 @@ def jaccard(a, b):
 
 def test_spacing_case_and_a_word_make_no_other_problem_but_a_number_does():
     problems = [
-        (0, TEXT), (1, "What is 2+2?"), (2, TEXT.upper()), (3, TEXT.replace("altogether ", "")),
-        (4, TEXT.replace("48", "50")), (5, "What is  2 + 2 ?"), (6, "What is 2*2?"),
-    ]  # fmt: skip
+        (0, TEXT),
+        (1, "What is 2+2?"),
+        (2, TEXT.upper()),
+        (3, TEXT.replace("altogether ", "")),
+        (4, TEXT.replace("48", "50")),
+        (5, "What is  2 + 2 ?"),
+        (6, "What is 2*2?"),
+    ]
     assert dict(near_duplicates(problems, 0.7)) == {2: 0, 3: 0, 5: 1}
 
 

@@ -6,12 +6,7 @@ import torch
 from custom_components.config import UserError
 from custom_components.data.batching import batch_order, collate, split_batch
 from custom_components.data.curation import MESSAGES_SCHEMA
-from custom_components.data.packing import (
-    best_fit,
-    open_table,
-    prepare_packs,
-    validation_tables,
-)
+from custom_components.data.packing import best_fit, open_table, prepare_packs, validation_tables
 from custom_components.data.rows import write_rows
 from custom_components.models.phi4_mini import phi4_mini_tiny
 
@@ -34,11 +29,23 @@ def test_best_fit_holds_everything_once_within_capacity():
 
 def split_of(path, rows):
     """A split with rows (source, domain, problem, number of tokens)."""
-    write_rows(path, [
-        {"id": str(i), "source": source, "domain": domain, "answer": "1", "messages": [
-            {"role": "user", "content": problem}, {"role": "assistant", "content": "x" * n}]}
-        for i, (source, domain, problem, n) in enumerate(rows)
-    ], MESSAGES_SCHEMA)  # fmt: skip
+    write_rows(
+        path,
+        [
+            {
+                "id": str(i),
+                "source": source,
+                "domain": domain,
+                "answer": "1",
+                "messages": [
+                    {"role": "user", "content": problem},
+                    {"role": "assistant", "content": "x" * n},
+                ],
+            }
+            for i, (source, domain, problem, n) in enumerate(rows)
+        ],
+        MESSAGES_SCHEMA,
+    )
 
 
 def encode(row):
@@ -53,11 +60,21 @@ def tokens_of(table):
 
 def test_packs_hold_the_mixture_and_keep_validation_problems_apart(tmp_path):
     rng = random.Random(0)
-    rows = [(s, d, f"{s} {d} {i // 4}", rng.randint(5, 60))
-            for s in ("a", "b") for d in ("algebra", "number theory") for i in range(200)]  # fmt: skip
+    rows = [
+        (s, d, f"{s} {d} {i // 4}", rng.randint(5, 60))
+        for s in ("a", "b")
+        for d in ("algebra", "number theory")
+        for i in range(200)
+    ]
     split_of(tmp_path / "split.parquet", rows)
-    counts = prepare_packs(tmp_path / "split.parquet", encode, 128, tmp_path / "packs",
-                           mixture={"b": 2.5}, held_out=0.2)  # fmt: skip
+    counts = prepare_packs(
+        tmp_path / "split.parquet",
+        encode,
+        128,
+        tmp_path / "packs",
+        mixture={"b": 2.5},
+        held_out=0.2,
+    )
     assert counts["rows"] == 800 and counts["density"] > 0.97
     train = tokens_of(open_table(tmp_path / "packs"))
     tables = validation_tables(tmp_path / "packs")
@@ -126,8 +143,9 @@ def test_packed_equals_separate():
     separate, start = [], 0
     for n in pack["lengths"]:
         part = slice(start, start + n)
-        separate.append({"input_ids": pack["input_ids"][part], "labels": pack["labels"][part],
-                         "lengths": [n]})  # fmt: skip
+        separate.append(
+            {"input_ids": pack["input_ids"][part], "labels": pack["labels"][part], "lengths": [n]}
+        )
         start += n
     packed_loss, packed = loss_and_gradients(model, [collate([pack])])
     apart_loss, apart = loss_and_gradients(model, [collate([r]) for r in separate])

@@ -27,8 +27,10 @@ def test_gsm8k_becomes_reasoning_and_a_box(tmp_path):
     )
     assert good["answer"] == "1024"
     assert [b.reason for b in bad] == [
-        "answer has no '####' line", "column 'answer' is missing", "not a JSON object",
-    ]  # fmt: skip
+        "answer has no '####' line",
+        "column 'answer' is missing",
+        "not a JSON object",
+    ]
     assert bad[0].where.endswith("line 2")
 
 
@@ -61,8 +63,9 @@ def test_problems_from_a_table(tmp_path):
     good, *bad = list(problems.table(path))
     assert good["answer"] == "1"
     assert [b.reason for b in bad] == [
-        "column 'answer' is missing or empty", "column 'problem' is missing or empty",
-    ]  # fmt: skip
+        "column 'answer' is missing or empty",
+        "column 'problem' is missing or empty",
+    ]
 
 
 def test_missing_empty_and_corrupt_files_are_named(tmp_path):

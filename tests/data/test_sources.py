@@ -25,15 +25,25 @@ def verdict(row):
 
 
 OPENR1 = {
-    "problem": "What is 2+2?", "solution": "Add.", "answer": "4", "problem_type": "Algebra",
-    "question_type": "math-word-problem", "source": "olympiads", "uuid": "u-1",
+    "problem": "What is 2+2?",
+    "solution": "Add.",
+    "answer": "4",
+    "problem_type": "Algebra",
+    "question_type": "math-word-problem",
+    "source": "olympiads",
+    "uuid": "u-1",
     "is_reasoning_complete": [True, True, False],
-    "generations": ["<think>\nadd\n</think>\n\n\\boxed{4}", "<think>\nadd\n</think>\n\n\\boxed{5}",
-                    "<think>\nadd and"],
-    "correctness_math_verify": [True, False, False], "correctness_llama": None,
-    "finish_reasons": None, "correctness_count": 1,
+    "generations": [
+        "<think>\nadd\n</think>\n\n\\boxed{4}",
+        "<think>\nadd\n</think>\n\n\\boxed{5}",
+        "<think>\nadd and",
+    ],
+    "correctness_math_verify": [True, False, False],
+    "correctness_llama": None,
+    "finish_reasons": None,
+    "correctness_count": 1,
     "messages": [{"role": "user", "content": "What is 2+2?"}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -52,8 +62,12 @@ def test_openr1_gives_a_row_for_each_generation(tmp_path, kind):
 
 
 def test_openr1_is_correct_where_either_judge_said_so(tmp_path):
-    row = OPENR1 | {"correctness_math_verify": [False, True, False], "correctness_llama": [True, False, False],
-                    "finish_reasons": ["stop", "stop", "length"], "is_reasoning_complete": None}  # fmt: skip
+    row = OPENR1 | {
+        "correctness_math_verify": [False, True, False],
+        "correctness_llama": [True, False, False],
+        "finish_reasons": ["stop", "stop", "length"],
+        "is_reasoning_complete": None,
+    }
     rows = list(sources.openr1_math(write(tmp_path / "o.jsonl", row)))
     assert [r["given_verdict"] for r in rows] == ["correct", "correct", "incorrect"]
     assert [r["finish_reason"] for r in rows] == ["stop", "stop", "length"]
@@ -69,9 +83,14 @@ def test_openr1_bad_rows_are_named(tmp_path):
         OPENR1 | {"correctness_math_verify": [True]},
         OPENR1 | {"generations": []},
         OPENR1 | {"generations": [text, None, "<think>add"]},
-        OPENR1 | {"answer": None, "generations": [text], "correctness_math_verify": [True],
-                  "is_reasoning_complete": [True]},
-    )  # fmt: skip
+        OPENR1
+        | {
+            "answer": None,
+            "generations": [text],
+            "correctness_math_verify": [True],
+            "is_reasoning_complete": [True],
+        },
+    )
     short, none, good, empty, unfinished, no_answer = sources.openr1_math(path)
     assert short.reason == "correctness_math_verify has 1 entries for 3 generations"
     assert none.reason == "no generations"
@@ -83,13 +102,25 @@ def test_openr1_bad_rows_are_named(tmp_path):
 
 def test_openthoughts_keeps_the_mathematics(tmp_path, capsys):
     math = {
-        "problem": "What is 2+2?", "deepseek_reasoning": "add", "deepseek_solution": "It is \\boxed{4}.",
-        "ground_truth_solution": "2+2=\\boxed{\\frac{8}{2}}", "domain": "math", "source": "numina",
-        "test_cases": None, "starter_code": None,
-    }  # fmt: skip
-    rows = list(sources.openthoughts(write(
-        tmp_path / "t.jsonl", math, math | {"domain": "code"}, math | {"ground_truth_solution": "4"}
-    )))  # fmt: skip
+        "problem": "What is 2+2?",
+        "deepseek_reasoning": "add",
+        "deepseek_solution": "It is \\boxed{4}.",
+        "ground_truth_solution": "2+2=\\boxed{\\frac{8}{2}}",
+        "domain": "math",
+        "source": "numina",
+        "test_cases": None,
+        "starter_code": None,
+    }
+    rows = list(
+        sources.openthoughts(
+            write(
+                tmp_path / "t.jsonl",
+                math,
+                math | {"domain": "code"},
+                math | {"ground_truth_solution": "4"},
+            )
+        )
+    )
     assert len(rows) == 2
     assert rows[0]["response"] == "<think>\nadd\n</think>\n\nIt is \\boxed{4}."
     assert rows[0]["answer"] == "\\frac{8}{2}" and verdict(rows[0]) == "correct"
@@ -99,12 +130,21 @@ def test_openthoughts_keeps_the_mathematics(tmp_path, capsys):
 
 def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path, capsys):
     def talk(said):
-        return {"system": "Your role ...", "conversations": [
-            {"from": "user", "value": "Return your final response within \\boxed{}. What is 2+2?"},
-            {"from": "assistant", "value": said}]}  # fmt: skip
+        return {
+            "system": "Your role ...",
+            "conversations": [
+                {
+                    "from": "user",
+                    "value": "Return your final response within \\boxed{}. What is 2+2?",
+                },
+                {"from": "assistant", "value": said},
+            ],
+        }
 
-    said = ("<|begin_of_thought|>\n\nadd\n\n<|end_of_thought|>\n\n"
-            "<|begin_of_solution|>\n\nIt is \\boxed{4}.\n\n<|end_of_solution|>")  # fmt: skip
+    said = (
+        "<|begin_of_thought|>\n\nadd\n\n<|end_of_thought|>\n\n"
+        "<|begin_of_solution|>\n\nIt is \\boxed{4}.\n\n<|end_of_solution|>"
+    )
     code = said.replace("\\boxed{4}", "a program")
     alone = {"system": "", "conversations": talk(said)["conversations"][:1]}
     path = write(tmp_path / "s.jsonl", talk(said), talk(code), talk("no marks"), alone)
@@ -145,7 +185,10 @@ def test_choices_stand_below_the_problem_and_a_stated_letter_is_boxed(tmp_path):
     ("text", "boxed"),
     [
         ("So 4.\n\nThe answer is (B).", "So 4.\n\nThe answer is \\boxed{B}."),
-        ("Four is even. Thus, the correct option is: B", "Four is even. Thus, the correct option is: \\boxed{B}."),
+        (
+            "Four is even. Thus, the correct option is: B",
+            "Four is even. Thus, the correct option is: \\boxed{B}.",
+        ),
         ("The answer is B.\n\nThe answer is (B)", "The answer is B.\n\nThe answer is \\boxed{B}."),
         ("I doubt that the answer is (B).", None),  # not a sentence of its own
         ("The answer is A. No. The answer is B.", None),
@@ -154,14 +197,21 @@ def test_choices_stand_below_the_problem_and_a_stated_letter_is_boxed(tmp_path):
         ("\\boxed{A} fits. The answer is B.", None),
         ("The answer is B, or is it?", None),
     ],
-)  # fmt: skip
+)
 def test_a_letter_is_boxed_only_where_it_is_plainly_stated(text, boxed):
     assert sources.box_letter(text, ["A", "B", "C"]) == (boxed or text)
 
 
 def test_ids_and_labels_come_from_columns(tmp_path):
-    row = {"problem": "1+1?", "answer": 2, "response": "\\boxed{2}", "unit": "u", "try": 0,
-           "level": 3, "subject": "Algebra"}  # fmt: skip
+    row = {
+        "problem": "1+1?",
+        "answer": 2,
+        "response": "\\boxed{2}",
+        "unit": "u",
+        "try": 0,
+        "level": 3,
+        "subject": "Algebra",
+    }
     path = write(tmp_path / "x.jsonl", row, row | {"unit": None}, row | {"answer": None})
     first, second, bad = sources.jsonl(
         path, id=["unit", "try"], domain="subject", difficulty="level"
@@ -229,8 +279,10 @@ def test_files_named_after_a_split_are_taken_apart(tmp_path):
 
 def test_a_file_damaged_in_its_middle_keeps_the_rows_before(tmp_path):
     path = tmp_path / "x.parquet"
-    rows = [{"id": str(i), "problem": "p", "answer": "1", "response": f"{i} " * 500}
-            for i in range(4000)]  # fmt: skip
+    rows = [
+        {"id": str(i), "problem": "p", "answer": "1", "response": f"{i} " * 500}
+        for i in range(4000)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=1000, compression="zstd")
     data = bytearray(path.read_bytes())
     at = pq.read_metadata(path).row_group(2).column(3).data_page_offset
@@ -248,16 +300,30 @@ def test_last_box():
 
 def test_real_labels_agree(data_dir):
     """NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
-    nemo = list(sources.jsonl(str(data_dir / "rollouts" / "math_train_nemo_3x50.jsonl"),
-                              "question", "gold", "response", correct="is_correct",
-                              id=["problem_id", "rollout"]))  # fmt: skip
+    nemo = list(
+        sources.jsonl(
+            str(data_dir / "rollouts" / "math_train_nemo_3x50.jsonl"),
+            "question",
+            "gold",
+            "response",
+            correct="is_correct",
+            id=["problem_id", "rollout"],
+        )
+    )
     assert len({r["id"] for r in nemo}) == 150
     agree = [verdict(r) == r["given_verdict"] for r in nemo]
     assert sum(agree) == 147  # the other three labels are wrong (docs/VERIFIER.md)
-    traces = list(sources.jsonl(
-        str(data_dir / "traces" / "pcmb_r1_traces_413.jsonl"), "question", "answer_letter",
-        "answer_text", reasoning="reasoning", options="options", domain="subject",
-    ))  # fmt: skip
+    traces = list(
+        sources.jsonl(
+            str(data_dir / "traces" / "pcmb_r1_traces_413.jsonl"),
+            "question",
+            "answer_letter",
+            "answer_text",
+            reasoning="reasoning",
+            options="options",
+            domain="subject",
+        )
+    )
     assert len(traces) == 413
     assert all(verdict(r) == "correct" for r in traces)
     assert all(re.search(r"\\boxed\{[A-J]\}", r["response"]) for r in traces)

@@ -19,32 +19,38 @@ from custom_components.data.splits import (
     write_parts,
     yield_table,
 )
-from custom_components.data.verified import (
-    VERIFIED_SCHEMA,
-    Records,
-    problem_key,
-    rows_at,
-    text_key,
-)
+from custom_components.data.verified import VERIFIED_SCHEMA, Records, problem_key, rows_at, text_key
 
 
 def verified(problem, verdict, response, **more):
     row = rollout_row(
         id=f"{problem}/{response}", source="s", problem=problem, answer="1", response=response
     )
-    return row | {
-        "domain": "algebra", "verdict": verdict, "length": len(response), "repetitive": False,
-        "problem_key": problem_key(problem), "response_key": text_key(response),
-    } | more  # fmt: skip
+    return (
+        row
+        | {
+            "domain": "algebra",
+            "verdict": verdict,
+            "length": len(response),
+            "repetitive": False,
+            "problem_key": problem_key(problem),
+            "response_key": text_key(response),
+        }
+        | more
+    )
 
 
 ROWS = [
-    verified("Two", "correct", "aaaa"), verified("one", "incorrect", "b"),
-    verified("two ", "incorrect", "cc"), verified("Two", "correct", "aaaa"),
+    verified("Two", "correct", "aaaa"),
+    verified("one", "incorrect", "b"),
+    verified("two ", "incorrect", "cc"),
+    verified("Two", "correct", "aaaa"),
     verified("three", "correct", "dddddd", source="t", difficulty="hard"),
-    verified("one", "correct", "eee", finish_reason="length"), verified("one", "correct", "ffffffff"),
-    verified("two", "undecided", "g"), verified("one", "incorrect", "hh"),
-]  # fmt: skip
+    verified("one", "correct", "eee", finish_reason="length"),
+    verified("one", "correct", "ffffffff"),
+    verified("two", "undecided", "g"),
+    verified("one", "incorrect", "hh"),
+]
 
 
 @pytest.fixture
@@ -59,8 +65,10 @@ def folder(tmp_path):
 def test_records_group_rollouts_by_problem_across_chunks(folder):
     records = Records(folder)
     assert {p: [r.row for r in group] for p, group in records.items()} == {
-        0: [0, 2, 3, 7], 1: [1, 5, 6, 8], 2: [4],
-    }  # fmt: skip
+        0: [0, 2, 3, 7],
+        1: [1, 5, 6, 8],
+        2: [4],
+    }
     assert records.pass_rates().tolist() == [0.5, 0.5, 1.0]
     assert records[2][0].source == "t" and records[2][0].difficulty == "hard"
     assert records[0][0].difficulty == ""
@@ -100,8 +108,10 @@ def test_the_splits(folder, tmp_path):
     assert [p["problem"] for p in found["prompts"]] == ["Two", "one", "three"]
     assert [p["difficulty"] for p in found["prompts"]] == ["medium", "medium", "hard"]
     assert found["prompts"][0]["samples"] == 4
-    table = {row["name"]: row for row in yield_table(
-        records, np.ones(3, bool), np.array([], int), selection)}  # fmt: skip
+    table = {
+        row["name"]: row
+        for row in yield_table(records, np.ones(3, bool), np.array([], int), selection)
+    }
     assert table["rollouts"] == {"name": "rollouts", "rollouts": 9, "problems": 3, "length": 31}
     assert table["correct, cut off"]["rollouts"] == 1
     assert table["pairs"] == {"name": "pairs", "rollouts": 3, "problems": 2, "length": 25}
@@ -134,5 +144,9 @@ def test_labels_by_heuristic():
     assert guess_domain("What is the remainder when 7^100 is divided by 5?") == "number theory"
     assert guess_domain("What is 2+2?") == "arithmetic"
     assert [difficulty_of(x) for x in (1.0, 0.75, 0.5, 0.1, 0.0)] == [
-        "easy", "easy", "medium", "hard", "unsolved",
-    ]  # fmt: skip
+        "easy",
+        "easy",
+        "medium",
+        "hard",
+        "unsolved",
+    ]

@@ -76,7 +76,9 @@ def test_a_recipe_takes_its_config_and_overrides(command, monkeypatch):
 
 @cache
 def help_of(*program):
-    done = subprocess.run([sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *program, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-1000:]
     return done.stdout
 
@@ -104,9 +106,7 @@ def test_a_module_has_the_options(command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", sorted({c.words[1] for c in COMMANDS if kind(c) == "benchmark"})
-)  # fmt: skip
+@pytest.mark.parametrize("name", sorted({c.words[1] for c in COMMANDS if kind(c) == "benchmark"}))
 def test_a_benchmark_has_the_options(name):
     known = set(re.findall(r"--[\w-]+", help_of(name)))
     for command in COMMANDS:

@@ -50,11 +50,14 @@ def test_quoted_messages_are_the_codes_own():
 SLURM = ROOT / "configs" / "phi4_mini" / "slurm.sh"
 
 
-@pytest.mark.parametrize(("said", "status", "requeued"), [
-    ("stopped after step 7 of 9; the same command continues", 1, True),
-    ("error: required key 'data' has no value", 1, False),
-    ("done", 0, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "status", "requeued"),
+    [
+        ("stopped after step 7 of 9; the same command continues", 1, True),
+        ("error: required key 'data' has no value", 1, False),
+        ("done", 0, False),
+    ],
+)
 def test_the_slurm_script(tmp_path, said, status, requeued):
     """With stand-ins for Slurm: the command it starts, and when it queues itself again."""
     subprocess.run(["bash", "-n", str(SLURM)], check=True)
@@ -66,8 +69,12 @@ def test_the_slurm_script(tmp_path, said, status, requeued):
     ):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "5",
-                        "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "[a-b]"}  # fmt: skip
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "5",
+        "SLURM_NNODES": "2",
+        "SLURM_JOB_NODELIST": "[a-b]",
+    }
     done = subprocess.run(["bash", str(SLURM), "sft"], cwd=tmp_path, env=env)
     assert done.returncode == status
     assert (tmp_path / "requeued").exists() == requeued

@@ -17,9 +17,13 @@ BIN = Path(sys.executable).parent
 
 def run(command, folder, **env):
     done = subprocess.run(
-        ["bash", "-e", "-c", command], cwd=folder, text=True, timeout=1800, capture_output=True,
+        ["bash", "-e", "-c", command],
+        cwd=folder,
+        text=True,
+        timeout=1800,
+        capture_output=True,
         env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | env,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
     return done.stdout
 
@@ -33,9 +37,14 @@ def test_the_readmes_stages_in_order(tmp_path):
     evaluation.write_text((ROOT / "configs/tiny/evaluate.yaml").read_text() + shorter)
     small = SMALL | {"grpo": SMALL_GRPO}
     stages = [
-        {"name": name, "config": f"configs/tiny/{name}.yaml", "evaluate": True,
-         "overrides": small[name]} for name in ("sft", "grpo")
-    ]  # fmt: skip
+        {
+            "name": name,
+            "config": f"configs/tiny/{name}.yaml",
+            "evaluate": True,
+            "overrides": small[name],
+        }
+        for name in ("sft", "grpo")
+    ]
     chain = [f"stages={json.dumps(stages)}", f"evaluation={evaluation}", "compare=[]"]
     overrides = small | {
         "evaluate": ["limit=8", "sampling={max_gen_toks: 24}"],

@@ -1,6 +1,6 @@
 """Tokenizers with the mistakes of others."""
 
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
 
 
 class PaddingHidesTheEnd(ChatTokenizer):

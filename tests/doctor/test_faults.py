@@ -17,13 +17,13 @@ from custom_components.config import UserError, load
 from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import rollout_row, write_rows
-from custom_components.doctor import blocking, examine, refuse, resources, rows
+from custom_components.doctor import blocking, examine, refuse, resources, training_data
 from custom_components.doctor.checks import EvaluationProblems, check_decontamination
 from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage, duration
 from custom_components.doctor.forecast import verdicts
+from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
 from custom_components.rl.samples import Group, Sample
-from custom_components.rollout.engine import Completion
 from custom_components.training.estimate import Memory
 from recipes.doctor import check_chain, check_one, recipe_of
 from recipes.sft import SFTConfig
@@ -166,8 +166,13 @@ def test_golds_that_the_verifier_cannot_read(run_dir, tmp_path):
     one = problems_file(tmp_path, [*rows, {"problem": "q", "answer": "\\frac{"}])
     found = look(run_dir, "grpo", of_file(one))["gold_unreadable"]
     assert found[0].level == "warning" and "1 of 21" in found[0].what
-    many = problems_file(tmp_path, [*rows, *({"problem": "q", "answer": g} for g in
-                                             ("$$", "?", "\\frac{", "{}{}", "??", "$"))])  # fmt: skip
+    many = problems_file(
+        tmp_path,
+        [
+            *rows,
+            *({"problem": "q", "answer": g} for g in ("$$", "?", "\\frac{", "{}{}", "??", "$")),
+        ],
+    )
     assert errors(look(run_dir, "grpo", of_file(many))) == ["gold_unreadable"]
 
 
@@ -256,8 +261,9 @@ def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
     missing = [f"data={tmp_path}/x.parquet", f"tokenizer.path={run_dir}/none"]
     both = look(run_dir, "sft", *missing)["data_unreadable"]
     assert [(f.level, f.what.split(":")[0]) for f in both] == [
-        ("error", "data"), ("warning", "tokenizer.path"),
-    ]  # fmt: skip
+        ("error", "data"),
+        ("warning", "tokenizer.path"),
+    ]
 
 
 def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
@@ -285,7 +291,7 @@ def test_a_teacher_of_another_family(run_dir, tmp_path):
     config = {"architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 4096}
     (tmp_path / "config.json").write_text(json.dumps(config))
     teacher = [
-        f"engine={{_component_: custom_components.rollout.vllm_engine.VLLMEngine, model: {tmp_path}}}"
+        f"engine={{_component_: custom_components.engines.vllm_engine.VLLMEngine, model: {tmp_path}}}"
     ]
     assert errors(look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=512")) == []
     found = look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=4096")
@@ -344,20 +350,22 @@ def test_evaluation_problems_in_the_training_split(run_dir, tmp_path):
 
 def test_few_copies_among_many_problems_are_a_warning(run_dir, tmp_path, monkeypatch):
     """Exact copies are searched for in all problems, altered ones in `doctor.rows` of them."""
-    monkeypatch.setattr(rows.Decontaminator, "check", lambda _, texts: [None] * len(texts))
+    monkeypatch.setattr(training_data.Decontaminator, "check", lambda _, texts: [None] * len(texts))
     problems = list(column_addition("distill", {3: 200, 4: 200}))
     path = tmp_path / "sft.parquet"
     write_rows(path, [split_row(p) for p in problems], MESSAGES_SCHEMA)
     known = [("reasoning_x", problems[0]["problem"])]
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
-    (found,) = rows.check_contamination(Stage("sft", "sft", cfg), known, known, 20)
+    (found,) = training_data.check_contamination(Stage("sft", "sft", cfg), known, known, 20)
     assert found.level == "warning" and "1 of 400 problems" in found.what
 
 
 def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     """A real set: names and numbers changed are still a copy."""
-    problem = ("Mary sold clips to 48 of her friends in April and then she sold half as many clips in "
-               "May. How many clips did Mary sell altogether in April and May?")  # fmt: skip
+    problem = (
+        "Mary sold clips to 48 of her friends in April and then she sold half as many clips in "
+        "May. How many clips did Mary sell altogether in April and May?"
+    )
     row = split_row({"id": "a", "problem": problem, "answer": "72"})
     path = tmp_path / "sft.parquet"
     write_rows(path, [row], MESSAGES_SCHEMA)
@@ -375,12 +383,19 @@ def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
     own = problems_file(tmp_path, [{"problem": "1+1?", "answer": "2"}])
     evaluation = tmp_path / "evaluate.yaml"
     tiny = (ROOT / "configs/tiny/evaluate.yaml").read_text()
-    evaluation.write_text(f"{tiny}{of_file(own).replace('=', ': ', 1)}\n".replace(
-        "[reasoning_tiny_addition]", "[reasoning_own]"))  # fmt: skip
+    evaluation.write_text(
+        f"{tiny}{of_file(own).replace('=', ': ', 1)}\n".replace(
+            "[reasoning_tiny_addition]", "[reasoning_own]"
+        )
+    )
 
     def advice(*sets):
-        found = look(run_dir, "curate", f"doctor.evaluation={evaluation}",
-                     f"decontamination.sets=[{','.join(map(str, sets))}]")  # fmt: skip
+        found = look(
+            run_dir,
+            "curate",
+            f"doctor.evaluation={evaluation}",
+            f"decontamination.sets=[{','.join(map(str, sets))}]",
+        )
         return [f.change for f in found.get("decontamination", []) if f.change]
 
     other = problems_file(tmp_path / "x", [{"problem": "2+2?", "answer": "4"}])
@@ -443,7 +458,10 @@ def test_the_forecast_of_an_rl_stage():
     wrong, mixed = group("incorrect", "incorrect"), group("correct", "incorrect")
     fine = named([mixed, mixed, mixed, group("correct", "correct")])
     assert [f.level for f in fine.values()] == ["note"]
-    assert fine["zero_variance"].what.startswith("3 of 4 groups") and "1 are all right, 0 all wrong" in fine["zero_variance"].what  # fmt: skip
+    assert (
+        fine["zero_variance"].what.startswith("3 of 4 groups")
+        and "1 are all right, 0 all wrong" in fine["zero_variance"].what
+    )
     flat = named([wrong] * 4 + [mixed])
     assert flat["zero_variance"].level == "warning"
     cut = named([group("incorrect", "incorrect", cut=2)] * 3)
@@ -488,9 +506,17 @@ def test_the_way_on_keeps_what_is_allowed():
 
 def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
     """Through `tune run`, with the forecast of an untrained model: all of its responses are cut off."""
-    command = [TUNE, "run", "recipes/doctor.py", "--config", "configs/tiny/grpo.yaml",
-               f"run_dir={run_dir}", "max_new_tokens=2", "doctor.forecast_prompts=8",
-               f"doctor.output={run_dir}/found.json"]  # fmt: skip
+    command = [
+        TUNE,
+        "run",
+        "recipes/doctor.py",
+        "--config",
+        "configs/tiny/grpo.yaml",
+        f"run_dir={run_dir}",
+        "max_new_tokens=2",
+        "doctor.forecast_prompts=8",
+        f"doctor.output={run_dir}/found.json",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "error: the doctor found max_new_tokens; mend that, or go on with " in done.stderr

@@ -20,10 +20,18 @@ from eval.scoring import problem_metrics
 
 def row(name, verdicts, task="reasoning_math500"):
     samples = [
-        {"verdict": v, "reason": "", "prediction": "1", "finish_reason": "stop", "truncated": False, "length": 9,
-         "num_tokens": 4, "label": 0 if v == "correct" else 1}
+        {
+            "verdict": v,
+            "reason": "",
+            "prediction": "1",
+            "finish_reason": "stop",
+            "truncated": False,
+            "length": 9,
+            "num_tokens": 4,
+            "label": 0 if v == "correct" else 1,
+        }
         for v in verdicts
-    ]  # fmt: skip
+    ]
     doc = {"task": task, "id": name, "problem": "?", "answer": "1", "difficulty": None}
     return {**doc, **problem_metrics(samples), "responses": ["\\boxed{1}"] * len(samples)}
 
@@ -40,13 +48,18 @@ def write(folder, name, problems, version=1, **protocol):
     provenance = {"tasks": {task: {"version": version, "repeats": 1, **protocol}}}
     write_jsonl(folder / f"{name}.samples.jsonl", problems)
     results = {task: summary(problems)}
-    write_json(folder / f"{name}.json",
-               {"model": name, "provenance": provenance, "results": results})  # fmt: skip
+    write_json(
+        folder / f"{name}.json", {"model": name, "provenance": provenance, "results": results}
+    )
 
 
 def run(*args):
-    return subprocess.run([sys.executable, "-m", "eval.compare", *map(str, args)], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "eval.compare", *map(str, args)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_a_pair_by_hand(tmp_path):
@@ -54,8 +67,14 @@ def test_a_pair_by_hand(tmp_path):
     write(tmp_path, "a", rows(21, 40))
     # b is right on 1..29, a on 0..20: b loses p0 and wins 8
     write(tmp_path, "b", [row("p0", ["incorrect"]), *rows(28, 39, start=1)])
-    done = run(tmp_path, "--json", tmp_path / "out.json", "--markdown", tmp_path / "out.md",
-               "--list-problems")  # fmt: skip
+    done = run(
+        tmp_path,
+        "--json",
+        tmp_path / "out.json",
+        "--markdown",
+        tmp_path / "out.md",
+        "--list-problems",
+    )
     assert done.returncode == 0, done.stderr
     [pair] = json.loads((tmp_path / "out.json").read_text())["reasoning_math500"]["pairs"]
     assert (pair["a"], pair["b"], pair["problems"]) == ("a", "b", 40)
@@ -79,12 +98,18 @@ def test_equals_are_said_to_be(tmp_path):
 def test_several_comparisons_are_adjusted():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
-    models = [Logged(n, {"t": rows(k, 40)}, {}) for n, k in zip("abcde", (10, 12, 14, 16, 30),
-                                                                  strict=True)]  # fmt: skip
+    models = [
+        Logged(n, {"t": rows(k, 40)}, {})
+        for n, k in zip("abcde", (10, 12, 14, 16, 30), strict=True)
+    ]
     pairs = compare(models)["t"]["pairs"]
     assert [(p["a"], p["b"]) for p in pairs] == [
-        ("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("a", "e"),
-    ]  # fmt: skip
+        ("a", "b"),
+        ("b", "c"),
+        ("c", "d"),
+        ("d", "e"),
+        ("a", "e"),
+    ]
     assert [p["p_holm"] for p in pairs] == pytest.approx(holm([p["p"] for p in pairs]))
     assert [(p["a"], p["b"]) for p in compare(models, [("b", "e")])["t"]["pairs"]] == [("b", "e")]
 
@@ -101,10 +126,20 @@ def test_of_long_values_the_part_that_differs_is_shown(tmp_path):
     """On one line, though a prompt has several and looks like the terminal's markup."""
     start = "[/INST] {{problem}}\nPlease reason step by step, and put your final answer "
     sampling = {"temperature": 0.6, "top_p": 0.95}
-    write(tmp_path, "a", rows(2, 4), prompt=start + "within a box.",
-          sampling=sampling | {"max_gen_toks": 32768})  # fmt: skip
-    write(tmp_path, "b", rows(2, 4), prompt=start + "in [/b].\n",
-          sampling=sampling | {"max_gen_toks": 1024})  # fmt: skip
+    write(
+        tmp_path,
+        "a",
+        rows(2, 4),
+        prompt=start + "within a box.",
+        sampling=sampling | {"max_gen_toks": 32768},
+    )
+    write(
+        tmp_path,
+        "b",
+        rows(2, 4),
+        prompt=start + "in [/b].\n",
+        sampling=sampling | {"max_gen_toks": 1024},
+    )
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     said = [x.partition(" differ in ")[2] for x in done.stdout.splitlines() if "warning: " in x]
@@ -140,8 +175,10 @@ def test_what_was_not_recorded_is_no_difference(tmp_path):
 
 def test_a_variant_with_more_repeats_is_the_same_task(tmp_path):
     write(tmp_path, "a", rows(2, 4))
-    more = [row(f"p{i}", ["correct", right], "reasoning_math500_x2")
-            for i, right in enumerate(["correct", "incorrect", "incorrect", "incorrect"])]  # fmt: skip
+    more = [
+        row(f"p{i}", ["correct", right], "reasoning_math500_x2")
+        for i, right in enumerate(["correct", "incorrect", "incorrect", "incorrect"])
+    ]
     write(tmp_path, "b", more, version=2)
     done = run(tmp_path, "--markdown", tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
@@ -169,10 +206,14 @@ def lm_eval_logs(folder, right, task="reasoning_tiny_addition", include=ROOT / "
 
     tracker = EvaluationTracker(output_path=str(folder))
     output = simple_evaluate(
-        Known(), tasks=[task], limit=8, bootstrap_iters=0, log_samples=True,
+        Known(),
+        tasks=[task],
+        limit=8,
+        bootstrap_iters=0,
+        log_samples=True,
         task_manager=TaskManager(include_path=str(include), include_defaults=False),
         evaluation_tracker=tracker,
-    )  # fmt: skip
+    )
     samples = output.pop("samples")
     tracker.save_results_aggregated(results=output, samples=samples)
     tracker.save_results_samples(task, samples[task])
@@ -231,8 +272,15 @@ def test_lm_evals_logs_beside_ours(tmp_path):
     of_b = lm_eval_logs(tmp_path / "b", set(range(1, 8)))
     ours = [problem_row("reasoning_tiny_addition", x) for x in of_b]
     write(tmp_path / "run", "ours", ours)
-    done = run(f"a={tmp_path}/lm", f"b={tmp_path}/b", tmp_path / "run", "--json", tmp_path / "j",
-               "--markdown", tmp_path / "m")  # fmt: skip
+    done = run(
+        f"a={tmp_path}/lm",
+        f"b={tmp_path}/b",
+        tmp_path / "run",
+        "--json",
+        tmp_path / "j",
+        "--markdown",
+        tmp_path / "m",
+    )
     assert done.returncode == 0, done.stderr
     of_task = json.loads((tmp_path / "j").read_text())["reasoning_tiny_addition"]
     assert of_task["results"]["b"] == of_task["results"]["ours"]
@@ -249,11 +297,19 @@ def test_lm_evals_logs_beside_ours(tmp_path):
 
 
 def test_published_tables():
-    ours = {"start": {"reasoning_math500": summary(rows(36, 50))},
-            "grpo": {"reasoning_aime24": summary(rows(2, 30))}}  # fmt: skip
+    ours = {
+        "start": {"reasoning_math500": summary(rows(36, 50))},
+        "grpo": {"reasoning_aime24": summary(rows(2, 30))},
+    }
     ablation, main = published_tables(ours)
-    assert ablation["columns"] == ["", "AIME 2024", "AIME 2024, ours", "MATH-500",
-                                   "MATH-500, ours", "GPQA-D"]  # fmt: skip
+    assert ablation["columns"] == [
+        "",
+        "AIME 2024",
+        "AIME 2024, ours",
+        "MATH-500",
+        "MATH-500, ours",
+        "GPQA-D",
+    ]
     assert ablation["rows"][0][3] == "71.8" and ablation["rows"][0][4].startswith("72.0 [")
     assert "outside" not in ablation["rows"][0][4]
     assert ablation["rows"][-1][1] == "57.5" and ablation["rows"][-1][2].endswith(
@@ -363,8 +419,9 @@ def test_the_chains_report_shows_the_papers_table(tmp_path):
         write(tmp_path / "eval" / name, name, rows(right, 40))
     report = build_report(tmp_path, "reasoning_math500", stages)
     assert [t["title"] for t in report["published"]] == [
-        "Ablation: published, ours", "Main table: published, ours",
-    ]  # fmt: skip
+        "Ablation: published, ours",
+        "Main table: published, ours",
+    ]
     page = write_report(tmp_path, report, stages).read_text()
     assert "<td>95.0 [83.1, 99.4]</td>" in page and "<td>94.6</td>" in page
     assert report["paired"][0]["won"] == 8

@@ -7,8 +7,8 @@ from fake_endpoint import FakeEndpoint, completion
 from lm_eval.api.instance import Instance
 
 from custom_components.config import UserError
-from custom_components.rollout.engine import Completion, Reply
-from custom_components.rollout.guard import GuardedEngine
+from custom_components.engines.engine import Completion, Reply
+from custom_components.engines.watchdog import GuardedEngine
 from eval.lm import EngineLM
 
 OPTIONS = {"until": [], "temperature": 0.6, "top_p": 0.95, "max_gen_toks": 8}
@@ -75,8 +75,11 @@ def test_an_endpoint_answers_conversations_and_pays_once(tmp_path):
 
     with_chat = [json.dumps([{"role": "user", "content": x}]) for x in "abc" for _ in range(2)]
     with FakeEndpoint(reply) as endpoint:
-        node = {"_component_": "custom_components.rollout.server_engine.ServerEngine",
-                "url": endpoint.url, "model": "m"}  # fmt: skip
+        node = {
+            "_component_": "custom_components.engines.server_engine.ServerEngine",
+            "url": endpoint.url,
+            "model": "m",
+        }
         lm = EngineLM(GuardedEngine(node, None, 60), None, spool=tmp_path / "s.jsonl", group=2)
         got = lm.generate_until(requests(with_chat))
         assert [g[0] for g in got] == list("aabbcc")

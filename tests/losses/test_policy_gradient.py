@@ -56,9 +56,12 @@ def test_aggregations_by_hand():
         weights = token_weights(lengths, aggregation, longest=4)
         return sum(
             w * x
-            for w, x in zip([w for w, n in zip(weights, lengths, strict=True) for _ in range(n)],
-                            losses, strict=True)
-        )  # fmt: skip
+            for w, x in zip(
+                [w for w, n in zip(weights, lengths, strict=True) for _ in range(n)],
+                losses,
+                strict=True,
+            )
+        )
 
     assert total("sequence_mean") == pytest.approx((1 + 2) / 2)
     assert total("token_mean") == pytest.approx(7 / 4)

@@ -20,17 +20,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from custom_components.losses.policy_gradient import (
-    SETTINGS,
-    LossConfig,
-    kl_penalty,
-    token_weights,
-)
+from custom_components.engines.engine import Completion
+from custom_components.losses.policy_gradient import SETTINGS, LossConfig, kl_penalty, token_weights
 from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.learning import forward, loss_terms, policy_batches
 from custom_components.rl.samples import Sample
-from custom_components.rollout.engine import Completion
 
 LENGTHS = [3, 8, 5, 1, 12, 7]
 REWARDS = [1.0, -1.0, -0.75, 1.0, 1.0, -0.5]
@@ -58,9 +53,11 @@ def data():
     policy = -2 - noise[0].abs()
     old = policy - RATIOS.log()
     return SimpleNamespace(
-        policy=policy.double(), old=old.double(), engine=(old + noise[1]).double(),
+        policy=policy.double(),
+        old=old.double(),
+        engine=(old + noise[1]).double(),
         reference=(policy + noise[2] / 2).double(),
-    )  # fmt: skip
+    )
 
 
 class Table(torch.nn.Module):
@@ -101,19 +98,34 @@ def trl_trainer(folder, monkeypatch):
         setting = SETTINGS[name]
         scale = "group" if setting.normalise_std else "none"
         args = GRPOConfig(
-            output_dir=str(folder / "trl"), loss_type=name, epsilon=setting.clip_low,
-            epsilon_high=setting.clip_high, scale_rewards=scale, beta=kl,
-            max_completion_length=LONGEST, num_generations=GROUP,
-            per_device_train_batch_size=len(LENGTHS) // 2, gradient_accumulation_steps=2,
-            vllm_importance_sampling_mode="token_truncate", vllm_importance_sampling_clip_max=CAP,
-            gradient_checkpointing=False, bf16=False, use_cpu=True, report_to=[], **options,
-        )  # fmt: skip
+            output_dir=str(folder / "trl"),
+            loss_type=name,
+            epsilon=setting.clip_low,
+            epsilon_high=setting.clip_high,
+            scale_rewards=scale,
+            beta=kl,
+            max_completion_length=LONGEST,
+            num_generations=GROUP,
+            per_device_train_batch_size=len(LENGTHS) // 2,
+            gradient_accumulation_steps=2,
+            vllm_importance_sampling_mode="token_truncate",
+            vllm_importance_sampling_clip_max=CAP,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            report_to=[],
+            **options,
+        )
         return GRPOTrainer(
-            Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32), args=args,
-            processing_class=AutoTokenizer.from_pretrained(folder), rollout_func=rollout,
-            reward_funcs=lambda completion_ids, **_: [REWARDS[IDS.index(i)] for i in completion_ids],
+            Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32),
+            args=args,
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            rollout_func=rollout,
+            reward_funcs=lambda completion_ids, **_: [
+                REWARDS[IDS.index(i)] for i in completion_ids
+            ],
             train_dataset=Dataset.from_dict({"prompt": ["1+2=?"]}),
-        )  # fmt: skip
+        )
 
     return make
 
@@ -149,9 +161,13 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
     trainer = SimpleNamespace(
         forward_logprobs=forward_logprobs,
         world=SimpleNamespace(size=1, rank=0, device=torch.device("cpu")),
-        cfg=SimpleNamespace(max_new_tokens=LONGEST, max_tokens_per_micro_batch=20,
-                            importance_cap=CAP, loss=LossConfig(name, kl_coefficient=kl)),
-    )  # fmt: skip
+        cfg=SimpleNamespace(
+            max_new_tokens=LONGEST,
+            max_tokens_per_micro_batch=20,
+            importance_cap=CAP,
+            loss=LossConfig(name, kl_coefficient=kl),
+        ),
+    )
     samples = [
         Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", "correct", advantage)
         for ids, advantage in zip(IDS, advantages, strict=True)

@@ -8,9 +8,14 @@ from custom_components.models.longrope import LongRoPE
 
 def rope(**changes):
     arguments = {
-        "head_dim": 8, "rotary_dim": 4, "max_seq_len": 64, "original_max_seq_len": 16,
-        "short_factor": (1.0, 1.0), "long_factor": (2.0, 4.0), "rope_factor": "long",
-    } | changes  # fmt: skip
+        "head_dim": 8,
+        "rotary_dim": 4,
+        "max_seq_len": 64,
+        "original_max_seq_len": 16,
+        "short_factor": (1.0, 1.0),
+        "long_factor": (2.0, 4.0),
+        "rope_factor": "long",
+    } | changes
     return LongRoPE(**arguments)
 
 

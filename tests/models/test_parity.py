@@ -26,17 +26,29 @@ def phi3_folder(path, hidden, heads, kv, layers, inter, partial, seed=0):
     torch.manual_seed(seed)
     rotary = int(hidden // heads * partial) // 2
     config = Phi3Config(
-        vocab_size=101, hidden_size=hidden, intermediate_size=inter, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=256,
-        original_max_position_embeddings=32, tie_word_embeddings=True, pad_token_id=0,
-        bos_token_id=1, eos_token_id=2, partial_rotary_factor=partial,
+        vocab_size=101,
+        hidden_size=hidden,
+        intermediate_size=inter,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv,
+        max_position_embeddings=256,
+        original_max_position_embeddings=32,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        partial_rotary_factor=partial,
         rope_parameters={
-            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": partial,
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": partial,
             "short_factor": [1.0 + 0.01 * i for i in range(rotary)],
             "long_factor": [1.0 + 0.7 * i for i in range(rotary)],
-            "original_max_position_embeddings": 32, "factor": 8.0,
+            "original_max_position_embeddings": 32,
+            "factor": 8.0,
         },
-    )  # fmt: skip
+    )
     model = Phi3ForCausalLM(config).eval()
     for parameter in model.parameters():  # norms that are all ones would hide a missing norm
         if parameter.dim() == 1:
@@ -60,8 +72,15 @@ def test_phi4_mini_equals_transformers(tmp_path, shape, length):
     assert (other - expected).abs().max() > 1e-3  # the branch matters
 
 
-@pytest.mark.parametrize(("rope_factor", "lengths"), [("short", (7, 32, 20)), ("long", (40, 33, 90)),
-                                                      ("by_length", (12, 30)), ("by_length", (50, 34))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rope_factor", "lengths"),
+    [
+        ("short", (7, 32, 20)),
+        ("long", (40, 33, 90)),
+        ("by_length", (12, 30)),
+        ("by_length", (50, 34)),
+    ],
+)
 def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, lengths):
     """Laid end to end or padded to a batch: what transformers computes for each by itself."""
     theirs = phi3_folder(tmp_path, *SHAPES[0])
@@ -105,11 +124,17 @@ def test_smollm2_with_its_real_weights_equals_transformers():
 def test_smollm2_equals_transformers(tmp_path, heads):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=101, hidden_size=24 * heads[0], intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=heads[0], num_key_value_heads=heads[1], max_position_embeddings=128,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+        vocab_size=101,
+        hidden_size=24 * heads[0],
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=heads[0],
+        num_key_value_heads=heads[1],
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5},
         rms_norm_eps=1e-5,
-    )  # fmt: skip
+    )
     theirs = LlamaForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path)
     tokens = torch.randint(0, 101, (2, 50))
@@ -222,8 +247,14 @@ def test_older_configs_say_rope_scaling(tmp_path):
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
-    config |= {"rope_theta": rope["rope_theta"], "rope_scaling": {
-        "type": "longrope", "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}}  # fmt: skip
+    config |= {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": rope["short_factor"],
+            "long_factor": rope["long_factor"],
+        },
+    }
     path.write_text(json.dumps(config))
     assert builder_arguments(tmp_path) == new
 

@@ -50,17 +50,20 @@ def put(tmp_path, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("device=gpu", "device must be auto, cpu or cuda, not 'gpu'"),
-    ("device=cuda", "device=cuda, but torch sees no CUDA device"),
-    ("dtype=fp32", "dtype must be auto, float32 or bfloat16"),
-    ("max_new_tokens=0", "max_new_tokens must be 1 or more, not 0"),
-    ("temperature=-1", "temperature must be 0 (greedy) or more, not -1.0"),
-    ("temperature=nan", "temperature must be"),
-    ("top_p=0", "top_p must be above 0 and at most 1"),
-    ("top_p=1.5", "top_p must be above 0 and at most 1"),
-    ("seed=-1", "seed must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("device=gpu", "device must be auto, cpu or cuda, not 'gpu'"),
+        ("device=cuda", "device=cuda, but torch sees no CUDA device"),
+        ("dtype=fp32", "dtype must be auto, float32 or bfloat16"),
+        ("max_new_tokens=0", "max_new_tokens must be 1 or more, not 0"),
+        ("temperature=-1", "temperature must be 0 (greedy) or more, not -1.0"),
+        ("temperature=nan", "temperature must be"),
+        ("top_p=0", "top_p must be above 0 and at most 1"),
+        ("top_p=1.5", "top_p must be above 0 and at most 1"),
+        ("seed=-1", "seed must be"),
+    ],
+)
 def test_a_setting_that_cannot_be_is_refused(put, monkeypatch, override, message):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError) as e:

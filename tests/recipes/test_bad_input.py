@@ -36,8 +36,13 @@ def test_curate_names_bad_data(traces, tmp_path):
     assert "traces.jsonl is empty" in refused("curate", *traces())
     assert "1 of 2 rows cannot be used" in refused("curate", *traces(good, {"problem": "x"}))
     rejects = [json.loads(x) for x in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
-    assert rejects == [{"where": f"{tmp_path / 'traces.jsonl'}, line 2",
-                        "reason": "column 'answer' is missing", "whole_file": False}]  # fmt: skip
+    assert rejects == [
+        {
+            "where": f"{tmp_path / 'traces.jsonl'}, line 2",
+            "reason": "column 'answer' is missing",
+            "whole_file": False,
+        }
+    ]
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"
     # the same command with the limit raised keeps the good row, and counts the other
     done = recipe("curate", *traces(good, {"problem": "x"}), "max_reject_share=0.6", "resume=never")
@@ -58,18 +63,32 @@ def test_a_gold_that_cannot_be_read_is_undecided(traces, tmp_path):
         ("sft", ["data=/nowhere.parquet"], "input /nowhere.parquet does not exist"),
         ("sft", ["max_step=3"], "unknown key 'max_step'; did you mean 'max_steps'?"),
         ("sft", ["model.rope_facto=short"], "takes no argument 'rope_facto'"),
-        ("sft", ["model.lora_rank=2", "model.lora_modules=[q]"], "lora_modules: no ['q']; there are"),
-        ("rollout", ["engine={_component_: custom_components.rollout.teacher.Teacher}"],
-         "did you mean 'AdditionTeacher'?"),
+        (
+            "sft",
+            ["model.lora_rank=2", "model.lora_modules=[q]"],
+            "lora_modules: no ['q']; there are",
+        ),
+        (
+            "rollout",
+            ["engine={_component_: custom_components.engines.teacher.Teacher}"],
+            "did you mean 'AdditionTeacher'?",
+        ),
         ("evaluate", ["only=[sfd]"], "no model 'sfd'; did you mean 'sft'?"),
-        ("evaluate", ["tasks=[reasoning_tiny_adition]", "only=[start]"],
-         "did you mean 'reasoning_tiny_addition'?"),
+        (
+            "evaluate",
+            ["tasks=[reasoning_tiny_adition]", "only=[start]"],
+            "did you mean 'reasoning_tiny_addition'?",
+        ),
         ("chain", ["stages=[{name: x, config: configs/tiny/x.yaml}]"], "no recipe recipes/x.py"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(small_run, tmp_path, name, overrides, words):
-    assert words in refused(name, f"run_dir={small_run}", *(
-        [f"output_dir={tmp_path}/out"] if name != "chain" else []), *overrides)  # fmt: skip
+    assert words in refused(
+        name,
+        f"run_dir={small_run}",
+        *([f"output_dir={tmp_path}/out"] if name != "chain" else []),
+        *overrides,
+    )
 
 
 def test_folders_that_are_not_checkpoints(small_run, tmp_path):
@@ -79,8 +98,9 @@ def test_folders_that_are_not_checkpoints(small_run, tmp_path):
     assert "is not a Hugging Face model folder" in refused(
         *common, f"checkpointer.checkpoint_dir={tmp_path / 'empty'}"
     )
-    assert "holds no tokenizer_config.json" in refused(*common, f"tokenizer.path={tmp_path / 'empty'}",
-                                                       "resume=never")  # fmt: skip
+    assert "holds no tokenizer_config.json" in refused(
+        *common, f"tokenizer.path={tmp_path / 'empty'}", "resume=never"
+    )
     by_length = refused(*common, "model.rope_factor=by_length", "resume=never")
     assert "rope_factor=by_length" in by_length
     too_short = refused(*common, "max_seq_len=8", "resume=never")
@@ -88,8 +108,15 @@ def test_folders_that_are_not_checkpoints(small_run, tmp_path):
 
 
 def test_a_broken_gradient_skips_the_step_and_ends_the_run_in_the_end(small_run, tmp_path):
-    line = refused("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'out'}", *SMALL["sft"],
-                   "max_steps=12", "optimizer.lr=1e30", "warmup_ratio=0.0")  # fmt: skip
+    line = refused(
+        "sft",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'out'}",
+        *SMALL["sft"],
+        "max_steps=12",
+        "optimizer.lr=1e30",
+        "warmup_ratio=0.0",
+    )
     assert "not finite in 3 steps in a row" in line
     broken = [
         json.loads(x) for x in (tmp_path / "out" / "nonfinite.jsonl").read_text().splitlines()

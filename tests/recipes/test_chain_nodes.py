@@ -9,12 +9,16 @@ import pytest
 from conftest import ROOT, TUNE
 
 from custom_components.config import UserError
-from custom_components.processes import launch
+from custom_components.runs.processes import launch
 
 STEP = {
-    "name": "sft", "recipe": "recipes/sft.py", "config": "configs/tiny/sft.yaml", "nnodes": 2,
-    "nproc_per_node": 4, "overrides": ["run_dir=a b"],
-}  # fmt: skip
+    "name": "sft",
+    "recipe": "recipes/sft.py",
+    "config": "configs/tiny/sft.yaml",
+    "nnodes": 2,
+    "nproc_per_node": 4,
+    "overrides": ["run_dir=a b"],
+}
 
 
 def test_without_an_allocation_it_says_what_to_run(monkeypatch):
@@ -41,12 +45,16 @@ def test_within_an_allocation_srun_starts_it_on_every_node(tmp_path):
         f"task: reasoning_tiny_addition\nstages: {json.dumps(stages)}\n"
     )
     environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NUM_NODES": "2",
-    }  # fmt: skip
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NUM_NODES": "2",
+    }
     done = subprocess.run(
         [TUNE, "run", "recipes/chain.py", "--config", str(config)],
-        cwd=ROOT, env=environment, text=True, capture_output=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     given = (tmp_path / "run" / "logs" / "start.log").read_text().split("\n")
     assert given[:3] == ["--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]

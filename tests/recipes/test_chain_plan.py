@@ -7,8 +7,9 @@ import pytest
 from conftest import ROOT
 
 from custom_components.config import UserError, load
-from custom_components.training import run_folder
-from custom_components.training.run_folder import RunFolder, read_manifest, what_changed
+from custom_components.runs import run_folder
+from custom_components.runs.manifest import read_manifest, what_changed
+from custom_components.runs.run_folder import RunFolder
 from recipes import chain, start
 
 STAGES = """
@@ -21,8 +22,11 @@ STAGES = """
 
 def chain_of(folder, stages=STAGES, **more):
     """A chain's config and its steps."""
-    lines = {"run_dir": folder / "run", "evaluation": "configs/tiny/evaluate.yaml",
-             "task": "reasoning_tiny_addition"} | more  # fmt: skip
+    lines = {
+        "run_dir": folder / "run",
+        "evaluation": "configs/tiny/evaluate.yaml",
+        "task": "reasoning_tiny_addition",
+    } | more
     text = "".join(f"{key}: {value}\n" for key, value in lines.items())
     (folder / "chain.yaml").write_text(f"{text}stages:{stages}")
     cfg = load(chain.ChainConfig, folder / "chain.yaml", [])
@@ -37,26 +41,41 @@ def in_root(monkeypatch):
 @pytest.mark.parametrize(
     ("old", "new", "more", "words"),
     [
-        ("", "", {"task": "reasoning_tiny_additio"}, "does not evaluate 'reasoning_tiny_additio'; did you mean"),
+        (
+            "",
+            "",
+            {"task": "reasoning_tiny_additio"},
+            "does not evaluate 'reasoning_tiny_additio'; did you mean",
+        ),
         ("", "", {"compare": "[[sft]]"}, "is no pair of stages"),
         ("", "", {"compare": "[[sft, sfd]]"}, "no evaluated stage 'sfd'; did you mean 'sft'"),
         ("name: dpo", "name: sft", {}, "two of the name 'sft'"),
         ("name: sft", "name: sft0.5", {}, "letters, digits, _ and - only"),
-        ("name: dpo", "recipe: recipes/dpo.py, name: dpo2", {}, r"output_dir is .*run/dpo, .* in .*run/dpo2; add output_dir"),
+        (
+            "name: dpo",
+            "recipe: recipes/dpo.py, name: dpo2",
+            {},
+            r"output_dir is .*run/dpo, .* in .*run/dpo2; add output_dir",
+        ),
         ("name: dpo", "nnodes: 0, name: dpo", {}, "nnodes must be 1 or more"),
         ("name: dpo", "recipe: tests/conftest.py, name: dpo", {}, "is not in the folder recipes"),
         ("name: dpo", "recipe: recipes/d.py, name: dpo", {}, "no recipe recipes/d.py"),
     ],
-)  # fmt: skip
+)
 def test_a_chain_that_does_not_fit_together(tmp_path, in_root, old, new, more, words):
     with pytest.raises(UserError, match=words):
         chain.check(*chain_of(tmp_path, STAGES.replace(old, new), **more))
 
 
 @pytest.mark.parametrize(
-    "config", sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml")
-                     if "\nevaluation: configs" in p.read_text()), ids=str
-)  # fmt: skip
+    "config",
+    sorted(
+        p.relative_to(ROOT)
+        for p in (ROOT / "configs").rglob("*.yaml")
+        if "\nevaluation: configs" in p.read_text()
+    ),
+    ids=str,
+)
 def test_the_chains_that_come_with_it_fit_together(in_root, config):
     cfg = load(chain.ChainConfig, config, [])
     chain.check(cfg, chain.steps_of(cfg))
@@ -105,21 +124,43 @@ def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spelled = ["runs/tiny", "runs/tiny/", "./runs/tiny", f"{tmp_path}/runs/tiny"]
     found = [
-        ({"recipe": "sft", "config": {"run_dir": d, "data": f"{d}/curate/sft.parquet"}, "inputs": {f"{d}/x": "1"}})
+        (
+            {
+                "recipe": "sft",
+                "config": {"run_dir": d, "data": f"{d}/curate/sft.parquet"},
+                "inputs": {f"{d}/x": "1"},
+            }
+        )
         for d in spelled
-    ]  # fmt: skip
+    ]
     for other in found:
         assert what_changed(found[0], "sft", other["config"], other["inputs"]) == []
-    assert what_changed(found[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}) == [
-        "data", "run_dir", "runs/tiny/x"]  # fmt: skip
+    assert what_changed(
+        found[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}
+    ) == ["data", "run_dir", "runs/tiny/x"]
 
 
 def test_keys_that_change_no_result():
-    old = {"recipe": "grpo", "inputs": {}, "config": {
-        "logged_samples": 4, "alarms": {"entropy": 0.1}, "verifier": {"workers": 2, "time_limit": 5.0},
-        "max_tokens_per_micro_batch": 8192, "groups": 1, "engine": {"url": "a", "model": "m"}}}  # fmt: skip
-    new = {"logged_samples": 8, "alarms": {"entropy": 0.2}, "verifier": {"workers": 8, "time_limit": 5.0},
-           "max_tokens_per_micro_batch": 4096, "groups": 1, "engine": {"url": "b", "model": "m"}}  # fmt: skip
+    old = {
+        "recipe": "grpo",
+        "inputs": {},
+        "config": {
+            "logged_samples": 4,
+            "alarms": {"entropy": 0.1},
+            "verifier": {"workers": 2, "time_limit": 5.0},
+            "max_tokens_per_micro_batch": 8192,
+            "groups": 1,
+            "engine": {"url": "a", "model": "m"},
+        },
+    }
+    new = {
+        "logged_samples": 8,
+        "alarms": {"entropy": 0.2},
+        "verifier": {"workers": 8, "time_limit": 5.0},
+        "max_tokens_per_micro_batch": 4096,
+        "groups": 1,
+        "engine": {"url": "b", "model": "m"},
+    }
     assert what_changed(old, "grpo", new, {}) == []
     new |= {"groups": 2, "verifier": {"workers": 8, "time_limit": 9.0}}
     assert what_changed(old, "grpo", new, {}) == ["groups", "verifier.time_limit"]
@@ -153,8 +194,11 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
     template = tmp_path / "template.jinja"
     template.write_text("a")
     (tmp_path / "config.json").write_text("{}")
-    source = {"_component_": "custom_components.models.start.pretrained",
-              "path": str(tmp_path / "config.json"), "chat_template": str(template)}  # fmt: skip
+    source = {
+        "_component_": "custom_components.models.start.pretrained",
+        "path": str(tmp_path / "config.json"),
+        "chat_template": str(template),
+    }
     step["cfg"] = dataclasses.replace(chain.load_config(step), source=source)
     made(step, inputs=start.local_files(source))
     assert chain.state(step)[0] == "skip"

@@ -20,11 +20,15 @@ def rollouts(path, problems=60, each=6, seed=0):
         for n in range(each):
             said = a + b if rng.random() < 0.6 else a + b + 1
             label = None if n % 2 else "correct" if said == a + b else "incorrect"
-            rows.append({
-                "id": f"{i}-{n}", "problem": f"Ann has {a} pens and buys {b}, in shop {i}. How many?",
-                "answer": a + b, "response": f"<think>{a} and {b}, {'so ' * n}</think>\\boxed{{{said}}}",
-                "label": label,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "id": f"{i}-{n}",
+                    "problem": f"Ann has {a} pens and buys {b}, in shop {i}. How many?",
+                    "answer": a + b,
+                    "response": f"<think>{a} and {b}, {'so ' * n}</think>\\boxed{{{said}}}",
+                    "label": label,
+                }
+            )
     rng.shuffle(rows)
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return f"sources=[{{_component_: custom_components.data.sources.jsonl, path: {path}, correct: label}}]"
@@ -49,14 +53,30 @@ def test_two_ranks_make_what_one_makes(curated):
     assert splits(folder / "two") == splits(folder / "one")
     names = sorted(p.name for p in (folder / "one").iterdir())
     assert sorted(p.name for p in (folder / "two").iterdir()) == names
-    assert names == ["README.md", "manifest.json", "midtrain.parquet", "pairs.parquet",
-                     "prompts.parquet", "rejects", "removed.jsonl", "sft.parquet", "verified"]  # fmt: skip
+    assert names == [
+        "README.md",
+        "manifest.json",
+        "midtrain.parquet",
+        "pairs.parquet",
+        "prompts.parquet",
+        "rejects",
+        "removed.jsonl",
+        "sft.parquet",
+        "verified",
+    ]
 
 
 def test_killed_and_continued_is_the_same(curated):
     folder, options = curated
-    command = [TUNE, "run", "recipes/curate.py", "--config", "configs/tiny/curate.yaml", *options,
-               f"output_dir={folder / 'killed'}"]  # fmt: skip
+    command = [
+        TUNE,
+        "run",
+        "recipes/curate.py",
+        "--config",
+        "configs/tiny/curate.yaml",
+        *options,
+        f"output_dir={folder / 'killed'}",
+    ]
     kill_in_chunk(command, folder / "killed" / "verified", 3)
     times = {p: p.stat().st_mtime_ns for p in (folder / "killed" / "verified").glob("*.parquet")}
     recipe("curate", *options, f"output_dir={folder / 'killed'}")
@@ -82,18 +102,28 @@ def test_labels_that_a_source_gives_are_checked_or_trusted(curated):
 
 def test_evaluation_problems_and_near_duplicates_are_taken_out_and_named(tmp_path):
     problem = "Ben walks 12 miles on Monday and twice as far on Tuesday, then he rests. How far did he walk?"
-    rows = [("a", problem), ("b", problem.replace("then he", "and then")), ("c", "What is 17 times 3?"),
-            ("d", "A farmer has 15 cows and sells 4 of them. How many cows are left?")]  # fmt: skip
+    rows = [
+        ("a", problem),
+        ("b", problem.replace("then he", "and then")),
+        ("c", "What is 17 times 3?"),
+        ("d", "A farmer has 15 cows and sells 4 of them. How many cows are left?"),
+    ]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(
-        json.dumps({"id": i, "problem": p, "answer": "1", "response": "\\boxed{1}"}) + "\n"
-        for i, p in rows))  # fmt: skip
+    path.write_text(
+        "".join(
+            json.dumps({"id": i, "problem": p, "answer": "1", "response": "\\boxed{1}"}) + "\n"
+            for i, p in rows
+        )
+    )
     (tmp_path / "eval.jsonl").write_text(json.dumps({"problem": "what is $17$ times  3 ?"}) + "\n")
     recipe(
-        "curate", f"output_dir={tmp_path / 'out'}", "near_duplicates=0.6", "verifier.workers=1",
+        "curate",
+        f"output_dir={tmp_path / 'out'}",
+        "near_duplicates=0.6",
+        "verifier.workers=1",
         f"decontamination.sets=[{tmp_path / 'eval.jsonl'}]",
         f"sources=[{{_component_: custom_components.data.sources.jsonl, path: {path}}}]",
-    )  # fmt: skip
+    )
     removed = [json.loads(x) for x in (tmp_path / "out" / "removed.jsonl").read_text().splitlines()]
     assert [(r["id"], r["reason"]) for r in removed] == [("b", "near_duplicate"), ("c", "exact")]
     assert removed[0]["of"] == "a" and removed[1]["evaluation_set"].endswith("eval.jsonl")
@@ -105,8 +135,11 @@ def test_unreadable_shards_are_named_and_good_rows_kept(tmp_path, small_run):
     shutil.copytree(small_run / "rollout", tmp_path / "rollout")
     shards = sorted((tmp_path / "rollout" / "rollouts").glob("*.parquet"))
     shards[1].write_bytes(shards[1].read_bytes()[:-200])
-    options = [f"output_dir={tmp_path / 'out'}", "chunk_rows=50",
-               f"sources=[{{_component_: custom_components.data.sources.rollouts, path: {tmp_path / 'rollout'}}}]"]  # fmt: skip
+    options = [
+        f"output_dir={tmp_path / 'out'}",
+        "chunk_rows=50",
+        f"sources=[{{_component_: custom_components.data.sources.rollouts, path: {tmp_path / 'rollout'}}}]",
+    ]
     done = recipe("curate", *options, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     [line] = [x for x in done.stderr.splitlines() if x.startswith("error:")]

@@ -17,9 +17,14 @@ LM_EVAL = str(Path(sys.executable).with_name("lm_eval"))
 @pytest.fixture(scope="module")
 def overrides(small_run):
     return [
-        f"models={{sft: {small_run}/sft/model}}", "only=[sft]", "limit=24", "repeats=2", "group=8",
-        "engine.batch_size=8", "sampling={temperature: 0.6, top_p: 0.95, max_gen_toks: 24}",
-    ]  # fmt: skip
+        f"models={{sft: {small_run}/sft/model}}",
+        "only=[sft]",
+        "limit=24",
+        "repeats=2",
+        "group=8",
+        "engine.batch_size=8",
+        "sampling={temperature: 0.6, top_p: 0.95, max_gen_toks: 24}",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +64,19 @@ def test_repeats_of_a_problem_differ(whole):
 
 
 def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
-    command = [TUNE, "run", "recipes/evaluate.py", "--config", "configs/tiny/evaluate.yaml",
-               *overrides, f"output_dir={tmp_path}/run"]  # fmt: skip
+    command = [
+        TUNE,
+        "run",
+        "recipes/evaluate.py",
+        "--config",
+        "configs/tiny/evaluate.yaml",
+        *overrides,
+        f"output_dir={tmp_path}/run",
+    ]
     spool = tmp_path / "run" / "sft.responses.jsonl"
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.STDOUT)  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     while process.poll() is None and not (spool.is_file() and spool.read_text().count("\n") >= 8):
         pass
     process.kill()
@@ -77,17 +90,44 @@ def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
 def test_lm_evals_own_command_scores_the_same(small_run, whole, tmp_path):
     """Our task with its hf model; what it logged is judged again, and by our own command."""
     subprocess.run(
-        [sys.executable, "-m", "eval.repeats", "2", "reasoning_tiny_addition",
-         "--output", f"{tmp_path}/variants"],
-        cwd=ROOT, check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "eval.repeats",
+            "2",
+            "reasoning_tiny_addition",
+            "--output",
+            f"{tmp_path}/variants",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     done = subprocess.run(
-        [LM_EVAL, "--include_path", f"{tmp_path}/variants", "--tasks",
-         "reasoning_tiny_addition_x2", "--apply_chat_template", "--model", "hf", "--model_args",
-         f"pretrained={small_run}/sft/model,dtype=float32", "--limit", "4", "--gen_kwargs",
-         "max_gen_toks=24", "--log_samples", "--output_path", f"{tmp_path}/out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        [
+            LM_EVAL,
+            "--include_path",
+            f"{tmp_path}/variants",
+            "--tasks",
+            "reasoning_tiny_addition_x2",
+            "--apply_chat_template",
+            "--model",
+            "hf",
+            "--model_args",
+            f"pretrained={small_run}/sft/model,dtype=float32",
+            "--limit",
+            "4",
+            "--gen_kwargs",
+            "max_gen_toks=24",
+            "--log_samples",
+            "--output_path",
+            f"{tmp_path}/out",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "|accuracy" in done.stdout and "|samples" in done.stdout
     [file] = (tmp_path / "out").rglob("samples_*.jsonl")
@@ -102,8 +142,10 @@ def test_lm_evals_own_command_scores_the_same(small_run, whole, tmp_path):
     assert [r["problem"] for r in of_file] == [ours[r["id"]]["problem"] for r in of_file]
     rescored = subprocess.run(
         [sys.executable, "-m", "eval.rescore", f"{tmp_path}/out", "--output", f"{tmp_path}/new"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert "0 of 8 verdicts changed" in rescored.stdout, rescored.stderr[-2000:]
 
 
@@ -115,6 +157,10 @@ def test_rescoring_a_run_changes_nothing_and_names_what_is_not_there(whole, tmp_
     assert old == new
     (tmp_path / "empty").mkdir()
     for folder, words in ((tmp_path / "empty", "holds neither"), (whole, "is the folder itself")):
-        done = subprocess.run([*command, str(folder), "--output", str(whole)], cwd=ROOT,
-                              capture_output=True, text=True)  # fmt: skip
+        done = subprocess.run(
+            [*command, str(folder), "--output", str(whole)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

@@ -56,8 +56,16 @@ def test_the_engine_and_the_trainer_agree_at_every_temperature(whole):
 
 
 def test_several_updates_per_step_leave_the_policy(coin, tmp_path):
-    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "minibatches=2", "update_epochs=2",
-           "max_steps=2", "optimizer.lr=1e-3", "warmup_ratio=0.0")  # fmt: skip
+    recipe(
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "minibatches=2",
+        "update_epochs=2",
+        "max_steps=2",
+        "optimizer.lr=1e-3",
+        "warmup_ratio=0.0",
+    )
     last = metrics(tmp_path / "x")[-1]
     assert last["updates"] == 4
     assert last["largest_logprob_gap"] < 1e-3  # against the policy before the step's updates
@@ -74,8 +82,17 @@ def test_a_large_kl_coefficient_holds_the_policy_to_the_start(coin, tmp_path, wh
 
 def test_dapo_replaces_prompts_without_contrast(coin, tmp_path):
     """With groups of two, about half of the prompts have no contrast at first."""
-    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "loss.name=dapo", "rebalance.enabled=false",
-           "group_size=2", "refill_rounds=2", "overlong.filter=true", "max_steps=2")  # fmt: skip
+    recipe(
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "loss.name=dapo",
+        "rebalance.enabled=false",
+        "group_size=2",
+        "refill_rounds=2",
+        "overlong.filter=true",
+        "max_steps=2",
+    )
     first = metrics(tmp_path / "x")[0]
     assert first["responses"] > 2 * 4
     assert first["updates"] == 1
@@ -96,8 +113,15 @@ def same_as_uninterrupted(run, whole):
 
 
 def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
-    command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *coin,
-               f"output_dir={tmp_path}/run"]  # fmt: skip
+    command = [
+        TUNE,
+        "run",
+        "recipes/grpo.py",
+        "--config",
+        "configs/tiny/grpo.yaml",
+        *coin,
+        f"output_dir={tmp_path}/run",
+    ]
     kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 6))
     assert "continuing from step" in recipe("grpo", *coin, f"output_dir={tmp_path}/run").stdout
     same_as_uninterrupted(tmp_path / "run", whole)
@@ -125,8 +149,9 @@ def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path
     # no checkpoint covers the steps before: all of them are learned anew
     overrides = [*coin, engine, f"output_dir={tmp_path}/run", "checkpoint_every=100", "max_steps=4"]
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *overrides]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.STDOUT)  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     while process.poll() is None and not list((tmp_path / "run").glob("rollouts/step_3.*")):
         time.sleep(0.002)
     process.kill()
@@ -146,8 +171,16 @@ def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path
 def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
     """A rate far too high ruins the model after it has learned; the best is what is exported."""
     held_out = f"held_out={{every: 1, samples: 4, {coin[2].replace('=', ': ', 1)}}}"
-    recipe("grpo", *coin, held_out, f"output_dir={tmp_path}/x", "optimizer.lr=3e-3",
-           "warmup_ratio=0.0", "keep_checkpoints=1", "checkpoint_every=1")  # fmt: skip
+    recipe(
+        "grpo",
+        *coin,
+        held_out,
+        f"output_dir={tmp_path}/x",
+        "optimizer.lr=3e-3",
+        "warmup_ratio=0.0",
+        "keep_checkpoints=1",
+        "checkpoint_every=1",
+    )
     rows, counts = metrics(tmp_path / "x"), manifest(tmp_path / "x")["counts"]
     accuracies = [r["held_out_accuracy"] for r in rows]
     assert counts["held_out_best"] == max(accuracies)
@@ -157,8 +190,9 @@ def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
 
 
 def test_two_ranks_each_with_an_engine(coin, tmp_path):
-    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "max_steps=3",
-           launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        "grpo", *coin, f"output_dir={tmp_path}/x", "max_steps=3", launch=("--nproc_per_node", "2")
+    )
     rows = metrics(tmp_path / "x")
     assert len(rows) == 3 and all(r["responses"] >= 32 for r in rows)
     assert any(r["updates"] for r in rows)
@@ -177,11 +211,18 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
     env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
     checkpoint = coin[0].partition("=")[2]
     done = recipe(
-        "grpo", *coin, f"output_dir={tmp_path}/x", "checkpoint_every=1", "engine_timeout=10",
-        "selection.rounds=0", "warmup_ratio=0.0", "rebalance.max_accuracy=1.0",
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "checkpoint_every=1",
+        "engine_timeout=10",
+        "selection.rounds=0",
+        "warmup_ratio=0.0",
+        "rebalance.max_accuracy=1.0",
         f"engine={{_component_: faulty_engine.{engine}, model: {checkpoint}}}",
-        check=False, env=env,
-    )  # fmt: skip
+        check=False,
+        env=env,
+    )
     assert done.returncode == status, done.stderr[-2000:]
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -190,8 +231,16 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
 
 def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
     """The engine gets merged weights each step; with the adapters off the KL is that to the start."""
-    recipe("grpo", *coin, f"output_dir={tmp_path}/x", "model.lora_rank=8", "model.lora_alpha=16",
-           "optimizer.lr=1e-2", "loss.kl_coefficient=0.01", "max_steps=4")  # fmt: skip
+    recipe(
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "model.lora_rank=8",
+        "model.lora_alpha=16",
+        "optimizer.lr=1e-2",
+        "loss.kl_coefficient=0.01",
+        "max_steps=4",
+    )
     rows = [r for r in metrics(tmp_path / "x") if r["updates"]]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["kl"] > 1e-4
@@ -200,9 +249,16 @@ def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
 
 def test_an_engine_on_another_longrope_branch_is_refused(coin, small_run, tmp_path):
     start = f"{small_run}/start/model"  # a trained model's branches are equal, this one's are not
-    done = recipe("grpo", *coin, f"output_dir={tmp_path}/x", "engine.rope_factor=short",
-                  f"checkpointer.checkpoint_dir={start}", f"tokenizer.path={start}",
-                  "selection.rounds=0", check=False)  # fmt: skip
+    done = recipe(
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "engine.rope_factor=short",
+        f"checkpointer.checkpoint_dir={start}",
+        f"tokenizer.path={start}",
+        "selection.rounds=0",
+        check=False,
+    )
     assert done.returncode == 2
     assert (
         "the rollout engine computes another LongRoPE branch than model.rope_factor=long"

@@ -26,8 +26,11 @@ def test_it_saves_and_the_same_command_continues(overrides, whole, tmp_path, num
     overrides = [*overrides, f"output_dir={tmp_path}/x"]
     process = subprocess.Popen(
         [TUNE, "run", "recipes/midtrain.py", "--config", "configs/tiny/midtrain.yaml", *overrides],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     log = tmp_path / "x" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 3):
         time.sleep(0.005)
@@ -49,11 +52,22 @@ def test_all_ranks_stop_at_the_same_step(overrides, tmp_path, number):
     """The signal reaches every process, as in a terminal or by Slurm, and torchrun repeats it."""
     overrides = [*overrides, f"output_dir={tmp_path}/x"]
     process = subprocess.Popen(
-        [TUNE, "run", "--nproc_per_node", "2", "recipes/midtrain.py", "--config",
-         "configs/tiny/midtrain.yaml", *overrides],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [
+            TUNE,
+            "run",
+            "--nproc_per_node",
+            "2",
+            "recipes/midtrain.py",
+            "--config",
+            "configs/tiny/midtrain.yaml",
+            *overrides,
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     log = tmp_path / "x" / "metrics.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") >= 3):
         time.sleep(0.005)

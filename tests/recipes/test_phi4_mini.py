@@ -28,13 +28,23 @@ def phi(small_run, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("stage", "split", "before"), [("midtrain", "midtrain", "start"),
-                                                      ("sft", "sft", "midtrain"), ("dpo", "pairs", "sft")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "split", "before"),
+    [("midtrain", "midtrain", "start"), ("sft", "sft", "midtrain"), ("dpo", "pairs", "sft")],
+)
 def test_the_papers_training_configs_take_steps(small_run, phi, stage, split, before):
     """In order: each reads the model of the one before, with the fixed sentence in its template."""
     held_out = ["validation.share=0.1"] if stage == "midtrain" else []  # of 90 problems
-    recipe(stage, f"run_dir={phi}", f"data={small_run}/curate/{split}.parquet", "tokenize_workers=1", *SIZE, *LENGTHS,
-           *held_out, track="phi4_mini")  # fmt: skip
+    recipe(
+        stage,
+        f"run_dir={phi}",
+        f"data={small_run}/curate/{split}.parquet",
+        "tokenize_workers=1",
+        *SIZE,
+        *LENGTHS,
+        *held_out,
+        track="phi4_mini",
+    )
     rows = metrics(phi / stage)
     assert len(rows) == 2 and all(r["loss"] > 0 and r["grad_norm"] > 0 for r in rows)
     model = AutoModelForCausalLM.from_pretrained(phi / stage / "model")
@@ -56,16 +66,47 @@ def test_the_papers_configs_with_an_engine_take_steps(small_run, phi):
     )
     common = [f"run_dir={phi}", problems, "engine.max_model_len=512"]
     model = f"{phi}/start/model"
-    recipe("rollout", *common, f"tokenizer.path={model}", "samples_per_problem=2", "device=cpu",
-           "sampling.max_new_tokens=16", track="phi4_mini")  # fmt: skip
-    recipe("curate", f"run_dir={phi}", "verifier.workers=1", "decontamination.sets=[]",
-           track="phi4_mini")  # fmt: skip
-    recipe("grpo", *common, *SIZE, *LENGTHS, "max_new_tokens=16", "group_size=2", "selection.samples=2",
-           f"checkpointer.checkpoint_dir={model}", f"tokenizer.path={model}", "rebalance.max_samples=2",
-           "selection.threshold=10", track="phi4_mini")  # fmt: skip
+    recipe(
+        "rollout",
+        *common,
+        f"tokenizer.path={model}",
+        "samples_per_problem=2",
+        "device=cpu",
+        "sampling.max_new_tokens=16",
+        track="phi4_mini",
+    )
+    recipe(
+        "curate",
+        f"run_dir={phi}",
+        "verifier.workers=1",
+        "decontamination.sets=[]",
+        track="phi4_mini",
+    )
+    recipe(
+        "grpo",
+        *common,
+        *SIZE,
+        *LENGTHS,
+        "max_new_tokens=16",
+        "group_size=2",
+        "selection.samples=2",
+        f"checkpointer.checkpoint_dir={model}",
+        f"tokenizer.path={model}",
+        "rebalance.max_samples=2",
+        "selection.threshold=10",
+        track="phi4_mini",
+    )
     assert len(metrics(phi / "grpo")) == 2
-    recipe("evaluate", f"run_dir={phi}", "only=[start]", "tasks=[reasoning_tiny_addition]", "limit=4",
-           "engine.max_model_len=512", "sampling={max_gen_toks: 16}", track="phi4_mini")  # fmt: skip
+    recipe(
+        "evaluate",
+        f"run_dir={phi}",
+        "only=[start]",
+        "tasks=[reasoning_tiny_addition]",
+        "limit=4",
+        "engine.max_model_len=512",
+        "sampling={max_gen_toks: 16}",
+        track="phi4_mini",
+    )
 
 
 LORA = ["model.lora_rank=4", "model.lora_alpha=8", "optimizer.lr=1e-2"]
@@ -82,8 +123,10 @@ def test_lora_trains_on_one_rank_as_on_two_and_exports_a_plain_model(small_run, 
         runs[len(launch)] = [r["loss"] for r in metrics(out)]
     assert runs[0] == pytest.approx(runs[2], abs=1e-5)
     before = {"midtrain": "start", "sft": "midtrain", "dpo": "sft"}[name]
-    a, b = (load_file(f / "model" / "model.safetensors")
-            for f in (small_run / before, tmp_path / f"{name}0"))  # fmt: skip
+    a, b = (
+        load_file(f / "model" / "model.safetensors")
+        for f in (small_run / before, tmp_path / f"{name}0")
+    )
     assert a.keys() == b.keys()
     changed = {k for k in a if not torch.equal(a[k], b[k])}
     assert changed == {
@@ -105,15 +148,31 @@ def test_lora_trains_on_one_rank_as_on_two_and_exports_a_plain_model(small_run, 
 
 
 def test_compiled_and_checkpointed_layers_compute_the_same(small_run, tmp_path):
-    recipe("midtrain", f"run_dir={small_run}", f"output_dir={tmp_path / 'x'}", *SMALL["midtrain"],
-           "max_steps=2", "compile=true", "activation_checkpointing=true")  # fmt: skip
+    recipe(
+        "midtrain",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'x'}",
+        *SMALL["midtrain"],
+        "max_steps=2",
+        "compile=true",
+        "activation_checkpointing=true",
+    )
     plain = [r["loss"] for r in metrics(small_run / "midtrain")][:2]
     # the schedule is another one (2 steps instead of 4), the first loss is not
     assert metrics(tmp_path / "x")[0]["loss"] == pytest.approx(plain[0], abs=1e-5)
 
 
 def test_weights_in_bf16_train_on_two_ranks(small_run, tmp_path):
-    recipe("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'x'}", *SMALL["sft"], "max_steps=2",
-           "dtype=bf16", "weights_dtype=bf16", "tokenize_workers=2", launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        "sft",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'x'}",
+        *SMALL["sft"],
+        "max_steps=2",
+        "dtype=bf16",
+        "weights_dtype=bf16",
+        "tokenize_workers=2",
+        launch=("--nproc_per_node", "2"),
+    )
     plain = metrics(small_run / "sft")[0]["loss"]
     assert metrics(tmp_path / "x")[0]["loss"] == pytest.approx(plain, rel=0.02)

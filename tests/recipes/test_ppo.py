@@ -11,9 +11,7 @@ from transformers import AutoModelForCausalLM
 
 @pytest.fixture(scope="session")
 def overrides(coin):
-    return [
-        *(o for o in coin if not o.startswith("rebalance")), "minibatches=1", "critic.lr=1e-2",
-    ]  # fmt: skip
+    return [*(o for o in coin if not o.startswith("rebalance")), "minibatches=1", "critic.lr=1e-2"]
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +42,15 @@ def test_the_model_is_exported_without_its_critic(whole):
 
 
 def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
-    command = [TUNE, "run", "recipes/ppo.py", "--config", "configs/tiny/ppo.yaml", *overrides,
-               f"output_dir={tmp_path}/run"]  # fmt: skip
+    command = [
+        TUNE,
+        "run",
+        "recipes/ppo.py",
+        "--config",
+        "configs/tiny/ppo.yaml",
+        *overrides,
+        f"output_dir={tmp_path}/run",
+    ]
     kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 6))
     assert "continuing from step" in recipe("ppo", *overrides, f"output_dir={tmp_path}/run").stdout
     kept = ("loss", "reward", "value", "value_loss", "explained_variance", "grad_norm")
@@ -57,9 +62,17 @@ def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
 
 
 def test_two_ranks_and_several_updates(overrides, tmp_path):
-    recipe("ppo", *overrides, f"output_dir={tmp_path}/x", "max_steps=3", "minibatches=2",
-           "update_epochs=2", "critic.lam=0.95", "critic.shapes_trunk=true",
-           launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        "ppo",
+        *overrides,
+        f"output_dir={tmp_path}/x",
+        "max_steps=3",
+        "minibatches=2",
+        "update_epochs=2",
+        "critic.lam=0.95",
+        "critic.shapes_trunk=true",
+        launch=("--nproc_per_node", "2"),
+    )
     rows = metrics(tmp_path / "x")
     assert len(rows) == 3 and all(r["updates"] == 4 for r in rows)
     assert all(r["largest_logprob_gap"] < 1e-3 for r in rows)

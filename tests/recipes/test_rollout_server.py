@@ -12,7 +12,7 @@ from fake_endpoint import FakeEndpoint, completion
 from custom_components.data.column_addition import PROBLEM, column_addition
 from custom_components.data.rows import read_rows
 from custom_components.data.sources import rollouts
-from custom_components.rollout.spool import read_spool
+from custom_components.engines.replies import read_spool
 from custom_components.verifier import verify
 
 COUNTS = {1: 10, 2: 30, 3: 0, 4: 0}
@@ -22,12 +22,23 @@ QUESTIONS = [row["problem"] for row in column_addition("distill", COUNTS, seed=0
 def overrides(server, folder, *more, **engine):
     """The tiny track's problems, 3 responses each, in shards of 25 and 15."""
     node = {
-        "_component_": "custom_components.rollout.server_engine.ServerEngine", "url": server.url,
-        "model": "teacher", "concurrency": 4, "attempts": 1, "timeout": 60, **engine,
-    }  # fmt: skip
-    return [f"output_dir={folder}", f"problems.counts={COUNTS}",
-            "tokenizer=null", "samples_per_problem=3", "problems_per_shard=25",
-            f"engine={json.dumps(node)}", *more]  # fmt: skip
+        "_component_": "custom_components.engines.server_engine.ServerEngine",
+        "url": server.url,
+        "model": "teacher",
+        "concurrency": 4,
+        "attempts": 1,
+        "timeout": 60,
+        **engine,
+    }
+    return [
+        f"output_dir={folder}",
+        f"problems.counts={COUNTS}",
+        "tokenizer=null",
+        "samples_per_problem=3",
+        "problems_per_shard=25",
+        f"engine={json.dumps(node)}",
+        *more,
+    ]
 
 
 def solution(question, number, right=True):
@@ -113,8 +124,11 @@ def test_failures_above_the_share_end_the_run_and_it_continues(tmp_path):
         mended += bad[:2]
         server.requests.clear()
         # how it is asked may change; one of 25 may fail. Two ranks: the other shard beside it
-        recipe("rollout", *overrides(server, tmp_path, "max_reject_share=0.04"),
-               launch=("--nproc_per_node", "2"))  # fmt: skip
+        recipe(
+            "rollout",
+            *overrides(server, tmp_path, "max_reject_share=0.04"),
+            launch=("--nproc_per_node", "2"),
+        )
         asked = server.asked()
         assert 1 <= asked.pop(bad[2]) <= 3
         assert asked == dict.fromkeys([*mended, *QUESTIONS[25:]], 3)
@@ -177,9 +191,14 @@ def test_oversampling_goes_on_until_one_is_right(tmp_path):
 def test_oversampled_rows_are_the_same_however_they_came(tmp_path):
     """The addition teacher, at one go, and on two ranks from a spool that ends in the middle."""
     recipe("start", f"run_dir={tmp_path}")
-    args = [f"run_dir={tmp_path}", f"problems.counts={COUNTS}",
-            "samples_per_problem=2", "problems_per_shard=25", "engine.slip=0.4",
-            "oversample={max_samples: 7, workers: 1}"]  # fmt: skip
+    args = [
+        f"run_dir={tmp_path}",
+        f"problems.counts={COUNTS}",
+        "samples_per_problem=2",
+        "problems_per_shard=25",
+        "engine.slip=0.4",
+        "oversample={max_samples: 7, workers: 1}",
+    ]
     recipe("rollout", f"output_dir={tmp_path}/whole", *args)
     whole = list(rollouts(str(tmp_path / "whole")))
     counts = manifest(tmp_path / "whole")["counts"]
@@ -188,10 +207,13 @@ def test_oversampled_rows_are_the_same_however_they_came(tmp_path):
     for row in whole:
         by_problem.setdefault(row["problem"], []).append(row)
     right = {
-        q: [verify(r["answer"], r["response"], truncated=r["finish_reason"] == "length").verdict
-            == "correct" for r in rows]
+        q: [
+            verify(r["answer"], r["response"], truncated=r["finish_reason"] == "length").verdict
+            == "correct"
+            for r in rows
+        ]
         for q, rows in by_problem.items()
-    }  # fmt: skip
+    }
     assert all(
         any(r[-1 if len(r) == 7 else -2 :])
         and not any(r[: -1 if len(r) == 7 else -2])
@@ -206,12 +228,21 @@ def test_oversampled_rows_are_the_same_however_they_came(tmp_path):
     state["config"]["output_dir"] = str(part)
     (part / "manifest.json").write_text(json.dumps(state))
     entries = [
-        {"round": k, "problem": QUESTIONS.index(first[0]["problem"]),
-         "replies": [{"text": r["response"], "num_tokens": r["num_tokens"],
-                      "finish_reason": r["finish_reason"], "cost": 0.0}
-                     for r in first[2 * k : 2 * k + 2]]}
+        {
+            "round": k,
+            "problem": QUESTIONS.index(first[0]["problem"]),
+            "replies": [
+                {
+                    "text": r["response"],
+                    "num_tokens": r["num_tokens"],
+                    "finish_reason": r["finish_reason"],
+                    "cost": 0.0,
+                }
+                for r in first[2 * k : 2 * k + 2]
+            ],
+        }
         for k in range(2)
-    ]  # fmt: skip
+    ]
     lines = "".join(json.dumps(e) + "\n" for e in entries)
     (part / "rollouts" / ".spool-00000.jsonl").write_text(lines)
     recipe("rollout", f"output_dir={part}", *args, launch=("--nproc_per_node", "2"))

@@ -51,9 +51,11 @@ def test_rollouts_have_the_teachers_mistakes_and_curation_sorts_them(small_run):
 
 def test_splits_share_no_problem(small_run):
     problems = {
-        name: {r["messages"][0]["content"] for r in read_rows(small_run / "curate" / f"{name}.parquet")}
+        name: {
+            r["messages"][0]["content"] for r in read_rows(small_run / "curate" / f"{name}.parquet")
+        }
         for name in ("midtrain", "sft")
-    }  # fmt: skip
+    }
     assert problems["midtrain"] and len(problems["sft"]) == 40
     assert not problems["midtrain"] & problems["sft"]
 
@@ -63,9 +65,8 @@ def test_the_model_is_an_ordinary_hugging_face_folder(small_run):
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "1+2=?"}], add_generation_prompt=True,
-        return_tensors="pt",
-    )["input_ids"]  # fmt: skip
+        [{"role": "user", "content": "1+2=?"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
     out = model.generate(ids, max_new_tokens=5, do_sample=False)
     assert out.shape[1] > ids.shape[1]
     assert model.generation_config.eos_token_id == [0, 2]
@@ -107,8 +108,12 @@ def run_killed_and_whole(name, small_run, folder, launch):
     recipe(name, f"run_dir={small_run}", f"output_dir={folder / 'whole'}", *more, launch=launch)
     steps = [f"run_dir={small_run}", f"output_dir={folder / 'run'}", *more]
     command = [TUNE, "run", *launch, f"recipes/{name}.py", "--config", f"configs/tiny/{name}.yaml"]
-    kill_in_step([*command, *steps], folder / "run" / "metrics.jsonl", random.randint(3, 9),
-                 rank=bool(launch))  # fmt: skip
+    kill_in_step(
+        [*command, *steps],
+        folder / "run" / "metrics.jsonl",
+        random.randint(3, 9),
+        rank=bool(launch),
+    )
     assert manifest(folder / "run")["status"] == "running"
     done = recipe(name, *steps, launch=launch)
     assert "continuing from step" in done.stdout
@@ -116,9 +121,15 @@ def run_killed_and_whole(name, small_run, folder, launch):
 
 def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path):
     """A fall must exceed min_delta: only the first does, so the third validation ends the run."""
-    recipe("midtrain", f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL["midtrain"],
-           "max_steps=12", "async_checkpoints=true",
-           "validation={share: 0.2, every: 2, patience: 2, min_delta: 9.0}")  # fmt: skip
+    recipe(
+        "midtrain",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path}",
+        *SMALL["midtrain"],
+        "max_steps=12",
+        "async_checkpoints=true",
+        "validation={share: 0.2, every: 2, patience: 2, min_delta: 9.0}",
+    )
     rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 6
     assert ["val_loss" in r for r in rows] == [False, True] * 3
@@ -133,9 +144,16 @@ def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path
     packs = manifest(tmp_path)["prepared"]["packs"]
     assert packs["validation_packs"]["arithmetic"] >= 1
     # one pack for two ranks, of a batch of three: each of them needs a part
-    recipe("midtrain", f"run_dir={small_run}", f"output_dir={tmp_path}/two", *SMALL["midtrain"],
-           "max_steps=2", "batch_size=3", "validation={share: 0.2, every: 2, max_packs: 1}",
-           launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        "midtrain",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path}/two",
+        *SMALL["midtrain"],
+        "max_steps=2",
+        "batch_size=3",
+        "validation={share: 0.2, every: 2, max_packs: 1}",
+        launch=("--nproc_per_node", "2"),
+    )
     assert manifest(tmp_path / "two")["counts"]["best_step"] == 2
 
 
@@ -144,16 +162,27 @@ def test_midtraining_ends_when_the_validation_loss_saturates(small_run, tmp_path
 )
 def test_two_ranks_agree_with_one(small_run, tmp_path, name):
     """Losses to 1e-5 on the same global batches; the gradients are in tests/training."""
-    recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
-           launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        name,
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path}",
+        *SMALL[name],
+        launch=("--nproc_per_node", "2"),
+    )
     one, two = losses(small_run / name), losses(tmp_path)
     assert one.keys() == two.keys()
     assert max(abs(one[s] - two[s]) for s in one) < 1e-5
     # continued from step 2 on two ranks, then again on one: no row twice, none left out
     for launch, bound in (("--nproc_per_node", "2"), 1e-6), ((), 1e-5):
         reopen(tmp_path)
-        done = recipe(name, f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL[name],
-                      "async_checkpoints=true", launch=launch)  # fmt: skip
+        done = recipe(
+            name,
+            f"run_dir={small_run}",
+            f"output_dir={tmp_path}",
+            *SMALL[name],
+            "async_checkpoints=true",
+            launch=launch,
+        )
         assert "continuing from step 2" in done.stdout
         again = losses(tmp_path)
         assert again.keys() == two.keys()
@@ -161,8 +190,13 @@ def test_two_ranks_agree_with_one(small_run, tmp_path, name):
 
 
 def test_rollout_on_two_ranks_writes_the_same_rows(small_run, tmp_path):
-    recipe("rollout", f"run_dir={small_run}", f"output_dir={tmp_path}", *SMALL["rollout"],
-           launch=("--nproc_per_node", "2"))  # fmt: skip
+    recipe(
+        "rollout",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path}",
+        *SMALL["rollout"],
+        launch=("--nproc_per_node", "2"),
+    )
     for shard in sorted((small_run / "rollout" / "rollouts").glob("*.parquet")):
         assert list(read_rows(shard)) == list(read_rows(tmp_path / "rollouts" / shard.name))
 
@@ -203,8 +237,9 @@ def write_chain(folder, run_dir, evaluated):
 
 def run_chain(command):
     """Run the chain to its end; returns what it printed."""
-    done = subprocess.run(command, cwd=ROOT, text=True, timeout=1800, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 
@@ -217,9 +252,12 @@ def stop_when(command, file, number=signal.SIGKILL):
     """
     started = time.time()
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
-    )  # fmt: skip
+    )
     while process.poll() is None and time.time() < started + 1800:
         if file.is_file() and file.stat().st_mtime > started:
             time.sleep(random.random())
@@ -268,8 +306,11 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
     # one option of dpo: it and what follows is planned, and nothing else
     config = tmp_path / "chain.yaml"
     config.write_text(config.read_text().replace("optimizer.lr=1e-3", "optimizer.lr=2e-3"))
-    plan = dict(line.split(maxsplit=1) for line in run_chain([*command, "dry_run=true"]).splitlines()
-                if "Skipping" not in line and line)  # fmt: skip
+    plan = dict(
+        line.split(maxsplit=1)
+        for line in run_chain([*command, "dry_run=true"]).splitlines()
+        if "Skipping" not in line and line
+    )
     assert plan.pop("dpo") == "run again: changed optimizer.lr"
     assert plan.pop("grpo") == "run again: dpo is made anew"
     assert plan.pop("eval/grpo") == "run again: grpo is made anew"
@@ -324,6 +365,8 @@ def test_stopping_the_chain_in_each_stage_changes_nothing(tmp_path):
             for d in ("whole", "stopped")
         )
         assert a == b
-        a, b = (load_file(tmp_path / d / "run" / stage / "model" / "model.safetensors")
-                for d in ("whole", "stopped"))  # fmt: skip
+        a, b = (
+            load_file(tmp_path / d / "run" / stage / "model" / "model.safetensors")
+            for d in ("whole", "stopped")
+        )
         assert all(torch.equal(a[k], b[k]) for k in a)

@@ -17,12 +17,26 @@ STAGES = [
 def problem(i, verdicts, text="\\boxed{1}", finish="stop"):
     """A row of an evaluation's samples."""
     samples = [
-        {"verdict": v, "reason": "not_equal", "prediction": "1", "finish_reason": finish,
-         "truncated": False, "length": len(text), "num_tokens": 5 + i, "label": int(v != "correct")}
+        {
+            "verdict": v,
+            "reason": "not_equal",
+            "prediction": "1",
+            "finish_reason": finish,
+            "truncated": False,
+            "length": len(text),
+            "num_tokens": 5 + i,
+            "label": int(v != "correct"),
+        }
         for v in verdicts
-    ]  # fmt: skip
-    doc = {"task": TASK, "id": f"p{i}", "problem": f"{i}+1=?", "answer": str(i + 1),
-           "difficulty": ("easy", "hard")[i % 2], "choices": None}  # fmt: skip
+    ]
+    doc = {
+        "task": TASK,
+        "id": f"p{i}",
+        "problem": f"{i}+1=?",
+        "answer": str(i + 1),
+        "difficulty": ("easy", "hard")[i % 2],
+        "choices": None,
+    }
     return {**doc, **problem_metrics(samples), "responses": [text] * len(samples)}
 
 
@@ -41,11 +55,20 @@ def stage(run_dir, name, recipe, status="complete", **more):
     folder = run_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
-        "recipe": recipe, "status": status, "inputs": {"x": "0" * 64}, "outputs": {},
-        "counts": {"steps": 3}, "seed": 0, "git_commit": "abc", "packages": {"torch": "2"},
-        "device": "1 x cpu", "started": "2026-01-01T00:00:00+0000", "wall_seconds": 1.5,
-        "config": {"checkpointer": {"checkpoint_dir": str(run_dir / "start/model")}}, **more,
-    }  # fmt: skip
+        "recipe": recipe,
+        "status": status,
+        "inputs": {"x": "0" * 64},
+        "outputs": {},
+        "counts": {"steps": 3},
+        "seed": 0,
+        "git_commit": "abc",
+        "packages": {"torch": "2"},
+        "device": "1 x cpu",
+        "started": "2026-01-01T00:00:00+0000",
+        "wall_seconds": 1.5,
+        "config": {"checkpointer": {"checkpoint_dir": str(run_dir / "start/model")}},
+        **more,
+    }
     write_json(folder / "manifest.json", manifest)
     return folder
 
@@ -67,8 +90,14 @@ def small_chain(run_dir, problems=12):
         ("sft", lambda i: i % 2 == 0),
         ("grpo", lambda i: i > 1),
     ):
-        rows = [problem(i, ["correct" if right(i) else "incorrect"], HOSTILE if i == 3 else f"{name} says {i}")
-                for i in range(problems)]  # fmt: skip
+        rows = [
+            problem(
+                i,
+                ["correct" if right(i) else "incorrect"],
+                HOSTILE if i == 3 else f"{name} says {i}",
+            )
+            for i in range(problems)
+        ]
         evaluation(run_dir, name, rows)
     sft = stage(run_dir, "sft", "sft")
     rows = [{"step": i, "loss": 1 / i, "lr": 1e-5, "grad_norm": None} for i in range(1, 4)]
@@ -79,7 +108,18 @@ def small_chain(run_dir, problems=12):
         [{"step": i, "reward": 0.1 * i, "entropy": 0.5} for i in range(1, 4)],
     )
     write_jsonl(grpo / "alarms.jsonl", [{"step": 2, "alarm": "the entropy has collapsed"}])
-    write_jsonl(grpo / "samples.jsonl", [
-        {"step": i, "problem": "1+1=?", "answer": "2", "response": f"training {i}", "verdict": "correct", "advantage": 0.5}
-        for i in range(1, 4)])  # fmt: skip
+    write_jsonl(
+        grpo / "samples.jsonl",
+        [
+            {
+                "step": i,
+                "problem": "1+1=?",
+                "answer": "2",
+                "response": f"training {i}",
+                "verdict": "correct",
+                "advantage": 0.5,
+            }
+            for i in range(1, 4)
+        ],
+    )
     return run_dir

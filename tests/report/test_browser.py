@@ -23,12 +23,26 @@ def page(tmp_path_factory):
 def dump(page, fragment=""):
     """The page's HTML after its script has run."""
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions",
-         "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=2000",
-         f"--user-data-dir={page.parent / 'profile'}", "--enable-logging=stderr", "--v=0", "--dump-dom",
-         f"file://{page}{fragment}"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--virtual-time-budget=2000",
+            f"--user-data-dir={page.parent / 'profile'}",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--dump-dom",
+            f"file://{page}{fragment}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "CONSOLE" not in done.stderr, done.stderr
     return done.stdout
 
@@ -62,8 +76,10 @@ def test_search_changes_and_training(page):
 def test_a_value_that_is_missing_stops_nothing(tmp_path):
     run = small_chain(tmp_path)
     row = {"step": 1, "problem": "1+1=?", "answer": None, "response": "empty", "verdict": "correct"}
-    write_jsonl(run / "grpo" / "samples.jsonl", [
-        {**row, "advantage": None}, {**row, "step": 2, "problem": None, "length": None}])  # fmt: skip
+    write_jsonl(
+        run / "grpo" / "samples.jsonl",
+        [{**row, "advantage": None}, {**row, "step": 2, "problem": None, "length": None}],
+    )
     html = dump(make_report(run, TASK, STAGES, [])[1], "#source=grpo&problem=grpo-1&q=EMPTY")
     assert listed(html) == ["1: 1+1=?", "2: (no text)"]
     shown = detail(html)

@@ -7,16 +7,16 @@ import shutil
 import pytest
 from chain import HOSTILE, STAGES, TASK, evaluation, problem, small_chain, stage
 
+from custom_components import hub
+from custom_components.cards import model_card
 from custom_components.config import UserError
 from custom_components.io import sha256_of, write_json
-from custom_components.models import hub
-from custom_components.processes import last_words
-from custom_components.report import samples
+from custom_components.report import browser
 from custom_components.report.breakdown import by_length, length_bins
-from custom_components.report.card import model_card
 from custom_components.report.chain_report import build_report, make_report
 from custom_components.report.svg import line_chart, nice_ticks, short, thinned
 from custom_components.report.table import print_ablation
+from custom_components.runs.processes import last_words
 
 
 def page_of(run_dir):
@@ -30,10 +30,20 @@ def data_of(page):
 
 def test_everything_has_its_place(tmp_path):
     page = page_of(small_chain(tmp_path))
-    for words in ("83.3 [51.6, 97.9]", "grpo − start", "By difficulty", "6 problems", "By length",
-                  "step 2:</strong> the entropy has collapsed", "<title>Mean reward</title>", "ngram",
-                  "12 of 12 problems", "3 of 3 logged training samples", "1 x cpu",
-                  "7 of 7 steps complete"):  # fmt: skip
+    for words in (
+        "83.3 [51.6, 97.9]",
+        "grpo − start",
+        "By difficulty",
+        "6 problems",
+        "By length",
+        "step 2:</strong> the entropy has collapsed",
+        "<title>Mean reward</title>",
+        "ngram",
+        "12 of 12 problems",
+        "3 of 3 logged training samples",
+        "1 x cpu",
+        "7 of 7 steps complete",
+    ):
         assert words in page, words
     for outside in ('src="http', 'href="http', "url(", "@import", "fetch("):
         assert outside not in page
@@ -101,15 +111,23 @@ def test_a_failed_stage_says_why(tmp_path):
     ("log", "error"),
     [
         ("step\nerror: no data\n\nended with status 2\n", "no data"),
-        ("[rank1]: Traceback\n[rank1]: torch.OutOfMemoryError: CUDA out of memory\n"
-         "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\n\nended with status 1\n",
-         "torch.OutOfMemoryError: CUDA out of memory"),
-        ("sft: 3/9\n\nended with status -9\n", "killed by SIGKILL, perhaps for want of memory; last line: sft: 3/9"),
-        ("Segmentation fault\n\nended with status -11\n", "ended with status -11; last line: Segmentation fault"),
+        (
+            "[rank1]: Traceback\n[rank1]: torch.OutOfMemoryError: CUDA out of memory\n"
+            "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n=====\n\nended with status 1\n",
+            "torch.OutOfMemoryError: CUDA out of memory",
+        ),
+        (
+            "sft: 3/9\n\nended with status -9\n",
+            "killed by SIGKILL, perhaps for want of memory; last line: sft: 3/9",
+        ),
+        (
+            "Segmentation fault\n\nended with status -11\n",
+            "ended with status -11; last line: Segmentation fault",
+        ),
         ("\nended with status 1\n", "ended with status 1; last line: no output"),
         ("ValueError: caught and told\n0%\n", None),
     ],
-)  # fmt: skip
+)
 def test_the_line_that_matters(tmp_path, log, error):
     (tmp_path / "log").write_text(log)
     assert last_words(tmp_path / "log")[0] == error
@@ -182,7 +200,7 @@ def test_long_runs_make_a_small_page(tmp_path):
     shown = data_of(page)["problems"]
     assert 20 < len(shown) < 120 and f"{len(shown)} of 120 problems" in page
     of = shown[0]["stages"]["sft"]
-    assert of["of"] == 8 and len(of["responses"]) == samples.MAX_RESPONSES
+    assert of["of"] == 8 and len(of["responses"]) == browser.MAX_RESPONSES
     assert "[... 14,000 characters cut ...]" in of["responses"][0]["text"]
 
 
@@ -192,10 +210,10 @@ def test_the_courses_take_turns():
         "a": {f"p{i}": float(i == 7) for i in range(100)},
         "b": {f"p{i}": float(i == 9) for i in range(100)},
     }
-    assert {"p7", "p9"} < set(samples.choose_ids(scores, 3))
-    assert samples.choose_ids(scores, 50) == samples.choose_ids(scores, 100)[:50]
+    assert {"p7", "p9"} < set(browser.choose_ids(scores, 3))
+    assert browser.choose_ids(scores, 50) == browser.choose_ids(scores, 100)[:50]
     del scores["b"]["p7"]
-    assert "p7" not in samples.choose_ids(scores)
+    assert "p7" not in browser.choose_ids(scores)
 
 
 def test_bins_by_hand():
@@ -228,8 +246,14 @@ def test_a_card_gets_the_results_and_no_hash_changes(tmp_path):
     before = sha256_of(model)
     page_of(tmp_path)
     card = (model / "README.md").read_text()
-    for words in ("license: mit\nlicense_link: there\n", f"| {TASK} | 12 | 1 | 50.0 [", "sft - start, paired: +50.0",
-                  "| correct | 30 | 30 | 30 |", "Deviations from the paper", "`license: mit`"):  # fmt: skip
+    for words in (
+        "license: mit\nlicense_link: there\n",
+        f"| {TASK} | 12 | 1 | 50.0 [",
+        "sft - start, paired: +50.0",
+        "| correct | 30 | 30 | 30 |",
+        "Deviations from the paper",
+        "`license: mit`",
+    ):
         assert words in card, words
     assert sha256_of(model) == before
 

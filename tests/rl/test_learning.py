@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from custom_components.engines.engine import Completion
 from custom_components.losses.policy_gradient import SETTINGS, LossConfig
 from custom_components.rl.learning import (
     CriticConfig,
@@ -16,7 +17,6 @@ from custom_components.rl.learning import (
     policy_batches,
 )
 from custom_components.rl.samples import Group, Sample, choose
-from custom_components.rollout.engine import Completion
 
 VOCABULARY = 40
 
@@ -34,8 +34,12 @@ class Table:
     def __init__(self, name="grpo", tokens=1000):
         generator = torch.Generator().manual_seed(0)
         self.world = World()
-        self.cfg = SimpleNamespace(max_new_tokens=16, max_tokens_per_micro_batch=tokens,
-                                   importance_cap=2.0, loss=LossConfig(name))  # fmt: skip
+        self.cfg = SimpleNamespace(
+            max_new_tokens=16,
+            max_tokens_per_micro_batch=tokens,
+            importance_cap=2.0,
+            loss=LossConfig(name),
+        )
         self.logprobs = -torch.rand(VOCABULARY, dtype=torch.float64, generator=generator)
         self.values = torch.randn(VOCABULARY, dtype=torch.float64, generator=generator)
         self.logprobs.requires_grad_()

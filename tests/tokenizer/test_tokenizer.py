@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from custom_components.config import UserError
 from custom_components.tokenizer.character import save_character_tokenizer
-from custom_components.tokenizer.hf import ChatTokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
 
 
 @pytest.fixture

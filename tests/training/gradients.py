@@ -11,8 +11,8 @@ import torch
 
 from custom_components.config import instantiate, load
 from custom_components.data.packing import open_table
+from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
-from custom_components.training.run_folder import RunFolder
 from custom_components.training.supervised import global_batch, next_token_losses
 from custom_components.training.trainer import Trainer
 

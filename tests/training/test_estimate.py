@@ -29,23 +29,41 @@ def shape(vocab, layers, heads, kv, dim, inner):
         (shape(4096, 6, 8, 2, 512, 1536), ["max_tokens_per_micro_batch=2048"]),
         pytest.param(
             shape(60_000, 2, 6, 2, 384, 1024),
-            ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"], marks=pytest.mark.slow),
+            ["max_tokens_per_micro_batch=1024", "head_chunk_size=256"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             shape(8000, 12, 8, 4, 512, 2048),
-            ["max_tokens_per_micro_batch=2048", "activation_checkpointing=true", "head_chunk_size=512"],
-            marks=pytest.mark.slow),
-        (shape(16_000, 3, 4, 2, 256, 768),
-         ["max_tokens_per_micro_batch=512", "dtype=bf16", "model.lora_rank=8",
-          "activation_checkpointing=true", "head_chunk_size=256"]),
+            [
+                "max_tokens_per_micro_batch=2048",
+                "activation_checkpointing=true",
+                "head_chunk_size=512",
+            ],
+            marks=pytest.mark.slow,
+        ),
+        (
+            shape(16_000, 3, 4, 2, 256, 768),
+            [
+                "max_tokens_per_micro_batch=512",
+                "dtype=bf16",
+                "model.lora_rank=8",
+                "activation_checkpointing=true",
+                "head_chunk_size=256",
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, overrides):
     # freed memory goes back at once, so that the process holds what is alive
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "benchmarks/step_memory.py", model, "max_seq_len=512", *overrides],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     print(found, found["estimated"] / found["measured"])
@@ -83,14 +101,25 @@ def test_devices_are_known_by_name():
 
 
 def test_the_papers_stages_fit_their_hardware(tmp_path):
-    done = tune("recipes/estimate.py", "--config", "configs/phi4_mini/estimate.yaml",
-                f"output={tmp_path}/e.json")  # fmt: skip
+    done = tune(
+        "recipes/estimate.py",
+        "--config",
+        "configs/phi4_mini/estimate.yaml",
+        f"output={tmp_path}/e.json",
+    )
     found = json.loads((tmp_path / "e.json").read_text())
     assert all(f["parameters"] - 3_836_021_760 in (0, adapters(f)) for f in found)
     assert all(f["total_gib"] < f["device_gib"] for f in found)
     print(done.stdout)
-    refused = tune("recipes/estimate.py", "--config", "configs/phi4_mini/estimate.yaml",
-                   "only=[grpo]", "ranks=1", "device=H100", check=False)  # fmt: skip
+    refused = tune(
+        "recipes/estimate.py",
+        "--config",
+        "configs/phi4_mini/estimate.yaml",
+        "only=[grpo]",
+        "ranks=1",
+        "device=H100",
+        check=False,
+    )
     assert refused.returncode == 2
     assert "stage grpo needs " in refused.stderr and "GiB of 79 on 1 x H100" in refused.stderr
 

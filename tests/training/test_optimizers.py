@@ -39,15 +39,19 @@ def test_eight_bit_adamw_resumes_exactly_and_shards(small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("logger", "needs"),
-    [("DiskLogger", None), ("TensorBoardLogger", "tensorboard")],
+    ("logger", "needs"), [("DiskLogger", None), ("TensorBoardLogger", "tensorboard")]
 )
 def test_a_metric_logger_of_torchtune_gets_every_step(small_run, tmp_path, logger, needs):
     if needs:
         pytest.importorskip(needs)
     node = f"{{_component_: torchtune.training.metric_logging.{logger}, log_dir: {tmp_path}/log}}"
-    recipe("sft", f"run_dir={small_run}", f"output_dir={tmp_path / 'run'}", *SMALL["sft"],
-           f"metric_logger={node}")  # fmt: skip
+    recipe(
+        "sft",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'run'}",
+        *SMALL["sft"],
+        f"metric_logger={node}",
+    )
     files = [f for f in (tmp_path / "log").rglob("*") if f.is_file()]
     assert files
     if logger == "DiskLogger":

@@ -9,12 +9,28 @@ from conftest import ROOT, SMALL
 def five_steps(name, prepared, small_run, folder, ranks, limit):
     output = folder / f"{name}-{ranks}-{limit}.pt"
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks),
-         "tests/training/gradients.py", name, f"configs/tiny/{name}.yaml",
-         str(small_run / name / prepared), str(output), f"run_dir={small_run}",
-         f"output_dir={folder / output.stem}", *SMALL[name], f"max_tokens_per_micro_batch={limit}"],
-        cwd=ROOT, check=True, capture_output=True, timeout=900,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node",
+            str(ranks),
+            "tests/training/gradients.py",
+            name,
+            f"configs/tiny/{name}.yaml",
+            str(small_run / name / prepared),
+            str(output),
+            f"run_dir={small_run}",
+            f"output_dir={folder / output.stem}",
+            *SMALL[name],
+            f"max_tokens_per_micro_batch={limit}",
+        ],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=900,
+    )
     return torch.load(output, weights_only=True)
 
 

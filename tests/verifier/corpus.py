@@ -514,16 +514,8 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
             r"\left[\begin{array}{cc}1&2\\3&4\end{array}\right]",
             True,
         ),
-        (
-            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
-            r"\begin{pmatrix}1&2\\3&5\end{pmatrix}",
-            False,
-        ),
-        (
-            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
-            r"\begin{pmatrix}1&2\\3&4\\\end{pmatrix}",
-            True,
-        ),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}", False),
+        (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\\\end{pmatrix}", True),
         (
             r"\begin{pmatrix} 1/3 \\ -1/6 \end{pmatrix}",
             r"\begin{pmatrix} \frac{1}{3} \\ -\frac{1}{6} \end{pmatrix}",

@@ -115,11 +115,14 @@ def test_choice_traces(pool):
     traces = rows("traces/pcmb_r1_traces_413.jsonl")
     letters = "ABCDEFGHIJ"
     items = [
-        {"gold": row["answer_letter"], "response": rf"\boxed{{\text{{({letter})}}}}",
-         "choices": letters[: len(row["options"])]}
+        {
+            "gold": row["answer_letter"],
+            "response": rf"\boxed{{\text{{({letter})}}}}",
+            "choices": letters[: len(row["options"])],
+        }
         for row in traces[:60]
         for letter in letters[: len(row["options"])]
-    ]  # fmt: skip
+    ]
     for item, verdict in zip(items, pool.imap(items), strict=True):
         assert bool(verdict) == (f"({item['gold']})" in item["response"])
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from custom_components.verifier import verify
-from custom_components.verifier.latex import clean, closing, compact, split_top
+from custom_components.verifier.read.latex import clean, closing, compact, split_top
 
 PIECES = st.sampled_from(
     r"""\frac \frac{1}{2} \sqrt \sqrt{2} { } ( ) [ ] \{ \} , ; = < > \le \in \cup \pm ^ _ ^2 ^{2}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from custom_components.verifier import Item, VerifierPool, verify
-from custom_components.verifier import process as process_module
+from custom_components.verifier.pool import process as process_module
 
 from .corpus import CORPUS
 
@@ -191,7 +191,8 @@ def test_a_pause_of_everything_is_no_timeout():
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from custom_components.verifier import VerifierPool, process
+from custom_components.verifier import VerifierPool
+from custom_components.verifier.pool import process
 process.WORKER = ({str(Path(__file__).with_name("faulty_worker.py"))!r},)
 pool = VerifierPool(workers=1, time_limit=2.0)
 pool.verify("1", "x")
@@ -291,7 +292,8 @@ def test_workers_die_with_their_parent(busy):
     code = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from custom_components.verifier import VerifierPool, process
+from custom_components.verifier import VerifierPool
+from custom_components.verifier.pool import process
 process.WORKER = ({str(Path(__file__).with_name("faulty_worker.py"))!r},)
 pool = VerifierPool(workers=1, time_limit=60)
 pool.verify("1", "x")
@@ -315,7 +317,7 @@ def test_workers_import_neither_torch_nor_main():
         maps = Path(f"/proc/{pid}/maps").read_text()
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     assert "torch" not in maps
-    assert b"custom_components.verifier.worker" in command
+    assert b"custom_components.verifier.pool.worker" in command
 
 
 def test_a_killed_starter_is_replaced(faulty):

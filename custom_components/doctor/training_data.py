@@ -1,0 +1,287 @@
+"""Checks of the rows that a stage reads: files, columns, answers, lengths, contamination."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from custom_components.config import UserError, instantiate
+from custom_components.data.decontamination import Decontaminator
+from custom_components.data.packing import IGNORE, encode_messages, encode_pair
+from custom_components.data.rows import Reject, read_rows
+from custom_components.data.verified import problem_key
+from custom_components.doctor.findings import Finding, Stage, files_of, inputs_of
+from custom_components.doctor.template import open_tokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.verifier import Item, VerifierPool
+
+MOST = 0.5
+SOME_TOO_LONG = 0.01
+UNREADABLE_GOLDS = 0.2
+CONTAMINATED = 0.01
+WORDS_OF_A_SOLUTION = 12
+
+
+DATA = ("data", "problems.", "sources.")
+
+
+def check_inputs(stage: Stage) -> Iterator[Finding]:
+    """Whether what the stage reads is there, or an earlier stage has still to make it."""
+    keys: dict[str, list[str]] = {}
+    for key, path in inputs_of(stage.cfg).items():
+        gone = stage.missing(path) or (key == "data" and not Path(path).exists())
+        if gone and not stage.pending(path):
+            keys.setdefault(path, []).append(key)
+    for path, named in keys.items():
+        yield Finding(
+            # of a stage by itself, the chain's other stages may be still to run
+            "data_unreadable",
+            "warning" if stage.alone and stage.missing(path) else "error",
+            f"{', '.join(named)}: {path} does not exist (has the stage that makes it finished?)",
+            "the stage cannot start without it, and it could not be looked at",
+            "run that stage first, or correct the path",
+        )
+
+
+def check_files(stage: Stage) -> Iterator[Finding]:
+    """Whether every Parquet file that the stage reads has a whole footer."""
+    for path in [path for key, path in inputs_of(stage.cfg).items() if key.startswith(DATA)]:
+        for file in files_of(path):
+            if file.suffix != ".parquet":
+                continue
+            try:
+                pq.read_metadata(file)
+            except Exception as e:  # pyarrow has no common error for what is no Parquet file
+                yield unreadable(f"{file} cannot be read as Parquet ({str(e).splitlines()[0]})")
+
+
+def unreadable(what: str) -> Finding:
+    return Finding(
+        "data_unreadable",
+        "error",
+        what,
+        "the stage would stop there, or train without it",
+        "copy or make the file again, or take it out of the folder",
+    )
+
+
+def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
+    """Rows, answers and golds of what a rollout, curate or RL stage reads."""
+    cfg, named = stage.cfg, []
+    if getattr(cfg, "problems", None):
+        named.append(("problems", cfg.problems))
+    named += [(f"sources.{i}", s) for i, s in enumerate(getattr(cfg, "sources", None) or [])]
+    for key, node in named:
+        if not isinstance(node, dict) or stage.missing(str(node.get("path", ""))):
+            continue
+        try:
+            items = list(islice(instantiate(node, key), rows))
+        except UserError as e:
+            yield unreadable(f"{key}: {e}")
+            continue
+        good = [item for item in items if not isinstance(item, Reject)]
+        rejects = [item for item in items if isinstance(item, Reject)]
+        lost = [r for r in rejects if r.whole_file]
+        if lost:
+            yield unreadable(f"{key}: {lost[0].where}: {lost[0].reason}")
+        elif rejects:
+            yield from rejected(cfg, key, len(items), rejects)
+        yield from check_answers(key, good)
+        yield from check_golds(stage, key, [row["answer"] for row in good])
+
+
+def rejected(cfg: Any, key: str, rows: int, rejects: list[Reject]) -> Iterator[Finding]:
+    """A finding on rows that cannot be used: an error where the stage would stop for them, or most
+    are such."""
+    share = len(rejects) / rows
+    error = share > getattr(cfg, "max_reject_share", MOST)
+    yield Finding(
+        "data_columns",
+        "error" if error else "warning",
+        f"{key}: {len(rejects)} of the first {rows} rows cannot be used; the first is "
+        f"{rejects[0].where}: {rejects[0].reason}",
+        "they are left out and counted; above max_reject_share they stop rollout and curate",
+        f"name the right columns in {key}, or mend the rows",
+    )
+
+
+def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether the answers look like answers."""
+    wordy = [row for row in rows if len(row["answer"].split()) > WORDS_OF_A_SOLUTION]
+    same = [row for row in rows if row["answer"] == row["problem"]]
+    if rows and 2 * max(len(wordy), len(same)) > len(rows):
+        shown = (same or wordy)[0]["answer"][:80]
+        yield Finding(
+            "answer_column",
+            "error",
+            f"{key}: {len(same)} of {len(rows)} answers are the problem itself, {len(wordy)} have "
+            f"more than {WORDS_OF_A_SOLUTION} words, e.g. {shown!r}",
+            "no response can equal them, so everything would count as wrong",
+            f"name the column of the final answer: {key}.answer=...",
+        )
+
+
+def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
+    """Whether the verifier reads each gold: it equals itself, and can be told from another answer."""
+    golds = list(dict.fromkeys(golds))
+    options = getattr(stage.cfg, "verifier", None)
+    workers, limit = (options.workers, options.time_limit) if options else (1, 5.0)
+    if not golds:
+        return
+    with VerifierPool(workers, limit) as pool:
+        itself = pool.imap(
+            Item(g, g if "\\boxed" in g or "####" in g else f"\\boxed{{{g}}}", allow_fallback=True)
+            for g in golds
+        )
+        bad = {g: v.reason for g, v in zip(golds, itself, strict=True) if v.verdict != "correct"}
+        other = pool.imap(Item(g, "\\boxed{271828}") for g in golds)
+        bad |= {g: v.reason for g, v in zip(golds, other, strict=True) if v.verdict == "undecided"}
+    if bad:
+        gold, reason = next(iter(bad.items()))
+        yield Finding(
+            "gold_unreadable",
+            "error" if len(bad) > UNREADABLE_GOLDS * len(golds) else "warning",
+            f"{key}: the verifier cannot read {len(bad)} of {len(golds)} answers, e.g. "
+            f"{gold[:80]!r} ({reason})",
+            "responses to these problems stay undecided: they are sampled, paid for and left out",
+            "mend these answers, or leave the problems out",
+        )
+
+
+def documents_of(
+    stage: Stage, tokenizer: ChatTokenizer, path: str, rows: int
+) -> Iterator[tuple[dict[str, Any], list]]:
+    """Rows of a split with their documents, as the stage would encode them; bad rows left out.
+
+    Raises:
+        UserError: when the file cannot be read.
+    """
+    for row in islice(read_rows(path), rows):
+        encode = (
+            encode_pair
+            if "chosen" in row
+            else partial(
+                encode_messages, train_on_prompt=getattr(stage.cfg, "train_on_prompt", False)
+            )
+        )
+        try:
+            yield row, encode(row, tokenizer=tokenizer)
+        except (KeyError, TypeError, ValueError):
+            yield row, []
+
+
+def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
+    """Rows of a split: columns, lengths, and whether the end of the turn is trained."""
+    cfg, path = stage.cfg, getattr(stage.cfg, "data", None)
+    if path is None or not Path(path).exists():
+        return
+    try:
+        tokenizer = open_tokenizer(stage)
+    except UserError:  # check_template says so
+        tokenizer = None
+    try:
+        if tokenizer is None:  # it may be made, or downloaded, later: the file is there now
+            next(iter(read_rows(path)), None)
+            return
+        found = list(documents_of(stage, tokenizer, path, rows))
+    except UserError as e:
+        yield unreadable(str(e))
+        return
+    usable = [(row, documents) for row, documents in found if documents]
+    if not usable:
+        yield Finding(
+            "data_columns",
+            "error",
+            f"{path}: none of {len(found)} rows has usable messages",
+            "there is nothing to train on",
+            "give a split that recipes/curate.py wrote",
+        )
+        return
+    longest = [max(len(ids) for ids, _ in documents) for _, documents in usable]
+    over = sum(length > cfg.max_seq_len for length in longest) / len(longest)
+    if over > SOME_TOO_LONG:
+        enough = sorted(longest)[int(0.99 * (len(longest) - 1))]
+        yield Finding(
+            "too_long",
+            "error" if over > MOST else "warning",
+            f"{over:.0%} of {len(longest)} rows of {path} are longer than max_seq_len={cfg.max_seq_len}",
+            "they are left out, and they are the hard problems' long solutions",
+            f"max_seq_len={enough} would take 99 % of them",
+        )
+    # a rejected response may have been cut off: its end is not trained
+    ends = [documents[0] for _, documents in usable]
+    end = tokenizer.end_of_turn_id
+    untrained = sum(ids[-1] != end or labels[-1] == IGNORE for ids, labels in ends)
+    if untrained:
+        padded = tokenizer.pad_id == end
+        yield Finding(
+            "pad_is_end_of_turn" if padded else "end_of_turn",
+            "error",
+            f"the end of the turn is not scored in {untrained} of {len(ends)} rows of {path}"
+            + ", and it is the pad token" * padded,
+            "the model does not learn to stop: every response runs into the length limit",
+            "mask padding by position, not by id, and let encode_example append the end of the turn",
+        )
+
+
+def question(turns: Any) -> list[str]:
+    """The last user turn's text; none in what are no turns: `check_training_rows` says so."""
+    turns = [t for t in turns if isinstance(t, dict)] if isinstance(turns, list) else []
+    asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+    return [text for text in asked[-1:] if isinstance(text, str)]
+
+
+def problem_texts(stage: Stage, rows: int) -> Iterable[str]:
+    """Problems of what the stage trains on: all of a split, the first `rows` others."""
+    cfg = stage.cfg
+    path = getattr(cfg, "data", None)
+    if path is not None:
+        for row in read_rows(path):
+            yield from question(row.get("messages") or row.get("prompt"))
+    elif hasattr(cfg, "group_size"):
+        for item in islice(instantiate(cfg.problems, "problems"), rows):
+            if not isinstance(item, Reject):
+                yield item["problem"]
+
+
+def check_contamination(
+    stage: Stage, exact: list[tuple[str, str]], real: list[tuple[str, str]], rows: int
+) -> Iterator[Finding]:
+    """Whether evaluation problems are among those trained on.
+
+    Args:
+        stage: that trains.
+        exact: (set, problem) pairs of which copies count.
+        real: those among them of which altered copies count, too.
+        rows: problems to look for altered copies of.
+    """
+    try:
+        texts = list(dict.fromkeys(problem_texts(stage, rows)))
+    except UserError:  # check_training_rows or check_problems says so
+        return
+    if not texts or not exact:
+        return
+    keys = {problem_key(text): name for name, text in exact}
+    copies = {t: keys[k] for t in texts if (k := problem_key(t)) in keys}
+    share = len(copies) / len(texts)
+    if real:
+        step = max(1, len(texts) // rows)
+        some = [t for t in texts[::step] if t not in copies]
+        found = zip(some, Decontaminator(real).check(some), strict=True)
+        altered = {t: f.evaluation_set for t, f in found if f}
+        # exact copies are counted in all problems, altered ones in some
+        share = max(share, len(altered) / max(1, len(some)))
+        copies |= altered
+    if copies:
+        text, name = next(iter(copies.items()))
+        yield Finding(
+            "contaminated",
+            "error" if share > CONTAMINATED else "warning",
+            f"{len(copies)} of {len(texts)} problems are evaluation problems or altered copies, "
+            f"e.g. {text[:80]!r} of {name}",
+            "accuracy on them says nothing about the model",
+            "name the sets in decontamination.sets of the curate stage, or take the problems out",
+        )

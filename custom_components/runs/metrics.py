@@ -1,0 +1,68 @@
+"""Logs of a run: a JSON object a step, readable while the run is under way."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from custom_components.io import write_text
+
+
+def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
+    """Rows of a log under way that have these keys, without a line that was being written; none
+    where it is missing.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.keys() >= set(keys):
+            rows.append(row)
+    return rows
+
+
+class Metrics:
+    """metrics.jsonl: one object per step; also sent to a torchtune metric logger, if any.
+
+    Args:
+        folder: the run folder.
+        resume_step: steps after it are removed from an existing file.
+        logger: a torchtune metric logger, or None.
+        rank: only rank 0 writes.
+        name: of the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        resume_step: int = 0,
+        logger: Any = None,
+        rank: int = 0,
+        name: str = "metrics.jsonl",
+    ):
+        self.path, self.logger, self.rank = folder / name, logger, rank
+        if rank != 0:
+            return
+        kept = [row for row in logged_rows(self.path, "step") if row["step"] <= resume_step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def log(self, step: int, **values: Any) -> None:
+        """Append an object of one step (flat names); JSON has null for what is not finite."""
+        if self.rank != 0:
+            return
+        finite = {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in values.items()
+        }
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps({"step": step, **finite}) + "\n")
+        if self.logger is not None:
+            self.logger.log_dict(values, step)
+
+    def close(self) -> None:
+        if self.rank == 0 and self.logger is not None:
+            self.logger.close()

@@ -1,0 +1,249 @@
+"""The computer algebra: equality of expressions given as cleaned LaTeX.
+
+Only math-verify's LaTeX parser (latex2sympy2_extended) reads the text; nothing is evaluated as
+code. Equality is decided by evaluation to 40 digits, at random points where there are free
+symbols (Schwartz-Zippel): faster than `simplify`, and it does not take 1/2004! for 1/2006!.
+math-verify's own comparison is asked where evaluation has no answer.
+
+sympy is imported by the first call, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from custom_components.verifier.compare import evaluate
+from custom_components.verifier.compare.cost import check_cost, hidden_digits
+from custom_components.verifier.limits import MAX_DEPTH, MAX_TEX, TooComplex, Unreadable
+
+_DIGITS = 40  # of every evaluation
+_COMMANDS = frozenset(
+    "frac sqrt pi cdot times div pm mp le ge ne infty cup cap in setminus emptyset binom sum prod "
+    "int lim to log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh alpha "
+    "beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
+    "sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi "
+    "Psi Omega overline bar vec hat tilde lfloor rfloor lceil rceil angle circ triangle ldots "
+    "mathbb gcd lcm max min begin end langle rangle arccot arcsec arccsc ell hbar mod pmod bmod "
+    "det overrightarrow partial dots coth widehat widetilde dot ddot neg star".split()
+)
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+# What the parser evaluates while it reads: binomials, the gamma function, determinants.
+_EVALUATED = re.compile(r"\\binom\s*\{[^{}]*\d{5}|\\[gG]amma[\s{(]*\d{5}")
+_WARM_UP = (r"\frac{1}{2}x^{2}+3\sqrt{2}", r"(a+b)(a-2b)\pi", r"\sin{x}-\log{3}", r"2^{10}-5y")
+
+
+def load() -> None:
+    """Imports the computer algebra and fills the parser's tables, so that later calls are fast."""
+    for tex in _WARM_UP:
+        parse(tex)
+
+
+@lru_cache(maxsize=4096)
+def parse(tex: str) -> Any:
+    """The sympy object of a cleaned LaTeX expression. Raises Unreadable or TooComplex."""
+    _check(tex)
+    import sympy
+
+    try:
+        expression = _exact(_from_latex(tex))
+        check_cost(expression)
+    except (MemoryError, TooComplex):
+        raise
+    except RecursionError as error:
+        raise TooComplex("nesting") from error
+    except Exception as error:  # whatever a parser and sympy raise on text that is no LaTeX
+        raise Unreadable(str(error).split("\n")[0][:80]) from error
+    if not isinstance(expression, sympy.Basic):
+        raise Unreadable("not an expression")
+    return expression
+
+
+def _from_latex(tex: str) -> Any:
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+
+    for sign, spelling in (("°", r"^{\circ}"), ("'", "_{prime}"), ("%", r"\%"), ("¤", "")):
+        tex = tex.replace(sign, spelling)
+    return latex2sympy(
+        tex,
+        is_real=True,
+        convert_degrees=True,
+        normalization_config=None,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
+
+
+def _check(tex: str) -> None:
+    if len(tex) > MAX_TEX:
+        raise TooComplex("length")
+    depth = deepest = 0
+    for char in tex:
+        depth += (char in "{([") - (char in "})]")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise TooComplex("nesting")
+    for command in _COMMAND.findall(tex):
+        if command not in _COMMANDS:
+            raise Unreadable(f"\\{command}")
+    if _EVALUATED.search(tex) or tex.count("&") > 40 or "vmatrix" in tex and tex.count("&") > 9:
+        raise TooComplex("arguments")
+
+
+def _exact(expression: Any) -> Any:
+    """Decimals as the rationals they denote, i as the imaginary unit, e as Euler's number."""
+    import sympy
+
+    if isinstance(expression, sympy.MatrixBase):
+        expression = expression.as_immutable()
+    constants = {"i": sympy.I, "e": sympy.E}
+    replaced = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
+    replaced |= {
+        symbol: constants[symbol.name]
+        for symbol in expression.free_symbols
+        if symbol.name in constants
+    }
+    return expression.xreplace(replaced) if replaced else expression
+
+
+@lru_cache(maxsize=4096)
+def equal(gold: str, answer: str) -> bool:
+    """Whether two expressions are the same function of the same symbols.
+
+    Raises Unreadable or TooComplex with `.side` "gold" or "answer" when one cannot be read.
+    """
+    import sympy
+
+    g, a = _read(gold, "gold"), _read(answer, "answer")
+    if g == a:
+        return True
+    if isinstance(g, sympy.Expr) and isinstance(a, sympy.Expr):
+        same = _equal_at_points(g, a)
+        if same is not None:
+            return same
+    return _math_verify(g, a)
+
+
+@lru_cache(maxsize=4096)
+def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
+    """Whether an expression has exactly this value. Raises as `equal`, with this side."""
+    import sympy
+
+    expression = _read(tex, side)
+    goal = sympy.Rational(value.numerator, value.denominator)
+    if expression == goal:
+        return True
+    return isinstance(expression, sympy.Expr) and _equal_at_points(goal, expression) is True
+
+
+def approximate(tex: str, side: str) -> Fraction | None:
+    """The value of a constant real expression to 25 digits, None if it is not one."""
+    import sympy
+
+    expression = _read(tex, side)
+    if not isinstance(expression, sympy.Expr) or expression.free_symbols:
+        return None
+    number = evaluate.evaluate(expression, {}, _DIGITS)
+    if number is None or not evaluate.is_real(number) or abs(number) > 1e30:
+        return None
+    return evaluate.to_fraction(number.real)
+
+
+def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool) -> bool:
+    """Whether two equations (left, right) are multiples of each other.
+
+    `directed`: positive multiples only, for inequalities with the same sign.
+    """
+    g, a = _difference(gold, "gold"), _difference(answer, "answer")
+    if g.free_symbols != a.free_symbols or not g.free_symbols:
+        return False
+    ratios, gold_values = [], set()
+    for point in _points(g, a):
+        gold_value = evaluate.evaluate(g, point, _DIGITS)
+        answer_value = evaluate.evaluate(a, point, _DIGITS)
+        if gold_value and answer_value:
+            ratios.append(gold_value / answer_value)
+            gold_values.add(gold_value)
+    if len(gold_values) < 2:  # 0x = 3 is no equation
+        return False
+    if not all(evaluate.same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
+        return False
+    return not directed or evaluate.is_real(ratios[0]) and ratios[0].real > 0
+
+
+def exercise(tex: str) -> None:
+    """Reads and evaluates an expression as `equal` would. Raises Unreadable or TooComplex."""
+    import sympy
+
+    expression = _read(tex, "gold")
+    if isinstance(expression, sympy.Expr):
+        points = _points(expression, expression)
+        values = [evaluate.evaluate(expression, point, _DIGITS) for point in points]
+        if all(value is None for value in values):
+            _math_verify(expression, 2 * expression)
+
+
+def _read(tex: str, side: str) -> Any:
+    try:
+        return parse(tex)
+    except (Unreadable, TooComplex) as error:
+        error.side = side
+        raise
+
+
+def _difference(sides: tuple[str, str], side: str) -> Any:
+    left, right = (_read(tex, side) for tex in sides)
+    try:
+        return left - right
+    except TypeError as error:  # a set, a relation
+        unreadable = Unreadable("no difference")
+        unreadable.side = side
+        raise unreadable from error
+
+
+def _points(g: Any, a: Any) -> list[dict[Any, Fraction]]:
+    """Values for the free symbols: three points with positive coordinates, two with mixed signs.
+
+    The same points in every run; one empty point when there are no symbols.
+    """
+    symbols = sorted(g.free_symbols | a.free_symbols, key=lambda symbol: symbol.name)
+    if not symbols:
+        return [{}]
+    rng = random.Random(20)
+    points = []
+    for index in range(5):
+        values = [Fraction(rng.randint(101, 4999), 1009) for _ in symbols]
+        if index >= 3:
+            values = [-value if rng.random() < 0.6 else value for value in values]
+        points.append(dict(zip(symbols, values, strict=True)))
+    return points
+
+
+def _equal_at_points(g: Any, a: Any) -> bool | None:
+    """Whether two expressions agree at all points; None when they cannot be evaluated."""
+    points = _points(g, a)
+    digits = _DIGITS + (max(hidden_digits(g), hidden_digits(a)) if points == [{}] else 0)
+    agreed = 0
+    for index, point in enumerate(points):
+        gold = evaluate.evaluate(g, point, digits)
+        answer = evaluate.evaluate(a, point, digits)
+        if gold is None or answer is None:
+            continue  # outside the domain
+        if not evaluate.same(gold, answer, digits):
+            real = evaluate.is_real(gold) and evaluate.is_real(answer)
+            if index >= 3 and agreed and not real:
+                continue  # another branch of a root or a logarithm
+            return False
+        agreed += 1
+    return True if agreed >= min(2, len(points)) else None
+
+
+def _math_verify(gold: Any, answer: Any) -> bool:
+    """math-verify's comparison, without its signal alarms."""
+    from math_verify import verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that alarms are off
+    return bool(verify(gold, answer, timeout_seconds=None))

@@ -1,0 +1,205 @@
+"""When two single values are the same: numbers, based digits, ratios, words, expressions."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from custom_components.verifier.compare import expressions
+from custom_components.verifier.read import numbers, units
+from custom_components.verifier.read.nodes import Based, Expr, Node, Num, Ratio, Word
+from custom_components.verifier.read.numbers import Number
+from custom_components.verifier.read.words import choice_letter
+
+_HUNDRED = 100
+_CHOICES = "ABCDEFGHIJ"
+
+
+class Unevaluated(Exception):
+    """The answer is the computation that the question asks for, not its result."""
+
+
+def equal_values(gold: Node, answer: Node) -> bool:
+    """Whether two nodes that are no lists, sets, matrices or relations are the same."""
+    if isinstance(gold, Num) and isinstance(answer, Num):
+        return _equal_numbers(gold, answer)
+    if isinstance(gold, Based) or isinstance(answer, Based):
+        return _equal_based(gold, answer)
+    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+        return _equal_ratios(gold, answer)
+    if isinstance(gold, Word) or isinstance(answer, Word):
+        return _equal_words(gold, answer)
+    return _equal_expressions(gold, answer)
+
+
+def _percent_factors(gold: Num | Expr, answer: Num | Expr) -> tuple[Fraction, ...]:
+    """What the answer may be multiplied by to be the gold: "%" is a unit, and a hundredth."""
+    if gold.percent == answer.percent:
+        return (Fraction(1),)
+    return (Fraction(1), Fraction(_HUNDRED) if gold.percent else Fraction(1, _HUNDRED))
+
+
+def _equal_numbers(gold: Num, answer: Num) -> bool:
+    factor = units.conversion(gold.unit, answer.unit)
+    if factor is None:
+        return False
+    if factor != 1:
+        return gold.number.value == answer.number.value * factor
+    if numbers.matches(gold.number, answer.number):
+        return True
+    factors = _percent_factors(gold, answer)
+    return any(gold.number.value == answer.number.value * factor for factor in factors)
+
+
+def _equal_based(gold: Node, answer: Node) -> bool:
+    if isinstance(gold, Based) and isinstance(answer, Based):
+        if gold.base == answer.base:
+            return gold.digits == answer.digits
+        value = _based_value(gold)
+        return value is not None and value == _based_value(answer)
+    based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+    if _based_value(based) is None:
+        return False
+    if isinstance(other, (Num, Word)):  # the base left out on one side: the same digits
+        return other.key.upper().lstrip("0") == based.digits.lstrip("0")
+    return False
+
+
+def _based_value(node: Based) -> int | None:
+    try:
+        return int(node.digits, node.base)
+    except ValueError:  # a digit that the base does not have
+        return None
+
+
+def _equal_ratios(gold: Node, answer: Node) -> bool:
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        if gold.time and answer.time:
+            return _clock(gold, answer.meridiem) == _clock(answer, gold.meridiem)
+        if len(gold.parts) != len(answer.parts):
+            return False
+        first_gold, first_answer = gold.parts[0], answer.parts[0]
+        pairs = zip(gold.parts, answer.parts, strict=True)
+        return all(g * first_answer == a * first_gold for g, a in pairs)
+    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+    if isinstance(other, Num) and len(ratio.parts) == 2 and ratio.parts[1]:
+        return other.number.value == Fraction(*ratio.parts)
+    return False
+
+
+def _clock(time: Ratio, other_meridiem: str) -> tuple[int, ...]:
+    """Hours, minutes (and seconds), in 24 hours where either side says a.m. or p.m."""
+    hour = time.parts[0]
+    meridiem = time.meridiem or other_meridiem
+    if meridiem and hour <= 12:
+        hour = hour % 12 + (12 if meridiem == "p" else 0)
+    return (hour, *time.parts[1:])
+
+
+_SHORT_PRODUCT = re.compile(r"[A-Za-z]{1,3}")
+
+
+def _equal_words(gold: Node, answer: Node) -> bool:
+    if isinstance(gold, Word) and isinstance(answer, Word):
+        if gold.words == answer.words:
+            return True
+        letter = choice_letter(gold.key, _CHOICES)
+        if letter and letter == choice_letter(answer.key, _CHOICES):
+            return True
+    if isinstance(gold, Word) and isinstance(answer, Num):
+        return gold.words == str(answer.number.value)
+    if isinstance(answer, Word) and isinstance(gold, Num):
+        return answer.words == str(gold.number.value)
+    gold, answer = _as_product(gold), _as_product(answer)  # ab and ba
+    if gold is None or answer is None:
+        return False
+    return _equal_expressions(gold, answer)
+
+
+def _as_product(node: Node) -> Expr | None:
+    if isinstance(node, Word):
+        return Expr(node.key, node.key) if _SHORT_PRODUCT.fullmatch(node.key) else None
+    return node if isinstance(node, Expr) else None
+
+
+# --- expressions -------------------------------------------------------------------------------
+
+_SENTENCE = re.compile(r"(?<![\\a-zA-Z])(?!begin|end|matrix|array)[a-zA-Z]{4,}")
+_OPERATORS = re.compile(
+    r"\\(?:sum|prod|int|iint|oint|lim|gcd|lcm|max|min|[bp]?mod|det|partial|begin)(?![a-zA-Z])"
+    r"|\\frac\{d\}"
+)
+_LITERALS = re.compile(r"(?:[\d.,\s(){}\[\]+/-]|\\cdot|\\times|\\div|\\frac)+", re.ASCII)
+_BINARY = re.compile(r"[\d)}]\s*(?:\+|-|\\cdot|\\times|\\div)\s*[-+]?\s*[\d({\\]")
+_MIXED = re.compile(r"-?\d+\s*\+\s*(?:\\frac\{\d+\}\{\d+\}|\d+/\d+)", re.ASCII)
+
+
+def is_sentence(tex: str) -> bool:
+    """Whether a text has words in it, so that it is no expression."""
+    return _SENTENCE.search(tex) is not None
+
+
+def is_computation(tex: str) -> bool:
+    """Whether an expression is arithmetic of literals, still to be done: 3 + 4, 12 \\cdot 7.
+
+    Fractions, roots, powers, factorials and what contains them are results.
+    """
+    if _MIXED.fullmatch(tex):
+        return False
+    return bool(_LITERALS.fullmatch(tex) and _BINARY.search(tex))
+
+
+def _equal_expressions(gold: Node, answer: Node) -> bool:
+    """Raises Unevaluated for an answer that only names the computation."""
+    gold_tex, answer_tex = _tex(gold), _tex(answer)
+    if is_sentence(gold_tex) or is_sentence(answer_tex):
+        return False  # only the same spelling is the same sentence
+    if _OPERATORS.search(answer_tex) and not _OPERATORS.search(gold_tex):
+        raise Unevaluated  # without computing it: that may take for ever
+    if units.conversion(gold.unit, answer.unit) is None:
+        return False
+    if (
+        "°" in (gold.unit, answer.unit)
+        and gold.unit != answer.unit
+        and "\\pi" in (answer_tex if gold.unit else gold_tex)
+    ):
+        return expressions.equal(_radians(gold), _radians(answer))
+    if isinstance(gold, Num):
+        same = _equal_number_expression(gold, answer)
+        if same and is_computation(answer_tex):
+            raise Unevaluated
+        return same
+    if isinstance(answer, Num):
+        return _equal_expression_number(gold, answer)
+    return expressions.equal(gold_tex, answer_tex)
+
+
+def _radians(node: Node) -> str:
+    return rf"({_tex(node)})\cdot \frac{{\pi}}{{180}}" if node.unit == "°" else _tex(node)
+
+
+def _tex(node: Node) -> str:
+    if isinstance(node, Expr):
+        return node.tex
+    value = node.number.value
+    if value.denominator == 1:
+        return str(value.numerator)
+    sign = "-" if value < 0 else ""
+    return rf"{sign}\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+
+
+def _equal_number_expression(gold: Num, answer: Expr) -> bool:
+    for factor in _percent_factors(gold, answer):
+        if expressions.equals_fraction(answer.tex, gold.number.value / factor, "answer"):
+            return True
+    value = expressions.approximate(answer.tex, "answer")
+    return value is not None and numbers.close(gold.number, value, None, 0)
+
+
+def _equal_expression_number(gold: Expr, answer: Num) -> bool:
+    if expressions.equals_fraction(gold.tex, answer.number.value, "gold"):
+        return True
+    if answer.number.places is None:
+        return False
+    value = expressions.approximate(gold.tex, "gold")
+    return value is not None and numbers.matches(Number(value), answer.number)

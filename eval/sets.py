@@ -1,0 +1,63 @@
+"""Problems of the evaluation sets, for those who must not train on them."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from custom_components.config import UserError
+from custom_components.data.rows import load_table, resolve
+from eval.tasks import functions
+
+SETS = {
+    "math500": "math500",
+    "aime24": "aime24",
+    "aime25": "aime25",
+    "gpqa_diamond": "gpqa_diamond",
+    "gsm8k": "gsm8k_test",
+    "tiny_addition": "tiny_addition",
+}
+"""Short names, and the functions of eval/tasks/functions.py that load them."""
+
+
+def evaluation_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Problems of evaluation sets, loaded as the evaluation loads them.
+
+    Args:
+        names: keys of `SETS`, or JSONL or Parquet files with a column problem or question.
+
+    Yields:
+        (name of the set, text of the problem). A problem with choices comes twice, with them
+        and without.
+
+    Raises:
+        UserError: when a name is unknown or a set cannot be loaded.
+    """
+    for name in names:
+        if name in SETS:
+            yield from _task_problems(name)
+        elif Path(name).suffix in (".jsonl", ".json", ".parquet"):
+            yield from _file_problems(name)
+        else:
+            raise UserError(
+                f"evaluation set {name!r} is unknown; give one of {', '.join(SETS)} or a .jsonl "
+                "or .parquet file with a column problem or question"
+            )
+
+
+def _task_problems(name: str) -> Iterator[tuple[str, str]]:
+    try:
+        rows = getattr(functions, SETS[name])()["test"]
+    except UserError as e:
+        gated = "; GPQA is gated: ask for access on its page and log in with `hf auth login`"
+        raise UserError(f"evaluation set {name}: {e}{gated * (name == 'gpqa_diamond')}") from e
+    for row in rows:
+        yield name, row["problem"]
+        if row["choices"]:
+            yield name, row["problem"].rpartition(f"\n\n{row['choices'][0]}) ")[0]
+
+
+def _file_problems(path: str) -> Iterator[tuple[str, str]]:
+    for where, row in load_table(resolve(path, path)):
+        text = (row or {}).get("problem") or (row or {}).get("question")
+        if not isinstance(text, str) or not text.strip():
+            raise UserError(f"{where}: no text in a column problem or question")
+        yield path, text

@@ -1,0 +1,197 @@
+"""The second opinion, against a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from fake_endpoint import FakeEndpoint, completion
+
+from custom_components.data.second_opinion import Judge, JudgeError, main
+from custom_components.verifier import Verdict, verify
+
+WRONG = verify("infinitely many", r"\boxed{\text{an infinite number}}")
+ROW = ("How many?", "infinitely many", WRONG)
+
+
+def endpoint(reply):
+    """One that answers with the (status, content) of `reply(prompt, number of the request)`."""
+
+    def answer(prompt, number):
+        status, content = reply(prompt, number)
+        return completion(content) if status == 200 else status
+
+    return FakeEndpoint(answer)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("custom_components.http.time.sleep", lambda _: None)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def judge(server, tmp_path, **options):
+    return Judge(server.url, "m", cache=tmp_path / "cache", **{"max_requests": 100, **options})
+
+
+def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with endpoint(lambda *_: (200, "They agree.\nVerdict: same")) as server:
+        opinion = judge(server, tmp_path, api_key_env="SOME_KEY").opinion(*ROW)
+    assert (opinion.opinion, opinion.cached) == ("same", False)
+    (body,) = server.requests
+    prompt = body["messages"][0]["content"]
+    assert (body["model"], body["temperature"]) == ("m", 0)
+    for text in ("How many?", "infinitely many", r"\text{an infinite number}"):
+        assert text in prompt
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+    assert "secret" not in "".join(p.read_text() for p in (tmp_path / "cache").rglob("*.json"))
+
+
+def test_the_verdict_stays_what_it_was(tmp_path):
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*ROW)
+    assert (WRONG.verdict, WRONG.reason) == ("incorrect", "not_equal")
+
+
+@pytest.mark.parametrize(
+    "reply, expected",
+    [
+        ("Verdict: different", "different"),
+        ("**Verdict:** same", "same"),
+        ("Verdict: same? No.\nVerdict: different", "different"),
+        ("I cannot tell.", "unclear"),
+        ("", "unclear"),
+        (None, "unclear"),
+    ],
+)
+def test_replies(tmp_path, reply, expected):
+    with endpoint(lambda *_: (200, reply)) as server:
+        assert judge(server, tmp_path).opinion(*ROW).opinion == expected
+
+
+def test_the_cache_is_asked_first(tmp_path):
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        first = judge(server, tmp_path).opinion(*ROW)
+        again = judge(server, tmp_path, max_requests=0).opinion(*ROW)
+        other = judge(server, tmp_path).opinion("Another problem", *ROW[1:])
+    assert (first.cached, again.cached, other.cached) == (False, True, False)
+    assert again.reply == first.reply
+    assert len(server.requests) == 2
+
+
+def test_a_broken_cache_entry_is_asked_again(tmp_path):
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*ROW)
+        for path in (tmp_path / "cache").rglob("*.json"):
+            path.write_text("{")
+        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+    assert len(server.requests) == 2
+
+
+def test_only_disputable_rejections_are_asked_about(tmp_path):
+    rows = [
+        ("p", "5", verify("5", r"\boxed{5}")),
+        ("p", "5", verify("5", "nothing")),
+        ("p", "5", verify("5", r"\boxed{1} or \boxed{5}")),
+        ("p", "", verify("", r"\boxed{5}")),
+    ]
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        opinions = judge(server, tmp_path).opinions(rows)
+    assert [opinion.opinion for opinion in opinions] == ["not_asked"] * 4
+    assert server.requests == []
+
+
+def test_budget_and_concurrency(tmp_path):
+    def reply(*_):
+        threading.Event().wait(0.03)
+        return 200, "Verdict: different"
+
+    rows = [(f"problem {i}", *ROW[1:]) for i in range(30)]
+    with endpoint(reply) as server:
+        asked = judge(server, tmp_path, max_requests=12, concurrency=3)
+        opinions = [opinion.opinion for opinion in asked.opinions(rows)]
+    assert opinions.count("different") == 12
+    assert opinions.count("budget") == 18
+    assert len(server.requests) == 12
+    assert server.most_running <= 3
+
+
+def test_order_is_kept(tmp_path):
+    def reply(prompt, _):
+        odd = int(prompt.split("number ")[1].split("\n")[0]) % 2
+        threading.Event().wait(0.01 * odd)
+        return 200, "Verdict: same" if odd else "Verdict: different"
+
+    rows = [(f"number {i}", *ROW[1:]) for i in range(20)]
+    with endpoint(reply) as server:
+        opinions = judge(server, tmp_path).opinions(rows)
+    assert [opinion.opinion for opinion in opinions] == ["different", "same"] * 10
+
+
+def test_passing_failures_are_tried_again(tmp_path):
+    with endpoint(lambda _, n: (200 if n == 3 else 503, "Verdict: same")) as server:
+        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+    assert len(server.requests) == 3
+
+
+def test_attempts_end_and_failures_are_not_cached(tmp_path):
+    with endpoint(lambda *_: (500, "")) as server:
+        assert judge(server, tmp_path, attempts=2).opinion(*ROW).opinion == "failed"
+    assert len(server.requests) == 2
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_refused_key_stops_the_run(tmp_path):
+    with endpoint(lambda *_: (401, "")) as server, pytest.raises(JudgeError, match="HTTP 401"):
+        judge(server, tmp_path).opinions([ROW] * 3)
+
+
+def test_no_server(tmp_path):
+    gone = Judge("http://127.0.0.1:9/v1", "m", cache=tmp_path, max_requests=9, attempts=2)
+    start = time.monotonic()
+    assert gone.opinion(*ROW).opinion == "failed"
+    assert time.monotonic() - start < 5
+
+
+def test_braces_in_the_fields_are_text(tmp_path):
+    row = (r"Solve {gold} \frac{1}{2}", r"\{1\}", Verdict("incorrect", "not_equal", "{problem}"))
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        judge(server, tmp_path).opinion(*row)
+    prompt = server.requests[0]["messages"][0]["content"]
+    assert r"Solve {gold} \frac{1}{2}" in prompt
+    assert "<answer>\n{problem}\n</answer>" in prompt
+
+
+def test_a_prompt_without_a_field(tmp_path):
+    (tmp_path / "prompt.txt").write_text("{gold} {problem}")
+    with pytest.raises(ValueError, match="{prediction}"):
+        Judge("http://x/v1", "m", cache=tmp_path, max_requests=1, prompt=tmp_path / "prompt.txt")
+
+
+def test_the_command_adds_columns_of_its_own(tmp_path, capsys):
+    rows = [
+        {
+            "gold": "infinitely many",
+            "verdict": "incorrect",
+            "reason": "not_equal",
+            "prediction": "an infinite number",
+            "problem": "How many?",
+            "id": 1,
+        },
+        {"gold": "5", "verdict": "correct", "reason": "same_text", "prediction": "5", "id": 2},
+    ]
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--input", str(source), "--output", str(target), "--model", "m"]
+    argv += ["--cache", str(tmp_path / "cache"), "--max-requests", "5"]
+    with endpoint(lambda *_: (200, "Verdict: same")) as server:
+        assert main([*argv, "--url", server.url]) == 0
+    got = [json.loads(line) for line in target.read_text().splitlines()]
+    assert got == [
+        {**rows[0], "judge": "same", "judge_reply": "Verdict: same"},
+        {**rows[1], "judge": "not_asked", "judge_reply": ""},
+    ]
+    assert "2 rows, 1 requests" in capsys.readouterr().out
