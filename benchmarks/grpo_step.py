@@ -131,7 +131,7 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
             "checkpoint_every=1000",
         ],
     )
-    grpo.main.__wrapped__(cfg)
+    grpo.main.run(cfg)
     steps = []
     for line in (folder / "ours/metrics.jsonl").read_text().splitlines():
         row = json.loads(line)

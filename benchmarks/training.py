@@ -95,7 +95,7 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict:
         ],
     )
     with setup_world("cpu") as world:
-        run = RunFolder(args.stage, cfg, [], world)
+        run = RunFolder(args.stage, cfg, world)
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = packing.encode_pair if args.stage == "dpo" else packing.encode_messages
         prepare = packing.prepare_packs if args.stage == "midtrain" else packing.prepare_examples

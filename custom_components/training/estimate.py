@@ -21,7 +21,8 @@ from custom_components.models.decoder import Decoder, Documents
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.flops import model_size
-from custom_components.training.trainer import TrainingConfig, prepare_layers
+from custom_components.training.trainer import prepare_layers
+from custom_components.training.training_config import TrainingConfig
 
 # bytes of optimizer state per trained parameter with float32 weights; states have their dtype
 OPTIMIZER_BYTES = {
