@@ -1,7 +1,7 @@
 # make demo        install, run the tiny chain on a CPU, print the table, name the report
-# make test        install the development extras, then run ruff and the fast tests
+# make test        install the development extras, then run the static checks and fast tests
 # make test-slow   run the tests that take minutes
-# make lint        run ruff alone
+# make lint        run the static checks alone
 # make install     install into .venv
 # make clean       remove runs/
 TORCH ?= torch==2.13.0
