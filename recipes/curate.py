@@ -58,7 +58,7 @@ from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World, setup_world
 from custom_components.verifier import Verdict, VerifierPool
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 from eval.sets import evaluation_problems
 
 
@@ -179,7 +179,7 @@ def verify_all(cfg: Any, folder: Path, world: World) -> None:
     if cfg.labeller:
         labeller = instantiate(cfg.labeller, "labeller")
     with (
-        VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool,
+        cfg.verifier.open() as pool,
         tqdm(desc="verify", unit="row", disable=world.rank != 0) as bar,
     ):
         for number, items in enumerate(in_chunks(source_rows(cfg.sources), cfg.chunk_rows)):

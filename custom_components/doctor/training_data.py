@@ -16,7 +16,8 @@ from custom_components.data.verified import problem_key
 from custom_components.doctor.findings import Finding, Stage, files_of, inputs_of
 from custom_components.doctor.template import open_tokenizer
 from custom_components.tokenizer.chat import ChatTokenizer
-from custom_components.verifier import Item, VerifierPool
+from custom_components.verifier import Item
+from custom_components.verifier.pool.options import VerifierConfig
 
 MOST = 0.5
 SOME_TOO_LONG = 0.01
@@ -127,11 +128,10 @@ def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
 def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
     """Whether the verifier reads each gold: it equals itself, and can be told from another answer."""
     golds = list(dict.fromkeys(golds))
-    options = getattr(stage.cfg, "verifier", None)
-    workers, limit = (options.workers, options.time_limit) if options else (1, 5.0)
+    verifier = getattr(stage.cfg, "verifier", None) or VerifierConfig(workers=1)
     if not golds:
         return
-    with VerifierPool(workers, limit) as pool:
+    with verifier.open() as pool:
         itself = pool.imap(
             Item(g, g if "\\boxed" in g or "####" in g else f"\\boxed{{{g}}}", allow_fallback=True)
             for g in golds

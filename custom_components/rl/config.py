@@ -6,7 +6,7 @@ from custom_components.config import Component, option, required
 from custom_components.losses.policy_gradient import LossConfig
 from custom_components.rl.alarms import AlarmConfig
 from custom_components.training.trainer import TrainingConfig
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass

@@ -20,7 +20,6 @@ from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer, inputs_of
 from custom_components.training.validation import Saturation
-from custom_components.verifier import VerifierPool
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def rollouts_of(name: str, cfg: Any, world: World) -> Iterator[tuple[RunFolder, 
         return
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
     engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+    with cfg.verifier.open() as pool:
         yield run, Rollouts(cfg, world, tokenizer, engine, pool, run.path / "rollouts")
         engine.close()
 
