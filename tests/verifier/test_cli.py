@@ -76,10 +76,16 @@ def test_options_for_all_rows(tmp_path):
     [
         (b'{"response": "x"}', "row 2: key 'gold' is missing"),
         (b'{"gold": "1"}', "row 2: key 'response' (or 'prediction') is missing"),
-        (b'{"gold": "1", "response": 3}', "row 2: key 'response' is no string but int"),
-        (b'{"gold": null, "response": "x"}', "row 2: key 'gold' is no string and no number"),
+        (b'{"gold": "1", "response": 3}', "row 2: key 'response' must be a string, not 3"),
+        (
+            b'{"gold": null, "response": "x"}',
+            "row 2: key 'gold' must be a string or a number, not null",
+        ),
         (b'{"gold": "1", "prediction": [1]}', "row 2: key 'prediction'"),
-        (b'{"gold": "1", "response": "x", "truncated": 1}', "row 2: key 'truncated' is no bool"),
+        (
+            b'{"gold": "1", "response": "x", "truncated": 1}',
+            "row 2: key 'truncated' must be true or false, not 1",
+        ),
         (b"[1, 2]", "row 2: not a JSON object"),
         (b'{"gold": ', "row 2: not JSON"),
         (b'{"gold": "\xff", "response": "x"}', "row 2: not UTF-8"),
