@@ -1,4 +1,4 @@
-"""The command line: rows in, verdicts out, in order, atomically."""
+"""Check the command line: rows in, verdicts out, in order, atomically."""
 
 from __future__ import annotations
 
@@ -122,6 +122,14 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["--input", str(source), "--output", str(tmp_path / "file" / "out.jsonl")]) == 2
     assert str(tmp_path / "file" / "out.jsonl") in capsys.readouterr().err
+
+
+def test_a_folder_is_not_replaced_by_the_output(tmp_path, capsys):
+    source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "folder"
+    (target / "kept").mkdir(parents=True)
+    assert main(["--input", str(source), "--output", str(target)]) == 2
+    assert f"{target}: is a folder" in capsys.readouterr().err
+    assert (target / "kept").is_dir()
 
 
 def test_an_empty_file(tmp_path, capsys):

@@ -7,6 +7,7 @@ algebra. Imports go in that order.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from custom_components.verifier.compare import expressions, relations
 from custom_components.verifier.compare.scalars import equal_scalars, is_sentence
@@ -27,8 +28,10 @@ def equal_nodes(gold: Node, answer: Node) -> bool:
     gold, answer = _unwrap(gold), _unwrap(answer)
     if gold.key == answer.key:
         return True
-    if isinstance(gold, Relation) or isinstance(answer, Relation):
+    if isinstance(gold, Relation):
         return _equal_relations(gold, answer)
+    if isinstance(answer, Relation):
+        return any(equal_nodes(gold, value) for value in relations.stated_values(answer, gold))
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _equal_matrices(gold, answer)
     if isinstance(gold, Seq) or isinstance(answer, Seq):
@@ -73,7 +76,7 @@ def _unwrap(node: Node) -> Node:
 def _equal_sequences(gold: Node, answer: Node) -> bool:
     gold_list, answer_list = _as_sequence(gold, answer), _as_sequence(answer, gold)
     if gold_list is None or answer_list is None:
-        return _equal_other_reading(gold, answer)
+        return _equal_decimals(gold, answer) or _equal_unions(gold, answer)
     gold, answer = _as_interval(gold_list, answer_list), _as_interval(answer_list, gold_list)
     if gold.is_tuple or answer.is_tuple:
         return _equal_tuples(gold, answer)
@@ -93,22 +96,37 @@ def _as_sequence(node: Node, other: Node) -> Seq | None:
     return None
 
 
-def _equal_other_reading(gold: Node, answer: Node) -> bool:
-    """Compare a list with a number that has a decimal comma, or with a union of intervals."""
-    sequence, other = (gold, answer) if isinstance(gold, Seq) else (answer, gold)
-    if isinstance(other, Num) and sequence.brackets == "":
-        value = numbers.read_decimal_comma(sequence.key)
-        return value is not None and value.value == other.number.value
-    joined = relations.joined(sequence) if isinstance(other, Union) else None
-    if joined is None:
+def _equal_decimals(gold: Node, answer: Node) -> bool:
+    """Compare a number with a list such as `2,74`, which may be a decimal with a comma."""
+    gold_value, answer_value = _decimal_value(gold), _decimal_value(answer)
+    return gold_value is not None and gold_value == answer_value
+
+
+def _decimal_value(node: Node) -> Fraction | None:
+    number = node.number if isinstance(node, Num) else None
+    if isinstance(node, Seq) and node.brackets == "":
+        number = numbers.read_decimal_comma(node.key)
+    return None if number is None else number.value
+
+
+def _equal_unions(gold: Node, answer: Node) -> bool:
+    """Compare a union of intervals with a list of inequalities or intervals."""
+    gold_union, answer_union = _as_union(gold), _as_union(answer)
+    if gold_union is None or answer_union is None:
         return False
-    return equal_nodes(joined, other) if sequence is gold else equal_nodes(other, joined)
+    return equal_nodes(gold_union, answer_union)
+
+
+def _as_union(node: Node) -> Seq | Union | None:
+    if isinstance(node, Seq):
+        return relations.list_as_set(node)
+    return node if isinstance(node, Union) else None
 
 
 def _as_interval(node: Seq, other: Seq) -> Seq:
     """Return `x > 1 and x < 3` as the interval that it states, where the other side is one."""
     if other.is_tuple and all(isinstance(item, Relation) for item in node.items):
-        interval = relations.joined(node)
+        interval = relations.list_as_set(node)
         if isinstance(interval, Seq):
             return interval
     return node
@@ -157,36 +175,47 @@ def _equal_matrices(gold: Node, answer: Node) -> bool:
             return False
         pairs = zip(_cells(gold), _cells(answer), strict=True)
         return all(equal_nodes(g, a) for g, a in pairs)
-    matrix, other = (gold, answer) if isinstance(gold, Matrix) else (answer, gold)
-    if isinstance(other, Seq) and other.brackets in ("()", "[]"):  # a vector
-        cells = _cells(matrix)
-        if max(map(len, matrix.rows)) > 1 < len(matrix.rows) or len(cells) != len(other.items):
+    if isinstance(gold, Seq) or isinstance(answer, Seq):
+        gold_vector, answer_vector = _as_vector(gold), _as_vector(answer)
+        if gold_vector is None or answer_vector is None or len(gold_vector) != len(answer_vector):
             return False
-        pairs = zip(cells, other.items, strict=True)
-        return all(equal_nodes(c, o) if matrix is gold else equal_nodes(o, c) for c, o in pairs)
-    if isinstance(other, Expr):
-        tex = (n.key if n is matrix else n.tex for n in (gold, answer))
-        return expressions.equal_expressions(*tex)
-    return False
+        return all(equal_nodes(g, a) for g, a in zip(gold_vector, answer_vector, strict=True))
+    gold_tex, answer_tex = _tex(gold), _tex(answer)
+    if gold_tex is None or answer_tex is None:
+        return False
+    return expressions.equal_expressions(gold_tex, answer_tex)
 
 
 def _cells(matrix: Matrix) -> list[Node]:
     return [cell for row in matrix.rows for cell in row]
 
 
+def _as_vector(node: Node) -> list[Node] | None:
+    """Return the entries of a tuple, or of a matrix of one row or one column."""
+    if isinstance(node, Matrix) and (len(node.rows) == 1 or max(map(len, node.rows)) == 1):
+        return _cells(node)
+    if isinstance(node, Seq) and node.brackets in ("()", "[]"):
+        return list(node.items)
+    return None
+
+
+def _tex(node: Node) -> str | None:
+    if isinstance(node, Matrix):
+        return node.key
+    return node.tex if isinstance(node, Expr) else None
+
+
 # --- relations ---------------------------------------------------------------------------------
 
 
-def _equal_relations(gold: Node, answer: Node) -> bool:
-    if isinstance(gold, Relation) and isinstance(answer, Relation):
+def _equal_relations(gold: Relation, answer: Node) -> bool:
+    if isinstance(answer, Relation):
         if _equal_statements(gold, answer):
             return True
         if not relations.has_no_variables(gold):
             return False
-    if isinstance(gold, Relation):
-        values = relations.stated_values(gold, answer, strict=True)
-        return any(equal_nodes(value, answer) for value in values)
-    return any(equal_nodes(gold, value) for value in relations.stated_values(answer, gold))
+    values = relations.stated_values(gold, answer, strict=True)
+    return any(equal_nodes(value, answer) for value in values)
 
 
 def _equal_statements(gold: Relation, answer: Relation) -> bool:

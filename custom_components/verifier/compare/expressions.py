@@ -104,7 +104,7 @@ def _exact(expression: Any) -> Any:
     import sympy
 
     if isinstance(expression, sympy.MatrixBase):
-        expression = expression.as_immutable()
+        expression = sympy.ImmutableMatrix(expression)
     constants = {"i": sympy.I, "e": sympy.E}
     replaced = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     replaced |= {
@@ -181,7 +181,8 @@ def proportional(gold: tuple[str, ...], answer: tuple[str, ...], directed: bool)
     g, a = _difference(gold, "gold"), _difference(answer, "answer")
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
-    ratios, gold_values = [], set()
+    ratios: list[Any] = []
+    gold_values: set[Any] = set()
     for point in _points(g, a):
         gold_value = evaluate.evaluate(g, point, _DIGITS)
         answer_value = evaluate.evaluate(a, point, _DIGITS)
@@ -208,7 +209,7 @@ def exercise(tex: str) -> None:
         points = _points(expression, expression)
         values = [evaluate.evaluate(expression, point, _DIGITS) for point in points]
         if all(value is None for value in values):
-            _math_verify(expression, 2 * expression)
+            _math_verify(expression, sympy.Mul(2, expression))
 
 
 def _read(tex: str, side: str) -> Any:
@@ -272,4 +273,4 @@ def _math_verify(gold: Any, answer: Any) -> bool:
     from math_verify import verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that alarms are off
-    return bool(verify(gold, answer, timeout_seconds=None))
+    return verify(gold, answer, timeout_seconds=None)

@@ -57,8 +57,8 @@ def _equation_values(relation: Relation, other: Node, strict: bool) -> list[Node
         return [sides[-1].node]
     values = []
     computed = exact[1:] if named else exact
-    readable = named or len(exact) == 1 or not any(side.letters for side in exact)
-    if readable and _consistent(computed):
+    states_value = named or len(exact) == 1 or not any(side.letters for side in exact)
+    if states_value and _consistent(computed):
         values.append(exact[-1].node)
     wants_decimal = isinstance(other, Num) and other.number.places
     if rounded and wants_decimal and _close(exact[-1], rounded):
@@ -132,13 +132,13 @@ def variable(relation: Relation) -> str | None:
     return next((side.key.strip("|") for side in sides if is_name(side.text.strip("| "))), None)
 
 
-def joined(sequence: Seq) -> Seq | Union | None:
-    """Return `x < 1 or x > 3` as a union, `x > 1 and x < 3` as an interval.
+def list_as_set(sequence: Seq) -> Seq | Union | None:
+    """Return the set that a list states: `x < 1 or x > 3` a union, `x > 1 and x < 3` an interval.
 
     Two rays that overlap state what they have in common; two that do not overlap state either.
     None when an item is neither an inequality nor an interval.
     """
-    items: list[Seq] = []
+    items: list[Node] = []
     for item in sequence.items:
         stated = as_set(item) if isinstance(item, Relation) else item
         if isinstance(stated, Union):
@@ -148,13 +148,24 @@ def joined(sequence: Seq) -> Seq | Union | None:
         else:
             return None
     if len(items) == 2:
-        for upward, downward in (items, items[::-1]):
-            if upward.items[1].key == "\\infty" and downward.items[0].key == "-\\infty":
-                low, high = _bound(upward.items[0]), _bound(downward.items[1])
-                if low is not None and high is not None and low < high:
-                    brackets = upward.brackets[0] + downward.brackets[1]
-                    return Seq(sequence.key, brackets, (upward.items[0], downward.items[1]))
+        one, other = items
+        common = _common_part(one, other, sequence.key) or _common_part(other, one, sequence.key)
+        if common is not None:
+            return common
     return Union(sequence.key, tuple(items))
+
+
+def _common_part(upward: Node, downward: Node, key: str) -> Seq | None:
+    """Return the interval between (a, infinity) and (-infinity, b); None where they do not overlap."""
+    if not isinstance(upward, Seq) or not isinstance(downward, Seq):
+        return None
+    if upward.items[1].key != "\\infty" or downward.items[0].key != "-\\infty":
+        return None
+    low, high = _bound(upward.items[0]), _bound(downward.items[1])
+    if low is None or high is None or low >= high:
+        return None
+    brackets = upward.brackets[0] + downward.brackets[1]
+    return Seq(key, brackets, (upward.items[0], downward.items[1]))
 
 
 def _bound(node: Node) -> Fraction | None:

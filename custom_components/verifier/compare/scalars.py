@@ -26,13 +26,19 @@ def equal_scalars(gold: Node, answer: Node) -> bool:
     """Return whether two nodes other than lists, sets, matrices and relations are the same."""
     if isinstance(gold, Num) and isinstance(answer, Num):
         return _equal_quantities(gold, answer)
-    if isinstance(gold, Based) or isinstance(answer, Based):
+    if isinstance(gold, Based):
         return _equal_based(gold, answer)
-    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+    if isinstance(answer, Based):
+        return _equal_based(answer, gold)
+    if isinstance(gold, Ratio):
         return _equal_ratios(gold, answer)
+    if isinstance(answer, Ratio):
+        return _equal_ratios(answer, gold)
     if isinstance(gold, Word) or isinstance(answer, Word):
         return _equal_words(gold, answer)
-    return _equal_algebra(gold, answer)
+    if isinstance(gold, (Num, Expr)) and isinstance(answer, (Num, Expr)):
+        return _equal_algebra(gold, answer)
+    return False
 
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -84,13 +90,12 @@ def _percent_factors(gold: Num | Expr, answer: Num | Expr) -> tuple[Fraction, ..
 # --- based digits, ratios, words ---------------------------------------------------------------
 
 
-def _equal_based(gold: Node, answer: Node) -> bool:
-    if isinstance(gold, Based) and isinstance(answer, Based):
-        if gold.base == answer.base:
-            return gold.digits == answer.digits
-        value = _based_value(gold)
-        return value is not None and value == _based_value(answer)
-    based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+def _equal_based(based: Based, other: Node) -> bool:
+    if isinstance(other, Based):
+        if based.base == other.base:
+            return based.digits == other.digits
+        value = _based_value(based)
+        return value is not None and value == _based_value(other)
     if _based_value(based) is None:
         return False
     if isinstance(other, (Num, Word)):  # one side leaves the base out: the digits decide
@@ -105,16 +110,15 @@ def _based_value(node: Based) -> int | None:
         return None
 
 
-def _equal_ratios(gold: Node, answer: Node) -> bool:
-    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
-        if gold.time and answer.time:
-            return _clock(gold, answer.meridiem) == _clock(answer, gold.meridiem)
-        if len(gold.parts) != len(answer.parts):
+def _equal_ratios(ratio: Ratio, other: Node) -> bool:
+    if isinstance(other, Ratio):
+        if ratio.time and other.time:
+            return _clock(ratio, other.meridiem) == _clock(other, ratio.meridiem)
+        if len(ratio.parts) != len(other.parts):
             return False
-        first_gold, first_answer = gold.parts[0], answer.parts[0]
-        pairs = zip(gold.parts, answer.parts, strict=True)
-        return all(g * first_answer == a * first_gold for g, a in pairs)
-    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+        first, other_first = ratio.parts[0], other.parts[0]
+        pairs = zip(ratio.parts, other.parts, strict=True)
+        return all(part * other_first == other_part * first for part, other_part in pairs)
     if isinstance(other, Num) and len(ratio.parts) == 2 and ratio.parts[1]:
         return other.number.value == Fraction(*ratio.parts)
     return False
@@ -143,10 +147,10 @@ def _equal_words(gold: Node, answer: Node) -> bool:
         return gold.words == str(answer.number.value)
     if isinstance(answer, Word) and isinstance(gold, Num):
         return answer.words == str(gold.number.value)
-    gold, answer = _as_product(gold), _as_product(answer)  # ab and ba
-    if gold is None or answer is None:
+    gold_product, answer_product = _as_product(gold), _as_product(answer)  # ab and ba
+    if gold_product is None or answer_product is None:
         return False
-    return _equal_algebra(gold, answer)
+    return _equal_algebra(gold_product, answer_product)
 
 
 def _as_product(node: Node) -> Expr | None:
@@ -197,12 +201,12 @@ def _equal_algebra(gold: Num | Expr, answer: Num | Expr) -> bool:
         and "\\pi" in (answer_tex if gold.unit else gold_tex)
     ):
         return expressions.equal_expressions(_radians(gold), _radians(answer))
-    if isinstance(gold, Num):
+    if isinstance(gold, Num) and isinstance(answer, Expr):
         same = _equal_number_expression(gold, answer)
         if same and _is_computation(answer_tex):
             raise Unevaluated
         return same
-    if isinstance(answer, Num):
+    if isinstance(gold, Expr) and isinstance(answer, Num):
         return _equal_expression_number(gold, answer)
     return expressions.equal_expressions(gold_tex, answer_tex)
 

@@ -212,7 +212,8 @@ class _Engine:
 
         It is the response's fault unless the gold alone hits a limit too.
         """
-        used = self.processes[slot].done
+        process = self.processes[slot]
+        used = process is not None and process.done > 0
         self._discard(slot)
         task = running.popleft()
         self._give_back(running)

@@ -9,6 +9,7 @@ from custom_components.verifier.limits import MAX_ANSWER, MAX_BOXES
 from custom_components.verifier.read.latex import closing
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_COMMAND = re.compile(r"\\(?:boxed|fbox)\s*")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\s\d\\a-zA-Z(-])")
 # These words join candidates, and the next ones may accompany them. A gap of these alone between
 # two boxes enumerates; any other word (wait, so, correct, therefore) makes the next box a statement
@@ -28,8 +29,9 @@ _DECORATION = re.compile(
     r"\\(?:quad|qquad|text|mathrm|textbf|displaystyle|left|right|begin|end|hline|newline|par)\b"
     r"|\\[()\[\],;:!> ]|\\\\|[$*_~{}&|()\[\]#>`\"']"
 )
-_MAX_GAP = 200
-_MAX_STARTS = 4 * MAX_BOXES
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\S")
+_MAX_GAP = 200  # characters between two boxes of one statement
+_MAX_STARTS = 4 * MAX_BOXES  # box commands looked at, from the end
 _MAX_SPAN = 20 * MAX_ANSWER  # characters in which a box's closing brace is looked for
 
 
@@ -122,16 +124,17 @@ def last_boxes(text: str) -> list[str] | None:
 
 def _box_at(text: str, start: int) -> tuple[int, str] | None:
     """Return (end, content) of the box command at `start`; None when its brace never closes."""
-    brace = re.compile(r"\\(?:boxed|fbox)\s*").match(text, start).end()
-    if brace >= len(text):
+    command = _COMMAND.match(text, start)
+    if command is None or command.end() == len(text):
         return None
+    brace = command.end()
     if text[brace] == "{":
         window = text[brace : brace + _MAX_SPAN]
         end = closing(window, 0)
         if end < 0:  # \boxed{12\}: a stray backslash before the brace
             end = closing(window.replace("\\", " "), 0)
         return None if end < 0 else (brace + end + 1, window[1:end])
-    token = re.compile(r"\\[a-zA-Z]+|\S").match(text, brace)  # \boxed 5, as TeX reads it
+    token = _TOKEN.match(text, brace)  # \boxed 5, as TeX reads it
     return (token.end(), token[0]) if token else None
 
 

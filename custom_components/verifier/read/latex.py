@@ -22,8 +22,8 @@ _UNICODE = {
     "€": "¤", "£": "¤", "¥": "¤", "₹": "¤", "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
     "∖": r"\setminus ", "。": ".", "、": ",",
 }  # fmt: skip
-_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
-_SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_SUPERSCRIPT: dict[str, str] = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
+_SUBSCRIPT: dict[str, str] = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPT)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPT)}]+")
 
@@ -200,7 +200,7 @@ def _brace_after(text: str, command: str, arguments: int, only_round: bool = Fal
                 break
             else:
                 pattern = r"\d+|\\[a-zA-Z]+|." if command == "\\sqrt" else r"\\[a-zA-Z]+|."
-                token = re.match(pattern, text[j:], re.S)[0]
+                token = next(re.finditer(pattern, text[j:], re.S))[0]
                 out.append("{" + token + "}")
                 i = j + len(token)
     out.append(text[i:])

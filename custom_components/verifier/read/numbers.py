@@ -85,8 +85,9 @@ def _fraction(text: str) -> Number | None:
 
 def _scientific(text: str) -> Number | None:
     match = _SCIENTIFIC.fullmatch(text)
-    mantissa = _plain(match["mantissa"]) if match else None
-    exponent = int(match["e1"] or match["e2"]) if match else 0
+    if not match:
+        return None
+    mantissa, exponent = _plain(match["mantissa"]), int(match["e1"] or match["e2"])
     if mantissa is None or abs(exponent) > _MAX_EXPONENT:
         return None
     value = mantissa.value * Fraction(10) ** exponent

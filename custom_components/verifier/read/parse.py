@@ -219,10 +219,10 @@ def _items(parts: list[str]) -> tuple[Node, ...]:
             nodes.extend(node.items)  # "1 \pm 2, 5": three values
         else:
             nodes.append(node)
-    first = nodes[0]  # "n = 2, 3, 4": the name belongs to all values
-    named = isinstance(first, Relation) and first.signs == ("=",)
-    if named and not any(isinstance(node, Relation) for node in nodes[1:]):
-        nodes[0] = first.sides[1].node
+    first = nodes[0]
+    if isinstance(first, Relation) and first.signs == ("=",):
+        if not any(isinstance(node, Relation) for node in nodes[1:]):
+            nodes[0] = first.sides[1].node  # "n = 2, 3, 4": the name belongs to all values
     return tuple(nodes)
 
 
