@@ -95,7 +95,7 @@ def test_labelled_rollouts(pool):
 
 
 def test_short_traces_with_answer_tags(pool):
-    """Check that all rollouts are decided that have no boxes and whose prompt opens the reasoning."""
+    """Check that rollouts without boxes, whose prompt opens the reasoning, are all decided."""
     traces = rows("traces/cs336_math_short_cot_1767.jsonl")
     verdicts = pool.verify_all(
         {

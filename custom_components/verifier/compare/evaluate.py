@@ -25,7 +25,7 @@ _FUNCTIONS = {
 
 
 class NoValue(Exception):
-    """Signal that an expression has no value at a point, or a part that is not known here."""
+    """Signal that an expression has no value at a point, or a part unknown to this module."""
 
 
 def evaluate(expression: Any, point: dict[Any, Fraction], digits: int) -> Any:
@@ -51,7 +51,7 @@ def evaluate(expression: Any, point: dict[Any, Fraction], digits: int) -> Any:
 
 
 def _context(digits: int) -> Any:
-    """Return this thread's mpmath context: threads cannot share one, since it holds the precision."""
+    """Return this thread's mpmath context: it holds the precision, so threads cannot share one."""
     import mpmath
 
     if not hasattr(_local, "context"):
@@ -116,7 +116,7 @@ def _constant(name: str, context: Any) -> Any:
 
 
 def _finite(number: Any, context: Any, tiny: Any) -> Any:
-    """Return the number, real if its imaginary part is noise; raise NoValue for infinity and nan."""
+    """Return the number, real if its imaginary part is noise; raise NoValue if it is not finite."""
     if not context.isfinite(number):
         raise NoValue("not finite")
     if isinstance(number, context.mpc) and abs(number.imag) <= tiny * abs(number):

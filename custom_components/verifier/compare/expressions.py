@@ -100,7 +100,7 @@ def _check(tex: str) -> None:
 
 
 def _exact(expression: Any) -> Any:
-    """Replace decimals by the rationals they denote, i by the imaginary unit, e by Euler's number."""
+    """Replace decimals by exact rationals, i by the imaginary unit and e by Euler's number."""
     import sympy
 
     if isinstance(expression, sympy.MatrixBase):
@@ -225,14 +225,14 @@ def _difference(sides: tuple[str, ...], side: str) -> Any:
     left, right = (_read(tex, side) for tex in sides)
     try:
         return left - right
-    except TypeError as error:  # a set, a relation
+    except TypeError as error:  # sets and relations have no difference
         unreadable = Unreadable("no difference")
         unreadable.side = side
         raise unreadable from error
 
 
 def _points(g: Any, a: Any) -> list[dict[Any, Fraction]]:
-    """Return values for the free symbols: three points of positive coordinates, two of mixed signs.
+    """Return values for the free symbols: three positive points, and two of mixed signs.
 
     They are the same in every run; without free symbols there is one empty point.
     """

@@ -32,7 +32,7 @@ def stated_values(relation: Relation, other: Node, strict: bool = False) -> list
 
     Args:
         relation: Relation to read.
-        other: Node that the values will be compared with; a rounded value counts only for a decimal.
+        other: Node to compare with; a rounded value counts only where it is a decimal.
         strict: Whether only a name on the left states a value. Set it for a gold: `2x + z = 1` is
             not 1.
 
@@ -104,7 +104,7 @@ def has_no_variables(equation: Relation) -> bool:
 
 
 def equal_inequalities(gold: Relation, answer: Relation) -> bool:
-    """Return whether two relations with one sign are multiples of each other, perhaps turned."""
+    """Return whether two relations of one sign are multiples of each other, read from any end."""
     sign, other = gold.signs[0], answer.signs[0]
     if sign == other:
         return expressions.proportional(gold.texts, answer.texts, directed=sign in FLIPPED)
@@ -156,7 +156,7 @@ def list_as_set(sequence: Seq) -> Seq | Union | None:
 
 
 def _common_part(upward: Node, downward: Node, key: str) -> Seq | None:
-    """Return the interval between (a, infinity) and (-infinity, b); None where they do not overlap."""
+    """Return the overlap of (a, infinity) and (-infinity, b); None where there is none."""
     if not isinstance(upward, Seq) or not isinstance(downward, Seq):
         return None
     if upward.items[1].key != "\\infty" or downward.items[0].key != "-\\infty":

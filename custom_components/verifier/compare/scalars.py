@@ -1,4 +1,4 @@
-"""Decide whether two single values are the same: numbers, based digits, ratios, words, expressions.
+"""Decide whether two single values are the same: numbers, ratios, words, expressions.
 
 Numbers are exact fractions, so equality is exact; a tolerance applies to decimals alone
 (`equal_numbers`).
@@ -192,7 +192,7 @@ def _equal_algebra(gold: Num | Expr, answer: Num | Expr) -> bool:
     if is_sentence(gold_tex) or is_sentence(answer_tex):
         return False  # two sentences are the same only when they are spelled the same
     if _OPERATORS.search(answer_tex) and not _OPERATORS.search(gold_tex):
-        raise Unevaluated  # without computing it, which may take for ever
+        raise Unevaluated  # without computing it, which may take forever
     if units.conversion(gold.unit, answer.unit) is None:
         return False
     if (

@@ -170,9 +170,7 @@ class _Engine:
             running = deque(task for task in tasks if not task.future.cancelled())
             try:
                 self._run(slot, running)
-            except (
-                Exception
-            ) as error:  # every caller learns that a worker cannot start, or of a bug
+            except Exception as error:  # a worker cannot start, or there is a bug: tell all callers
                 for task in running:
                     _settle(task, error)
         self._discard(slot)

@@ -49,7 +49,7 @@ class Starter:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = dict(os.environ)
         paths = [str(_ROOT), *filter(None, [env.get("PYTHONPATH")])]
-        # A fixed hash seed keeps sympy's term order, and with it every verdict, the same in all runs.
+        # A fixed hash seed keeps sympy's term order, and so every verdict, the same in all runs.
         env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
         command = [sys.executable, "-P", *WORKER]
         command += ["--parent", str(os.getpid()), "--socket", str(theirs.fileno())]

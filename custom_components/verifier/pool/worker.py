@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--hard-limit", type=float, default=0.0, help="seconds for one task")
     args = parser.parse_args()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the pool, which closes us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     sys.set_int_max_str_digits(20_000)
@@ -122,7 +122,7 @@ def _watch_parent(parent: int) -> None:
 
 
 def _work(tasks: int, results: int, memory: int, hard_limit: float) -> None:
-    """Decide tasks until the pipe ends, or until memory does: then the process is not trusted.
+    """Decide tasks until the pipe ends, or until memory runs out, when the worker is replaced.
 
     Args:
         tasks: File descriptor to read tasks from.

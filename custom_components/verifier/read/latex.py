@@ -124,7 +124,8 @@ def clean(text: str) -> str:
         text = text[2:-2]
     text = text.replace("**", "^")
     if "\\begin" not in text:
-        # An even run of backslashes is an over-escaped command; an odd one is a line break and one.
+        # An even run of backslashes begins an over-escaped command, an odd run is a line break and
+        # a command.
         text = re.sub(r"(?<!\\)(?:\\\\)+(?=[a-zA-Z{}%$])", r"\\", text)
     text = _UNIT_VECTOR.sub(r"\\vec{\1}", text)
     for _ in range(4):  # \textbf{(\text{A})} and the like

@@ -10,7 +10,7 @@ from custom_components.verifier.read.numbers import Number
 
 EQUALITIES = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-"""Inequality signs and what they become when the sides change places."""
+"""Map inequality signs to what they become when the sides change places."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Expr(Node):
 
 @dataclass(frozen=True)
 class Seq(Node):
-    """Hold several values; `brackets` is "" for a bare list, "{}" for a set, else as written: "[)"."""
+    """Hold several values; `brackets` is "" for a list, "{}" for a set, else as written: "[)"."""
 
     brackets: str
     items: tuple[Node, ...]
 
     @property
     def is_tuple(self) -> bool:
-        """Whether this is an ordered tuple or an interval, not a list or a set."""
+        """Return whether this is an ordered tuple or an interval, not a list or a set."""
         return self.brackets not in ("", "{}")
 
 
@@ -98,17 +98,17 @@ class Side:
 
     @property
     def key(self) -> str:
-        """The compact text, brackets and all (`node.key` may have lost them)."""
+        """Return the compact text with all its brackets, some of which `node.key` drops."""
         return compact(self.text)
 
     @property
     def is_name(self) -> bool:
-        """Whether the side only names something: x, f(2), AB."""
+        """Return whether the side only names something: x, f(2), AB."""
         return is_name(self.text)
 
     @property
     def letters(self) -> set[str]:
-        """The variables in the side."""
+        """Return the variables in the side."""
         return letters(self.text)
 
 
@@ -121,15 +121,15 @@ class Relation(Node):
 
     @property
     def is_equation(self) -> bool:
-        """Whether all signs are equalities, exact or approximate."""
+        """Return whether all signs are equalities, exact or approximate."""
         return EQUALITIES.issuperset(self.signs)
 
     @property
     def is_membership(self) -> bool:
-        """Whether this is one `x \\in S`."""
+        """Return whether this is one `x \\in S`."""
         return self.signs == ("\\in",)
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The cleaned texts of the sides."""
+        """Return the cleaned texts of the sides."""
         return tuple(side.text for side in self.sides)

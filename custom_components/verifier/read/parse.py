@@ -199,7 +199,7 @@ _INTEGER = re.compile(
 
 
 def _without_domain(parts: list[str]) -> list[str]:
-    r"""Drop `x \in \mathbb{R}`; drop `n \in \mathbb{Z}` and name the integer k in what it describes."""
+    r"""Drop `x \in \mathbb{R}`, and `n \in \mathbb{Z}` after renaming that integer k elsewhere."""
     if len(parts) > 1:
         parts = [part for part in parts if not _REAL.fullmatch(part)] or parts
     match = _INTEGER.fullmatch(parts[-1].strip()) if len(parts) > 1 else None
@@ -346,7 +346,7 @@ _TEX_WITH_UNIT = re.compile(
 
 
 def _words(text: str, key: str) -> Node | None:
-    """Read an answer in words: letters and punctuation, with a run of two letters or a single one."""
+    """Read an answer in words: letters and punctuation, with two letters in a row or just one."""
     if not _WORDS.fullmatch(text) or re.fullmatch(r"[A-Za-z]\(.*\)", text):
         return None
     if not re.search(r"[A-Za-z]{2}", text) and not re.fullmatch(r"\(?[A-Za-z]\)?\.?", text):
