@@ -1,4 +1,4 @@
-"""One pair, one verdict: as training data, as a reward, and as a benchmark's score."""
+"""Check that one pair has one verdict: as training data, as a reward, and as a benchmark's score."""
 
 import json
 

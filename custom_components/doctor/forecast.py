@@ -10,7 +10,6 @@ from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.engines.engine import Sampling
 from custom_components.engines.watchdog import GuardedEngine
 from custom_components.rl.samples import Group, judge, sample_round
-from custom_components.verifier import VerifierPool
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
@@ -34,7 +33,7 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     sample_round(groups, cfg.group_size, sampling, engine, tokenizer)
     seconds = time.perf_counter() - began
     engine.close()
-    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+    with cfg.verifier.open() as pool:
         judge(groups, pool)
     samples = [s for group in groups for s in group.samples]
     yield from verdicts(stage, groups)

@@ -8,7 +8,7 @@ from custom_components.losses.policy_gradient import LossConfig
 from custom_components.rl.alarms import AlarmConfig
 from custom_components.runs.run_config import named_inputs
 from custom_components.training.training_config import TrainingConfig
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass

@@ -19,7 +19,6 @@ from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer
 from custom_components.training.validation import Saturation
-from custom_components.verifier import VerifierPool
 
 
 @contextmanager
@@ -51,7 +50,7 @@ def rollouts_of(
         return
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
     engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
+    with cfg.verifier.open() as pool:
         yield run, Rollouts(cfg, world, tokenizer, engine, pool, run.path / "rollouts")
         engine.close()
 
