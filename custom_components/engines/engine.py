@@ -12,7 +12,7 @@ import torch
 
 from custom_components.config import UserError
 from custom_components.models.decoder import Decoder
-from custom_components.models.hf import rope_factor_of, rope_factors_of
+from custom_components.models.longrope import rope_factor_of, rope_factors_of
 from custom_components.tokenizer.chat import ChatTokenizer
 
 Conversation = list[dict[str, str]]

@@ -10,8 +10,8 @@ from tqdm import tqdm
 from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Sampling
 from custom_components.engines.heartbeat import beat
-from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder, rope_factors_of
-from custom_components.models.longrope import RopeFactor
+from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder
+from custom_components.models.longrope import RopeFactor, rope_factors_of
 from custom_components.tokenizer.chat import ChatTokenizer
 
 

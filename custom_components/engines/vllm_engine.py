@@ -13,7 +13,7 @@ from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Sampling
 from custom_components.engines.heartbeat import beat
 from custom_components.hub import local_folder
-from custom_components.models.hf import served_rope_factors
+from custom_components.models.config_json import served_rope_factors
 from custom_components.tokenizer.chat import ChatTokenizer
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from custom_components.cards import model_card
 from custom_components.config import Component, UserError, instantiate, option, required
 from custom_components.data.batching import batch_order
-from custom_components.models.hf import DTYPES, rope_factor_of
+from custom_components.models.hf import DTYPES
+from custom_components.models.longrope import rope_factor_of
 from custom_components.models.lora import (
     adapter_scale,
     adapters_off,

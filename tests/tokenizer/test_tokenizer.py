@@ -78,7 +78,7 @@ def test_turns_that_the_template_refuses_are_a_bad_row(folder):
     turns = [{"role": role, "content": "1"} for role in ("system", "user", "assistant")]
     ids, _ = ChatTokenizer(folder).encode_example(turns[1:])
     assert ids
-    with pytest.raises(ValueError, match="the turns system, user .no system turn.; mend"):
+    with pytest.raises(ValueError, match="the turns system, user .no system turn.; fix"):
         ChatTokenizer(folder).encode_example(turns)
     with pytest.raises(UserError, match="no system turn"):
         ChatTokenizer(folder, system_prompt="x").encode_prompt("1")
