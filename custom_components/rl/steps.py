@@ -9,7 +9,7 @@ from typing import Any
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.alarms import Alarms
 from custom_components.rl.rollouts import Rollouts
 from custom_components.rl.samples import Group
@@ -52,7 +52,7 @@ def rollouts_of(name: str, cfg: Any, world: World) -> Iterator[tuple[RunFolder, 
         yield None
         return
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
-    engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+    engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
         yield run, Rollouts(cfg, world, tokenizer, engine, pool, run.path / "rollouts")
         engine.close()

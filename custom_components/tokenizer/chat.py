@@ -38,6 +38,24 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
+def complete_turns(
+    messages: list[dict[str, str]], system_prompt: str | None, instruction: str
+) -> list[dict[str, str]]:
+    """Add a system prompt before the turns, and an instruction after the problem.
+
+    Args:
+        messages: turns with role and content; the last holds the problem.
+        system_prompt: content of the system turn; None, or a system turn in `messages`, adds none.
+        instruction: text appended to the last turn, after a newline; nothing when empty.
+    """
+    *earlier, last = messages
+    if instruction:
+        last = {**last, "content": f"{last['content']}\n{instruction}"}
+    if system_prompt and messages[0]["role"] != "system":
+        earlier = [{"role": "system", "content": system_prompt}, *earlier]
+    return [*earlier, last]
+
+
 class ChatTokenizer:
     """Encode problems and responses with the model's own chat template.
 
@@ -120,16 +138,8 @@ class ChatTokenizer:
         return sorted(stop)
 
     def complete_prompt(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """Return the turns that the model sees, with the system prompt and the instruction added.
-
-        If the conversation has its own system turn, `system_prompt` is not added.
-        """
-        *earlier, last = messages
-        if self.instruction:
-            last = {**last, "content": f"{last['content']}\n{self.instruction}"}
-        if self.system_prompt and messages[0]["role"] != "system":
-            earlier = [{"role": "system", "content": self.system_prompt}, *earlier]
-        return [*earlier, last]
+        """Return the turns that the model sees; see `complete_turns`."""
+        return complete_turns(messages, self.system_prompt, self.instruction)
 
     def encode_prompt(self, problem: str) -> list[int]:
         """Return token ids up to and including the start of the assistant's turn."""

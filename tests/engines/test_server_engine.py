@@ -10,9 +10,9 @@ from custom_components import http
 from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Reply, Sampling, TokensAsText
 from custom_components.engines.heartbeat import beats
-from custom_components.engines.replies import Spool, cost_of_spools
+from custom_components.engines.replies import ReplyFile, cost_of_unfinished
 from custom_components.engines.server_engine import ServerEngine, response_text
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
 
@@ -265,9 +265,9 @@ def test_arguments_without_sense():
 NODE = {"_component_": "custom_components.engines.server_engine.ServerEngine", "model": "t"}
 
 
-def test_guarded_and_out_of_place():
+def test_a_watched_endpoint_and_calls_it_cannot_answer():
     with FakeEndpoint(lambda *_: completion("x")) as server:
-        engine = GuardedEngine(NODE | {"url": server.url}, None, timeout=60)
+        engine = WatchedEngine(NODE | {"url": server.url}, None, timeout=60)
         got = []
         engine.complete(
             [[{"role": "user", "content": "q"}]], 2, SAMPLING, lambda i, r: got.append(r)
@@ -278,10 +278,10 @@ def test_guarded_and_out_of_place():
         with pytest.raises(UserError, match="text, not token ids"):
             engine.generate([[1]], 1, SAMPLING)
     with pytest.raises(UserError, match="engine: .*does not start with http"):
-        GuardedEngine(NODE | {"url": "x"}, None, timeout=60)
+        WatchedEngine(NODE | {"url": "x"}, None, timeout=60)
     teacher = {"_component_": "custom_components.engines.teacher.AdditionTeacher"}
     with pytest.raises(UserError, match="^tokenizer: .*AdditionTeacher needs its model's"):
-        GuardedEngine(teacher, None, timeout=60)
+        WatchedEngine(teacher, None, timeout=60)
 
 
 class Letters:
@@ -309,21 +309,21 @@ def test_tokens_as_text():
     assert got == {0: [Reply("ab!", 3, "length")] * 2, 1: [Reply("c!", 2, "length")] * 2}
 
 
-def test_a_spool_survives_being_cut_anywhere(tmp_path):
+def test_a_reply_file_survives_being_cut_anywhere(tmp_path):
     path = tmp_path / ".spool-00000.jsonl"
-    spool = Spool(path)
+    kept_replies = ReplyFile(path)
     for i in range(3):
-        spool.add(0, i, [Reply("é\n" * 3, i, "stop", 0.5)] * 2)
-    whole, data = dict(spool.replies), path.read_bytes()
+        kept_replies.add(0, i, [Reply("é\n" * 3, i, "stop", 0.5)] * 2)
+    whole, data = dict(kept_replies.replies), path.read_bytes()
     ends = [0] + [k + 1 for k, byte in enumerate(data) if byte == ord("\n")]
     for size in range(len(data) + 1):
         path.write_bytes(data[:size])
-        again = Spool(path)
+        again = ReplyFile(path)
         kept = sum(end <= size for end in ends) - 1
         assert again.replies == {key: whole[key] for key in list(whole)[:kept]}
-        assert cost_of_spools(tmp_path) == kept * 1.0
+        assert cost_of_unfinished(tmp_path) == kept * 1.0
         for (number, i), replies in list(whole.items())[kept:]:
             again.add(number, i, replies)
-        assert Spool(path).replies == whole
+        assert ReplyFile(path).replies == whole
     again.remove()
     assert not path.exists()
