@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -61,7 +62,7 @@ def growing_caches(model: Decoder, batch: int, length: int) -> Iterator[list[Gro
     ]
     try:
         for attention, cache in zip(model.attentions, caches, strict=True):
-            attention.kv_cache = cache
+            attention.kv_cache = cast(Any, cache)
             attention.cache_enabled = True
         yield caches
     finally:

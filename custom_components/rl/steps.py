@@ -19,7 +19,7 @@ from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer, inputs_of
-from custom_components.training.validation import Saturation
+from custom_components.training.validation import BestSoFar
 from custom_components.verifier import VerifierPool
 
 
@@ -69,7 +69,7 @@ class Steps:
     def __init__(self, trainer: Trainer, rollouts: Rollouts) -> None:
         self.trainer, self.rollouts, self.cfg = trainer, rollouts, trainer.cfg
         self.alarms = Alarms(self.cfg.alarms, **trainer.extra.get("alarms", {}))
-        self.progress = Saturation(**trainer.extra.get("held_out", {}))
+        self.progress = BestSoFar(**trainer.extra.get("held_out", {}))
         self.samples = Metrics(
             trainer.run.path, trainer.step, None, trainer.world.rank, "samples.jsonl"
         )
