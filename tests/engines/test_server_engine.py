@@ -1,4 +1,4 @@
-"""The server engine, against an endpoint on this machine."""
+"""Test the server engine against an endpoint on this machine."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch):
-    """The waits between attempts, not waited."""
+    """Record the waits between attempts instead of waiting."""
     waited = []
     monkeypatch.setattr("custom_components.http.time.sleep", waited.append)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -27,7 +27,7 @@ def waits(monkeypatch):
 
 
 def ask(server, *questions, n=1, **options):
-    """Replies by question, failures by index, and the engine."""
+    """Return replies by question, failures by index, and the engine."""
     options = {"concurrency": 4, "timeout": 20, **options}
     engine = ServerEngine(server if isinstance(server, str) else server.url, "teacher", **options)
     got: dict[str, list[Reply]] = {}
@@ -95,7 +95,7 @@ def test_texts(message, finish_reason, text):
 
 def test_order_and_number_of_replies():
     def reply(question, number):
-        time.sleep(0.02 * (question == "a"))
+        time.sleep(0.02 if question == "a" else 0)
         return completion(f"{question}{number}", "length" if question == "b" else "stop")
 
     questions = ["a", "b", "c", "d", "e"]
@@ -162,7 +162,7 @@ def test_a_conversation_fails_alone(said, why):
     assert set(got) == {"a", "b"} and set(failed) == {1}
     assert why in failed[1] and "(3 attempts)" in failed[1] and server.url in failed[1]
     assert "\n" not in failed[1]
-    assert server.asked() == {"a": 2, "bad": 3, "b": 2}  # its second reply is not asked for
+    assert server.asked() == {"a": 2, "bad": 3, "b": 2}  # no request for its second reply
 
 
 def test_a_refused_request_is_not_repeated():
@@ -197,7 +197,7 @@ def test_an_endpoint_that_goes_away_stops_the_rest():
 
 def test_costs_up_to_a_limit():
     with FakeEndpoint(lambda *_: completion("x")) as server:
-        prices = {"price_in": 1000.0, "price_out": 2000.0, "concurrency": 1}  # 0.02 a reply
+        prices = {"price_in": 1000.0, "price_out": 2000.0, "concurrency": 1}  # 0.02 per reply
         with pytest.raises(UserError) as stopped:
             ask(server, *map(str, range(50)), max_cost=0.0799, **prices)
         assert 4 <= len(server.requests) <= 5
@@ -218,7 +218,7 @@ def test_a_limit_of_cost_needs_prices_and_usage():
 
 
 def test_a_rate_limit_spaces_the_requests(monkeypatch):
-    """Six requests at 30 a minute, counted on a clock that stands still: 0, 2, 4, ... seconds."""
+    """Six requests at 30 a minute, on a stopped clock, wait 0, 2, 4, ... seconds."""
     waited = []
     monkeypatch.setattr(
         http,
@@ -251,7 +251,7 @@ def test_retry_after(header, seconds):
     assert http._retry_after(header) == seconds
 
 
-def test_arguments_without_sense():
+def test_arguments_out_of_range():
     for options in (
         {"url": "localhost:8000"},
         {"attempts": 0},
@@ -285,7 +285,7 @@ def test_a_watched_endpoint_and_calls_it_cannot_answer():
 
 
 class Letters:
-    """An engine and a tokenizer of character codes: it repeats the prompt, n times."""
+    """Act as engine and tokenizer of character codes; it repeats the prompt n times."""
 
     name = "letters"
 

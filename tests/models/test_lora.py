@@ -23,7 +23,7 @@ TOKENS = torch.randint(0, 88, (1, 40), generator=torch.Generator().manual_seed(0
 
 
 def adapted(**arguments):
-    """A model whose adapters are not zero."""
+    """Build a model whose adapters are not zero."""
     torch.manual_seed(0)
     model = phi4_mini_tiny(lora_rank=4, lora_alpha=12.0, **arguments)
     for name, parameter in model.named_parameters():

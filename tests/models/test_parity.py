@@ -1,4 +1,4 @@
-"""Our decoders against transformers, on random models of several shapes."""
+"""Compare our decoders with transformers on random models of several shapes."""
 
 import json
 import os
@@ -84,7 +84,7 @@ def test_phi4_mini_equals_transformers(tmp_path, shape, length):
     ],
 )
 def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, lengths):
-    """Laid end to end or padded to a batch: what transformers computes for each by itself."""
+    """Documents in a row or in a padded batch get what transformers computes for each alone."""
     theirs = phi3_folder(tmp_path, *SHAPES[0])
     ours = build_from_folder(tmp_path, rope_factor)
     generator = torch.Generator().manual_seed(2)
@@ -96,7 +96,7 @@ def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, leng
         row = ours(torch.cat(documents, 1), mask=packed, input_pos=packed.positions())[0]
         for part, logits in zip(row.split(lengths), expected, strict=True):
             assert (part - logits).abs().max() < 1e-5
-        # left padding, as engines batch; a padded position attends to itself alone
+        # Engines pad on the left; a padded position attends to itself alone.
         pad = torch.tensor([longest - n for n in lengths])
         batch = torch.cat(
             [torch.nn.functional.pad(d, (longest - d.shape[1], 0)) for d in documents]
@@ -111,7 +111,7 @@ def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, leng
 
 
 def test_smollm2_with_its_real_weights_equals_transformers():
-    """`REASONTUNE_SMOLLM2`: a folder with SmolLM2-135M, such as recipes/start.py leaves."""
+    """Needs `REASONTUNE_SMOLLM2`: a folder with SmolLM2-135M, as recipes/start.py writes it."""
     folder = os.environ.get("REASONTUNE_SMOLLM2")
     if not folder:
         pytest.skip("no folder with SmolLM2's weights (REASONTUNE_SMOLLM2)")
@@ -151,7 +151,7 @@ def all_tensors(folder):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_round_trip_is_bit_identical(tmp_path, monkeypatch, dtype, shards):
-    """Sharded or not, on both sides; what stands beside the weights is kept."""
+    """Both sides may be sharded; the files beside the weights are kept."""
     model = phi3_folder(tmp_path / "a", *SHAPES[0]).to(dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if shards > 1:
