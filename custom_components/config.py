@@ -10,18 +10,17 @@ import argparse
 import dataclasses
 import difflib
 import errno
-import functools
 import importlib
 import inspect
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -38,31 +37,36 @@ from omegaconf.errors import (
 Component = dict[str, Any]
 """Type of a field that holds a `_component_` node."""
 
+Config = TypeVar("Config")
+
 
 class UserError(Exception):
     """A mistake of the user's: one line saying what, where, and what to do."""
 
 
-def option(default: Any, doc: str, verbatim: bool = False) -> Any:
-    """A dataclass field with its default and one line of documentation.
+def option(default: Any, doc: str, verbatim: bool = False, least: float | None = None) -> Any:
+    """Declare a dataclass field with its default and one line of documentation.
 
-    A callable default is a factory; `MISSING` makes the value required. In an override of a
-    `verbatim` field even `${...}` is text: for prose and mathematics, which are no path or name.
+    Args:
+        default: Value, or a factory where it is callable; `MISSING` makes the value required.
+        doc: Line of the configuration reference.
+        verbatim: Take even `${...}` in an override as text: for prose and mathematics.
+        least: Smallest value that `load` accepts.
     """
-    metadata = {"doc": doc, "verbatim": verbatim}
+    metadata = {"doc": doc, "verbatim": verbatim, "least": least}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def required(doc: str) -> Any:
-    """A dataclass field that the YAML or the command line has to give."""
-    return option(MISSING, doc)
+def required(doc: str, least: float | None = None) -> Any:
+    """Declare a dataclass field that the YAML or the command line must set."""
+    return option(MISSING, doc, least=least)
 
 
 def load(
-    schema: type, config_path: str | os.PathLike | None, overrides: list[str] | None = None
-) -> Any:
+    schema: type[Config], config_path: str | os.PathLike | None, overrides: list[str] | None = None
+) -> Config:
     """Merge `config_path` (None: nothing) and `overrides` into `schema`.
 
     The value of an override is YAML, except where the schema has `str` or `str | None`: there it is
@@ -95,12 +99,33 @@ def load(
             else:
                 cfg = _merged(cfg, key, value)
         where = path
+        _check_ranges(schema, cfg)
         result = OmegaConf.to_object(cfg)  # resolves each value once: an escaped \${ stays text
     except OmegaConfBaseException as e:
         raise UserError(_explain(e, where)) from e
     for key, component in find_components(dataclasses.asdict(result)):
         check_component(component, key)
     return result
+
+
+def _check_ranges(kind: Any, node: DictConfig, prefix: str = "") -> None:
+    """Check each value against the `least` of its field.
+
+    Raises:
+        UserError: on the first value below it.
+    """
+    for field in dataclasses.fields(kind):
+        if OmegaConf.is_missing(node, field.name) or (value := node[field.name]) is None:
+            continue
+        least, key = field.metadata.get("least"), f"{prefix}{field.name}"
+        if least is not None and value < least:
+            raise UserError(f"{key} must be at least {least}, not {value}")
+        inner = _without_none(field.type)
+        if dataclasses.is_dataclass(inner):
+            _check_ranges(inner, value, f"{key}.")
+        elif get_origin(inner) is list and dataclasses.is_dataclass(get_args(inner)[0]):
+            for i, item in enumerate(value):
+                _check_ranges(get_args(inner)[0], item, f"{key}.{i}.")
 
 
 def read_yaml(config_path: str | os.PathLike) -> DictConfig:
@@ -198,6 +223,9 @@ def _check_shape(kind: Any, value: Any, key: str, where: str) -> None:
     if value is None or (isinstance(value, str) and ("${" in value or value == MISSING)):
         return
     equals = "=" if where == "the command line" else ": "
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        *others, last = map(str, get_args(kind))
+        raise UserError(f"{where}: {key} must be {', '.join(others)} or {last}, not {value!r}")
     if dataclasses.is_dataclass(kind) or get_origin(kind) is dict:
         if not isinstance(value, dict):
             names = [f.name for f in dataclasses.fields(kind)] if get_origin(kind) is None else []
@@ -384,20 +412,31 @@ def errors_in_one_line() -> Iterator[None]:
         sys.exit(2)
 
 
-def recipe_main(schema: type):
-    """Decorate a recipe's main function: parse `--config file key=value ...` into `schema`.
+class Recipe(Generic[Config]):
+    """Run a recipe's main function from the command line.
 
-    Errors end the process as `errors_in_one_line` says.
+    Args:
+        run: The function; it takes the config.
+        schema: Dataclass of the config.
     """
 
-    def decorate(main):
-        @functools.wraps(main)
-        def run() -> None:
-            config, overrides = command_line(main.__doc__)
-            with errors_in_one_line():
-                main(load(schema, config, overrides))
+    def __init__(self, run: Callable[[Config], None], schema: type[Config]) -> None:
+        self.run = run
+        self.schema = schema
 
-        run.schema = schema  # for those who read the config of a recipe without running it
-        return run
+    def __call__(self) -> None:
+        """Parse `--config file key=value ...`, and run; see `errors_in_one_line`."""
+        config, overrides = command_line(self.run.__doc__)
+        with errors_in_one_line():
+            self.run(load(self.schema, config, overrides))
 
-    return decorate
+
+def recipe_main(main: Callable[[Config], None]) -> Recipe[Config]:
+    """Make a recipe of a main function whose one parameter is annotated with its config's class."""
+    (schema,) = (kind for name, kind in get_type_hints(main).items() if name != "return")
+    return Recipe(main, schema)
+
+
+def schema_of(recipe: str) -> type:
+    """Return the config class of `recipes/<recipe>.py` in the working directory."""
+    return importlib.import_module(f"recipes.{recipe}").main.schema

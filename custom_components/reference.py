@@ -16,9 +16,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from custom_components.config import get_component
-from custom_components.rl.config import RLConfig
+from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.manifest import ROOT
-from custom_components.training.trainer import TrainingConfig
+from custom_components.training.training_config import TrainingConfig
 
 SHARED = (TrainingConfig, RLConfig)
 """Dataclasses whose keys several recipes have: shown once."""
@@ -33,8 +33,8 @@ COMPONENTS = {
         ("rollouts", "jsonl", "openr1_math", "openthoughts", "bespoke_stratos", "gsm8k", "short_cot"),
     ),
     "`engine`": (
-        "rollout.torch_engine", ("TorchEngine",), "rollout.vllm_engine", ("VLLMEngine",),
-        "rollout.server_engine", ("ServerEngine",), "rollout.teacher", ("AdditionTeacher",),
+        "engines.torch_engine", ("TorchEngine",), "engines.vllm_engine", ("VLLMEngine",),
+        "engines.server_engine", ("ServerEngine",), "engines.teacher", ("AdditionTeacher",),
     ),
     "`model` of a training recipe": (
         "models.hf", ("from_folder",),
@@ -42,10 +42,10 @@ COMPONENTS = {
         "models.smollm2", ("smollm2_135m", "smollm2"),
     ),
     "`checkpointer` and `tokenizer`": (
-        "models.hf", ("HFCheckpointer",), "tokenizer.hf", ("ChatTokenizer",),
+        "models.hf", ("HFCheckpointer",), "tokenizer.chat", ("ChatTokenizer",),
     ),
     "`labeller` and `judge` of curate.yaml": (
-        "data.labeller", ("Labeller",), "verifier.judge", ("Judge",),
+        "data.labeller", ("Labeller",), "data.second_opinion", ("Judge",),
     ),
 }  # fmt: skip
 """Heading: modules of custom_components, each followed by the builders to show."""

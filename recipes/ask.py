@@ -52,8 +52,8 @@ class AskConfig:
                 raise UserError(f"{key} must be {range_}, not {getattr(self, key)!r}")
 
 
-@recipe_main(AskConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: AskConfig) -> None:
     """Answer questions."""
     from transformers import set_seed
 
@@ -117,7 +117,9 @@ def questions(first: str) -> Iterator[str]:
             yield line.strip()
 
 
-def answer(model: Any, tokenizer: Any, ids: list[int], room: int, cfg: Any) -> tuple[str, bool]:
+def answer(
+    model: Any, tokenizer: Any, ids: list[int], room: int, cfg: AskConfig
+) -> tuple[str, bool]:
     """Print a response as it comes. Returns its text, and whether it came to its end."""
     import torch
     from transformers import TextStreamer

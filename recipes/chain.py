@@ -27,7 +27,7 @@ from custom_components.hub import check_token, upload_model
 from custom_components.io import sha256_of
 from custom_components.report.chain_report import make_report
 from custom_components.report.table import print_ablation
-from custom_components.rl.config import RLConfig
+from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.manifest import code_hash, is_complete, read_manifest, what_changed
 from custom_components.runs.processes import TUNE, failure, launch, shown_and_logged, stopped
 from recipes.doctor import evaluation_of
@@ -65,8 +65,8 @@ class ChainConfig:
     seed: int = option(0, "seed, passed to every stage")
 
 
-@recipe_main(ChainConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: ChainConfig) -> None:
     """Run the stages of a chain."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("the chain is one process; set nproc_per_node of a stage instead")
@@ -106,7 +106,7 @@ def main(cfg: Any) -> None:
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
 
 
-def stages_with_defaults(cfg: Any) -> list[dict[str, Any]]:
+def stages_with_defaults(cfg: ChainConfig) -> list[dict[str, Any]]:
     """The stages of a chain, labels and recipes filled in."""
     return [
         asdict(s) | {"label": s.label or s.name, "recipe": s.recipe or f"recipes/{s.name}.py"}
@@ -114,7 +114,7 @@ def stages_with_defaults(cfg: Any) -> list[dict[str, Any]]:
     ]
 
 
-def steps_of(cfg: Any) -> list[dict[str, Any]]:
+def steps_of(cfg: ChainConfig) -> list[dict[str, Any]]:
     """The chosen stages and evaluations of a chain, in order."""
     return chosen(plan(cfg, stages_with_defaults(cfg)), cfg.only, cfg.start_at)
 
@@ -131,7 +131,7 @@ def stages_of(steps: list[dict[str, Any]]) -> dict[str, Stage]:
     return stages
 
 
-def check(cfg: Any, steps: list[dict[str, Any]]) -> None:
+def check(cfg: ChainConfig, steps: list[dict[str, Any]]) -> None:
     """Load every step's config, and check that stages, folders, task and comparisons fit each other.
 
     Raises:
@@ -166,7 +166,7 @@ def check(cfg: Any, steps: list[dict[str, Any]]) -> None:
                 raise UserError(f"compare: no evaluated stage {name!r}{nearest(name, evaluated)}")
 
 
-def plan(cfg: Any, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def plan(cfg: ChainConfig, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Stages and evaluations in the order they run, each with its command's parts."""
     common = [f"run_dir={cfg.run_dir}", f"seed={cfg.seed}"]
     steps = []
@@ -278,7 +278,7 @@ class Doctor:
         steps: its chosen steps.
     """
 
-    def __init__(self, cfg: Any, steps: list[dict[str, Any]]) -> None:
+    def __init__(self, cfg: ChainConfig, steps: list[dict[str, Any]]) -> None:
         self.options, self.run_dir, self.evaluation = cfg.doctor, Path(cfg.run_dir), cfg.evaluation
         # all of the chain's: what a chosen stage starts from may come of one that is not
         self.steps, self.stages = steps, stages_of(plan(cfg, stages_with_defaults(cfg)))

@@ -12,10 +12,9 @@ taken out, rejects.jsonl what could not be read; the yield table (manifest, card
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from custom_components.cards import data_card
-from custom_components.config import (
-    Component,
-    UserError,
-    get_component,
-    instantiate,
-    option,
-    recipe_main,
-    required,
-)
+from custom_components.config import Component, UserError, get_component, instantiate, recipe_main
 from custom_components.data.curation import is_repetitive
-from custom_components.data.decontamination import NGRAM, SIMILARITY, Decontaminator
+from custom_components.data.data_config import CurateConfig
+from custom_components.data.decontamination import Decontaminator
 from custom_components.data.deduplication import near_duplicates
 from custom_components.data.labels import guess_domain
 from custom_components.data.rows import Reject
@@ -44,7 +36,6 @@ from custom_components.data.second_opinion import Judge
 from custom_components.data.splits import (
     SCHEMAS,
     Selection,
-    SplitsConfig,
     join_parts,
     removed_problems,
     select,
@@ -58,57 +49,14 @@ from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World, setup_world
 from custom_components.verifier import Verdict, VerifierPool
-from custom_components.verifier.options import VerifierConfig
 from eval.sets import evaluation_problems
 
 
-@dataclass
-class DecontaminationConfig:
-    """Which problems may not be trained on (see data/decontamination.py)."""
-
-    sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
-    ngram: int = option(NGRAM, "words in a row that prove a copy")
-    similarity: float = option(SIMILARITY, "score from which a problem is an altered copy")
-
-
-@dataclass
-class CurateConfig:
-    """Config of recipes/curate.py."""
-
-    output_dir: str = required("run folder; splits go to <output_dir>/<split>.parquet")
-    sources: list[Any] = required("list of functions of custom_components.data.sources")
-    run_dir: str = option("runs", "folder of the chain, for interpolation")
-    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool, on every rank")
-    given_verdicts: str = option(
-        "check", "check: verify all the same; trust: take them as they are"
-    )
-    judge: Component | None = option(
-        None, "second opinion on rejected answers, a column of its own (verifier.judge.Judge)"
-    )
-    labeller: Component | None = option(
-        None, "model that labels domain and difficulty where a row has none (data.labeller)"
-    )
-    decontamination: DecontaminationConfig = option(
-        DecontaminationConfig, "which problems may not be trained on"
-    )
-    near_duplicates: float | None = option(
-        0.7, "similarity from which two problems are one; null: keep them"
-    )
-    splits: SplitsConfig = option(SplitsConfig, "what goes into the splits")
-    chunk_rows: int = option(4096, "rows written, and lost by a kill, at a time")
-    max_reject_share: float = option(0.01, "stop when more rows than this cannot be used")
-    max_lost_files: int = option(0, "stop when more files than this cannot be read")
-    seed: int = option(0, "seed of the selections")
-    resume: str = option("auto", "auto: keep what is done; never: start over")
-
-
-@recipe_main(CurateConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: CurateConfig) -> None:
     """Verify, label, select."""
-    if cfg.given_verdicts not in ("check", "trust"):
-        raise UserError(f"given_verdicts must be check or trust, not {cfg.given_verdicts!r}")
     with setup_world("cpu", uneven=True) as world:
-        run = RunFolder("curate", cfg, list(local_paths(cfg)), world)
+        run = RunFolder("curate", cfg, world)
         if run.already_complete:
             return
         verified, parts = run.path / "verified", run.path / ".parts"
@@ -147,14 +95,6 @@ def main(cfg: Any) -> None:
                 print(f"{name:>24}  {value}", flush=True)
 
 
-def local_paths(cfg: Any) -> Iterator[str]:
-    """Local files and folders that are read."""
-    named = [source.get("path", "") for source in cfg.sources if isinstance(source, dict)]
-    for path in [*map(str, named), *cfg.decontamination.sets]:
-        if os.path.exists(path):
-            yield path
-
-
 def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
     """Rows of all sources, one after the other."""
     for i, source in enumerate(sources):
@@ -164,7 +104,7 @@ def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
         yield from instantiate(source, f"sources.{i}")
 
 
-def verify_all(cfg: Any, folder: Path, world: World) -> None:
+def verify_all(cfg: CurateConfig, folder: Path, world: World) -> None:
     """Write this rank's chunks of verified rows that are not there yet."""
     done = {int(f.stem) for f in (folder / "verified").glob("*.parquet")}
     decontaminator = judge = labeller = None
@@ -272,7 +212,7 @@ def add_opinions(rows: list[dict[str, Any]], judge: Judge | None) -> None:
         row["judge"] = opinion.opinion
 
 
-def collect_rejects(cfg: Any, folder: Path) -> dict[str, int]:
+def collect_rejects(cfg: CurateConfig, folder: Path) -> dict[str, int]:
     """Join the rejects of all chunks; refuse when there are too many.
 
     Raises:
@@ -303,7 +243,7 @@ def collect_rejects(cfg: Any, folder: Path) -> dict[str, int]:
     return {"rejected": len(rejects)}
 
 
-def select_rows(cfg: Any, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def select_rows(cfg: CurateConfig, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Take problems out, select, and save the selection. Returns yield table and further counts."""
     verified = folder / "verified"
     records = Records(verified, cfg.splits.max_length)

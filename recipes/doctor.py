@@ -36,8 +36,9 @@ from custom_components.doctor import (
 )
 from custom_components.doctor.forecast import forecast
 from custom_components.io import write_json
-from custom_components.rl.config import RLConfig
-from recipes.evaluate import EvaluateConfig, problems_of_evaluation
+from custom_components.rl.rl_config import RLConfig
+from eval.evaluate_config import EvaluateConfig
+from recipes.evaluate import problems_of_evaluation
 
 
 @dataclass
@@ -46,7 +47,7 @@ class StageDoctorConfig(DoctorConfig):
 
     recipe: str | None = option(None, "recipe of the YAML; by default its file's name says")
     stage: str | None = option(None, "name of the stage; the recipe's by default")
-    ranks: int = option(1, "processes of the stage on a node")
+    ranks: int = option(1, "processes of the stage on a node", least=1)
     evaluation: str | None = option(
         None,
         "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
@@ -54,11 +55,12 @@ class StageDoctorConfig(DoctorConfig):
     )
     trained_on: str | None = option(None, "split that the start model of RL learned from")
 
-    def __post_init__(self) -> None:
-        """Refuse a stage without a process, too."""
-        super().__post_init__()
-        if self.ranks < 1:
-            raise UserError(f"doctor.ranks must be at least 1, not {self.ranks}")
+
+@dataclass
+class DoctorKeys:
+    """Hold the doctor's keys beside a stage's own."""
+
+    doctor: StageDoctorConfig = option(StageDoctorConfig, "checks of one stage")
 
 
 def main() -> None:
@@ -101,8 +103,8 @@ def check_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[F
 
 def check_one(config: str, overrides: list[str]) -> tuple[StageDoctorConfig, list[Finding]]:
     """Findings on one stage."""
-    own = [o.removeprefix("doctor.") for o in overrides if o.startswith("doctor.")]
-    options = load(StageDoctorConfig, None, own)
+    own = [override for override in overrides if override.startswith("doctor.")]
+    options = load(DoctorKeys, None, own).doctor
     recipe = options.recipe or recipe_of(config)
     schema = importlib.import_module(f"recipes.{recipe}").main.schema
     cfg = load(schema, config, [o for o in overrides if not o.startswith("doctor.")])

@@ -11,7 +11,6 @@ end in one row, without padding. A run folder belongs to one start model and one
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from custom_components.config import UserError, instantiate, option, recipe_main, required
+from custom_components.config import UserError, instantiate, recipe_main
 from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
@@ -27,28 +26,15 @@ from custom_components.losses.dpo import dpo_loss
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import GlobalBatch, global_batch
-from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
+from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.training_config import DPOConfig
 
 
-@dataclass
-class DPOConfig(TrainingConfig):
-    """Config of recipes/dpo.py. A row of a batch is a pair."""
-
-    data: str = required("Parquet file of the pairs split")
-    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
-    beta: float = option(0.1, "how strongly the policy is held to the reference")
-    length_normalised: bool = option(False, "compare mean instead of summed log-probs")
-    nll_weight: float = option(0.0, "weight of the chosen response's next-token loss, added")
-    alarm_window: int = option(
-        20, "steps; an alarm when the chosen log-probs fell over three windows in a row; 0 for none"
-    )
-
-
-@recipe_main(DPOConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: DPOConfig) -> None:
     """Sigmoid DPO on pairs of verified rollouts."""
     with setup_world(cfg.device) as world:
-        run = RunFolder("dpo", cfg, inputs_of(cfg, cfg.data), world)
+        run = RunFolder("dpo", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -114,7 +100,7 @@ class FallingAlarm:
 
 
 def pair_logprobs(
-    trainer: Trainer, batch: MicroBatch, normalised: bool
+    trainer: Trainer[DPOConfig], batch: MicroBatch, normalised: bool
 ) -> tuple[torch.Tensor, ...]:
     """Log-probs of whole responses.
 
@@ -137,7 +123,7 @@ def pair_logprobs(
 
 
 def pair_losses(
-    trainer: Trainer, batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
+    trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
 ) -> Iterator[torch.Tensor]:
     """Each micro-batch's share of the mean loss per pair; `sums` collects what is logged."""
     cfg = trainer.cfg
@@ -161,7 +147,7 @@ def pair_losses(
         yield losses.sum() / batch.rows
 
 
-def reference_logprobs(trainer: Trainer, rows: Any) -> np.ndarray:
+def reference_logprobs(trainer: Trainer[DPOConfig], rows: Any) -> np.ndarray:
     """Log-probs of all pairs under the start model, [rows, 2] float32, made once.
 
     All ranks compute together, before the first step: until then the model is the reference.

@@ -55,8 +55,8 @@ class EstimateConfig:
     run_dir: str = option("runs", "folder of the chain, passed to the stages")
 
 
-@recipe_main(EstimateConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: EstimateConfig) -> None:
     """Estimate memory and time."""
     for name in cfg.only or []:
         if name not in (names := [s.name for s in cfg.stages]):
@@ -132,7 +132,7 @@ def _short(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def estimate_stage(cfg: Any, stage: StageEstimate) -> dict[str, Any]:
+def estimate_stage(cfg: EstimateConfig, stage: StageEstimate) -> dict[str, Any]:
     """Figures of one stage.
 
     Raises:

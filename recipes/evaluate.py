@@ -16,24 +16,15 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from custom_components.config import (
-    Component,
-    UserError,
-    instantiate,
-    load,
-    nearest,
-    option,
-    recipe_main,
-    required,
-)
+from custom_components.config import UserError, instantiate, load, nearest, recipe_main
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.manifest import ROOT
 from custom_components.runs.run_folder import RunFolder
+from eval.evaluate_config import EvaluateConfig
 from eval.provenance import model_provenance, task_provenance
 from eval.repeats import repeated
 from eval.results import problem_row, summary
@@ -41,54 +32,15 @@ from eval.sets import SETS, evaluation_problems
 from eval.tables import print_results
 
 
-@dataclass
-class EvaluateConfig:
-    """Config of recipes/evaluate.py."""
-
-    output_dir: str = required("run folder")
-    models: dict[str, str] = required("name: Hugging Face folder, or hub id")
-    tasks: list[str] = required("lm-eval tasks, e.g. reasoning_gsm8k")
-    engine: Component = required("rollout engine; its model is filled in")
-    tokenizer: Component | None = option(
-        None, "chat tokenizer, its path is filled in; an endpoint has its own"
-    )
-    problems: Component | None = option(
-        None, "function of custom_components.data that yields the problems of task reasoning_own"
-    )
-    run_dir: str = option("runs", "folder of the chain, for interpolation")
-    only: list[str] | None = option(None, "names of the models to evaluate; all by default")
-    limit: int | None = option(None, "first so many problems of each task; all by default")
-    repeats: int | None = option(None, "samples of each problem; the task's own by default")
-    sampling: dict[str, float] = option(
-        dict, "temperature, top_p, max_gen_toks in place of the tasks' own"
-    )
-    include_path: str = option("eval/tasks", "folder with more lm-eval tasks")
-    group: int = option(256, "requests that go to the engine together, and are then kept")
-    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
-    seed: int = option(0, "seed of the sampling")
-    resume: str = option("auto", "auto: keep finished models; never: start over")
-
-    def __post_init__(self) -> None:
-        """Keep the models of `only`: the others are no part of the run."""
-        for name in self.only or []:
-            if name not in self.models:
-                raise UserError(f"only: no model {name!r}{nearest(name, list(self.models))}")
-        if self.only is not None:
-            self.models = {name: self.models[name] for name in self.only}
-
-
-@recipe_main(EvaluateConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: EvaluateConfig) -> None:
     """Evaluate models."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("evaluate is one process; it has no --nproc_per_node")
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
-    # a hub id is named by the config alone; for a folder that is missing, local_folder speaks up
-    inputs = [path for path in cfg.models.values() if Path(path).is_dir()]
-    own = str((cfg.problems or {}).get("path", ""))
-    run = RunFolder("evaluate", cfg, inputs + [own] * Path(own).is_file())
+    run = RunFolder("evaluate", cfg)
     if run.already_complete:
         return
     for name in names:
@@ -106,7 +58,7 @@ def main(cfg: Any) -> None:
 
 
 def evaluate_model(
-    cfg: Any, model: str, spool: Path, hashes: dict[str, str]
+    cfg: EvaluateConfig, model: str, spool: Path, hashes: dict[str, str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Results of a model, and one row per problem.
 
@@ -152,7 +104,7 @@ def evaluate_model(
     return {"model": model, "provenance": provenance, "results": results}, rows
 
 
-def load_tasks(cfg: Any) -> tuple[Any, list[dict[str, Any]]]:
+def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
     """lm-eval's task manager, and the tasks' configs with the repeats that are asked for.
 
     Raises:
@@ -222,7 +174,7 @@ def problems_of_evaluation(config: str) -> Iterator[tuple[str, bool, str] | User
             yield task["task"], True, row["problem"]
 
 
-def of_own_problems(task: dict[str, Any], cfg: Any) -> dict[str, Any]:
+def of_own_problems(task: dict[str, Any], cfg: EvaluateConfig) -> dict[str, Any]:
     """The task with the config's problems, asked with the tokenizer's instruction as in training."""
     from eval.tasks.functions import whole
 

@@ -14,17 +14,16 @@ shared out anew, so that every rank trains on about as many tokens.
 """
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from custom_components.config import option, recipe_main
+from custom_components.config import recipe_main
 from custom_components.engines.engine import check_rope
-from custom_components.rl.config import RebalanceConfig, RLConfig
 from custom_components.rl.learning import learn
+from custom_components.rl.rl_config import GRPOConfig
 from custom_components.rl.rollouts import Rollouts
 from custom_components.rl.samples import Group, choose, group_statistics, needs_more
-from custom_components.rl.shaping import OverlongConfig
 from custom_components.rl.steps import Steps, rollouts_of
 from custom_components.rl.temperature import annealed_temperature
 from custom_components.runs.stopwatch import Stopwatch
@@ -32,19 +31,8 @@ from custom_components.training.distributed import setup_world
 from custom_components.training.trainer import Trainer, total_steps
 
 
-@dataclass
-class GRPOConfig(RLConfig):
-    """Config of recipes/grpo.py. A row of a batch is a prompt."""
-
-    rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
-    refill_rounds: int = option(
-        0, "rounds in which prompts without contrast make room for others (DAPO)"
-    )
-    overlong: OverlongConfig = option(OverlongConfig, "over-long responses (DAPO)")
-
-
-@recipe_main(GRPOConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: GRPOConfig) -> None:
     """Policy gradient on verified rollouts."""
     setting = cfg.loss.resolve()
     with setup_world(cfg.device) as world, rollouts_of("grpo", cfg, world) as opened:
@@ -89,7 +77,7 @@ def main(cfg: Any) -> None:
 
 
 def sample(
-    cfg: Any,
+    cfg: GRPOConfig,
     rollouts: Rollouts,
     mine: list[dict[str, Any]],
     prompts: list[dict[str, Any]],

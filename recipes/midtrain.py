@@ -12,11 +12,10 @@ With `validation.share` some problems are held out; the run ends when the loss o
 the model of its lowest point is the one that is exported.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any
 
-from custom_components.config import UserError, instantiate, option, recipe_main, required
+from custom_components.config import UserError, instantiate, recipe_main
 from custom_components.data.packing import (
     encode_messages,
     open_table,
@@ -26,27 +25,16 @@ from custom_components.data.packing import (
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
-from custom_components.training.validation import BestSoFar, ValidationConfig, validation_losses
+from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.training_config import MidtrainConfig
+from custom_components.training.validation import BestSoFar, validation_losses
 
 
-@dataclass
-class MidtrainConfig(TrainingConfig):
-    """Config of recipes/midtrain.py. A row of a batch is a pack."""
-
-    data: str = required("Parquet file of the midtrain split")
-    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
-    train_on_prompt: bool = option(False, "also score the tokens of the prompt")
-    document_mask: bool = option(True, "attention and positions stay inside a document")
-    mixture: dict[str, float] = option(dict, "source: how often its rows are there; 1 by default")
-    validation: ValidationConfig = option(ValidationConfig, "held-out problems, and when to stop")
-
-
-@recipe_main(MidtrainConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: MidtrainConfig) -> None:
     """Packed next-token training."""
     with setup_world(cfg.device) as world:
-        run = RunFolder("midtrain", cfg, inputs_of(cfg, cfg.data), world)
+        run = RunFolder("midtrain", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")

@@ -10,15 +10,14 @@ part of the checkpoints, and not of `model/`.
 """
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any
 
-from custom_components.config import option, recipe_main
+from custom_components.config import recipe_main
 from custom_components.engines.engine import check_rope
 from custom_components.models.value_head import ValueHead
-from custom_components.rl.config import RLConfig
-from custom_components.rl.learning import CriticConfig, learn
+from custom_components.rl.learning import learn
+from custom_components.rl.rl_config import PPOConfig
 from custom_components.rl.samples import group_statistics
 from custom_components.rl.steps import Steps, rollouts_of
 from custom_components.rl.temperature import annealed_temperature
@@ -27,15 +26,8 @@ from custom_components.training.distributed import setup_world
 from custom_components.training.trainer import Trainer, total_steps
 
 
-@dataclass
-class PPOConfig(RLConfig):
-    """Config of recipes/ppo.py. A row of a batch is a prompt."""
-
-    critic: CriticConfig = option(CriticConfig, "value head and advantages")
-
-
-@recipe_main(PPOConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: PPOConfig) -> None:
     """Policy gradient with a critic on verified rollouts."""
     setting = cfg.loss.resolve()
     with setup_world(cfg.device) as world, rollouts_of("ppo", cfg, world) as opened:

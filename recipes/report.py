@@ -7,15 +7,14 @@ nothing but report.json, report.html and the results in the models' cards.
 """
 
 from pathlib import Path
-from typing import Any
 
 from custom_components.config import UserError, recipe_main
 from custom_components.report.chain_report import make_report
 from recipes.chain import ChainConfig, stages_with_defaults
 
 
-@recipe_main(ChainConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: ChainConfig) -> None:
     """Write report.json and report.html of a chain."""
     if not Path(cfg.run_dir).is_dir():
         raise UserError(f"run_dir: {cfg.run_dir} does not exist; run the chain first")

@@ -16,20 +16,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from custom_components.config import (
-    Component,
-    UserError,
-    instantiate,
-    option,
-    recipe_main,
-    required,
-)
+from custom_components.config import UserError, instantiate, recipe_main
+from custom_components.data.data_config import RolloutConfig
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
 from custom_components.engines.engine import Reply, Sampling
@@ -41,56 +35,11 @@ from custom_components.training.distributed import setup_world
 from custom_components.verifier import Verdict, VerifierPool
 
 
-@dataclass
-class SamplingConfig:
-    """How responses are sampled."""
-
-    temperature: float = option(0.6, "divides the logits; 0 is greedy")
-    top_p: float = option(0.95, "nucleus mass")
-    max_new_tokens: int = option(16_384, "longest response, tokens")
-
-
-@dataclass
-class OversampleConfig:
-    """Further rounds for problems that have no correct rollout yet."""
-
-    max_samples: int = option(0, "most responses for a problem; 0: one round, nothing verified")
-    workers: int = option(2, "processes of the verifier")
-    time_limit: float = option(5.0, "seconds for the verification of one response")
-
-
-@dataclass
-class RolloutConfig:
-    """Config of recipes/rollout.py."""
-
-    output_dir: str = required("run folder; rows go to <output_dir>/rollouts/*.parquet")
-    problems: Component = required("function of custom_components.data that yields problems")
-    engine: Component = required("rollout engine")
-    tokenizer: Component | None = option(
-        None, "chat tokenizer of the engine's model; an endpoint has its own"
-    )
-    run_dir: str = option("runs", "folder of the chain, for interpolation")
-    samples_per_problem: int = option(8, "responses for each problem, in each round")
-    sampling: SamplingConfig = option(SamplingConfig, "how responses are sampled")
-    oversample: OversampleConfig = option(OversampleConfig, "further rounds for hard problems")
-    problems_per_shard: int = option(512, "problems in a Parquet shard")
-    max_reject_share: float = option(0.01, "stop when more of a shard's problems than this fail")
-    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
-    device: str = option("auto", "auto, cpu or cuda")
-    seed: int = option(0, "seed of the sampling")
-    resume: str = option("auto", "auto: keep finished shards; never: start over")
-
-
-@recipe_main(RolloutConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: RolloutConfig) -> None:
     """Sample rollouts."""
     with setup_world(cfg.device, uneven=True) as world:
-        named = [
-            cfg.problems.get("path"),
-            (cfg.tokenizer or {}).get("path"),
-            cfg.engine.get("model"),
-        ]
-        run = RunFolder("rollout", cfg, [p for p in named if p and Path(p).exists()], world)
+        run = RunFolder("rollout", cfg, world)
         if run.already_complete:
             return
         problems, rejects = read_problems(instantiate(cfg.problems, "problems"))
@@ -199,7 +148,9 @@ class Progress:
         self.bar.set_postfix(shown, refresh=wait)
 
 
-def sample_shard(cfg: Any, shard: Shard, engine: WatchedEngine, progress: Progress) -> None:
+def sample_shard(
+    cfg: RolloutConfig, shard: Shard, engine: WatchedEngine, progress: Progress
+) -> None:
     """Sample one shard in rounds, and put its rows in place.
 
     Raises:
@@ -235,14 +186,14 @@ def round_sizes(n: int, most: int) -> list[int]:
     return [n] + [min(n, most - done) for done in range(n, most, n)]
 
 
-def sampling_of(cfg: Any, shard: Shard, number: int) -> Sampling:
+def sampling_of(cfg: RolloutConfig, shard: Shard, number: int) -> Sampling:
     """How a shard is sampled in a round: every round has a seed of its own."""
     seed = (number * 1_000_003 + cfg.seed) * 1_000_003 + int(shard.name)
     return Sampling(**asdict(cfg.sampling), seed=seed)
 
 
 def sample_round(
-    cfg: Any,
+    cfg: RolloutConfig,
     shard: Shard,
     number: int,
     n: int,
@@ -263,7 +214,7 @@ def sample_round(
     return {missing[k]: f"round {number}: {why}" for k, why in failed.items()}
 
 
-def check_failures(cfg: Any, shard: Shard, failures: dict[int, str]) -> None:
+def check_failures(cfg: RolloutConfig, shard: Shard, failures: dict[int, str]) -> None:
     """Check that few of a shard's problems failed.
 
     Raises:
@@ -301,7 +252,7 @@ def sum_notes(folder: Path) -> dict[str, Any]:
     return total
 
 
-def rows_of(cfg: Any, shard: Shard, model: str, rounds: int) -> Iterator[dict[str, Any]]:
+def rows_of(cfg: RolloutConfig, shard: Shard, model: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Rollout rows of a shard: problem by problem, round by round."""
     described = [json.dumps(asdict(sampling_of(cfg, shard, k))) for k in range(rounds)]
     for i, problem in enumerate(shard.problems):

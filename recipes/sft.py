@@ -8,31 +8,22 @@ model learns where to stop. A batch is a number of examples; they are laid end t
 micro-batches without padding, and attention never leaves an example.
 """
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from custom_components.config import instantiate, option, recipe_main, required
+from custom_components.config import instantiate, recipe_main
 from custom_components.data.packing import encode_messages, open_table, prepare_examples
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, TrainingConfig, inputs_of, total_steps
+from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.training_config import SFTConfig
 
 
-@dataclass
-class SFTConfig(TrainingConfig):
-    """Config of recipes/sft.py. A row of a batch is an example."""
-
-    data: str = required("Parquet file of the sft split")
-    tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
-
-
-@recipe_main(SFTConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: SFTConfig) -> None:
     """Un-packed next-token training on the responses."""
     with setup_world(cfg.device) as world:
-        run = RunFolder("sft", cfg, inputs_of(cfg, cfg.data), world)
+        run = RunFolder("sft", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")

@@ -6,36 +6,16 @@ The model is random (tiny), downloaded from the hub, copied from a folder, or re
 file: whichever function `source._component_` names.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from custom_components.config import Component, instantiate, option, recipe_main, required
+from custom_components.config import instantiate, recipe_main
 from custom_components.io import atomic_path
+from custom_components.models.start import StartConfig
 from custom_components.runs.run_folder import RunFolder
 
 
-@dataclass
-class StartConfig:
-    """Config of recipes/start.py."""
-
-    output_dir: str = required("run folder; the model goes to <output_dir>/model")
-    source: Component = required("function of custom_components.models.start that makes the model")
-    run_dir: str = option("runs", "folder of the chain, for interpolation")
-    seed: int = option(0, "seed of the chain, for interpolation")
-    resume: str = option("auto", "auto: a complete run is kept; never: start over")
-
-
-def local_files(source: Component) -> list[str]:
-    """Files and folders that the start model is made of."""
-    named = [source.get("path"), source.get("chat_template")]
-    return [path for path in named if path and Path(path).exists()]
-
-
-@recipe_main(StartConfig)
-def main(cfg: Any) -> None:
+@recipe_main
+def main(cfg: StartConfig) -> None:
     """Make the start model."""
-    run = RunFolder("start", cfg, local_files(cfg.source))
+    run = RunFolder("start", cfg)
     if run.already_complete:
         print(f"{run.path}: already complete")
         return

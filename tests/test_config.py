@@ -208,8 +208,8 @@ def test_instantiate_names_a_missing_argument():
     [OSError(28, "No space left on device", "/x"), OSError("40320 requested and 33776 written")],
 )
 def test_a_full_disk_is_one_line(config, monkeypatch, capsys, error):
-    @recipe_main(Example)
-    def main(cfg):
+    @recipe_main
+    def main(cfg: Example) -> None:
         raise error
 
     monkeypatch.setattr("sys.argv", ["recipe", "--config", str(config)])
@@ -221,8 +221,8 @@ def test_a_full_disk_is_one_line(config, monkeypatch, capsys, error):
 
 
 def test_other_errors_of_the_system_propagate(config, monkeypatch):
-    @recipe_main(Example)
-    def main(cfg):
+    @recipe_main
+    def main(cfg: Example) -> None:
         raise FileNotFoundError(2, "No such file or directory", "/x")
 
     monkeypatch.setattr("sys.argv", ["recipe", "--config", str(config)])

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from custom_components.config import UserError
+from custom_components.data.data_config import CurateConfig
 from custom_components.doctor import lengths, resources, template, training_data
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
 from eval.sets import SETS
@@ -75,7 +75,7 @@ def examine(
             *training_data.check_training_rows(stage, options.rows),
             *check_decontamination(stage, evaluation),
         ]
-        if trains(stage.cfg) and not stage.missing(data_path(stage.cfg)):
+        if stage.trains and not stage.missing(stage.problems_path):
             known = evaluation.get()
             exact = [(name, text) for name, _, text in known]
             real = [(name, text) for name, is_real, text in known if is_real]
@@ -93,20 +93,11 @@ def examine(
     return found
 
 
-def trains(cfg: Any) -> bool:
-    """Whether a stage learns from problems."""
-    return hasattr(cfg, "data") or hasattr(cfg, "group_size")
-
-
-def data_path(cfg: Any) -> str | None:
-    return getattr(cfg, "data", None) or (getattr(cfg, "problems", None) or {}).get("path")
-
-
 def check_decontamination(stage: Stage, evaluation: EvaluationProblems) -> Iterator[Finding]:
     """Whether a curate stage takes out the problems of the evaluation in use."""
-    options = getattr(stage.cfg, "decontamination", None)
-    if options is None:
+    if not isinstance(stage.cfg, CurateConfig):
         return
+    options = stage.cfg.decontamination
     named = {Path(name).stem for name in options.sets}
     used = {name.removeprefix("reasoning_") for name, is_real, _ in evaluation.get() if is_real}
     missing = sorted(name for name in used - named if name in SETS)

@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from custom_components.config import UserError, nearest, option
+from custom_components.config import Component, UserError, nearest, option
+from custom_components.data.data_config import RolloutConfig
 from custom_components.data.rows import table_files
 from custom_components.models.decoder import Decoder
+from custom_components.rl.rl_config import RLConfig
+from custom_components.runs.run_config import RunConfig
 from custom_components.training.estimate import build_on_meta
-from custom_components.training.trainer import TrainingConfig
+from custom_components.training.training_config import SplitTrainingConfig, TrainingConfig
+from eval.evaluate_config import EvaluateConfig
 
 NAMES = {
     "tokenizer": "tokenizer and chat template can be used",
@@ -48,20 +51,17 @@ class DoctorConfig:
     allow: list[str] = option(list, "names of errors that do not stop a chain")
     device: str | None = option(None, "GPU to plan for, e.g. H100; this machine by default")
     memory_gib: float | None = option(None, "memory of the device; that of the machine by default")
-    rows: int = option(500, "rows of each file to tokenise or to verify")
+    rows: int = option(500, "rows of each file to tokenise or to verify", least=1)
     forecast_prompts: int = option(
-        20, "prompts of an RL stage to sample responses to beforehand; 0 for none"
+        20, "prompts of an RL stage to sample responses to beforehand; 0 for none", least=0
     )
     output: str | None = option(None, "JSON file for the findings")
 
     def __post_init__(self) -> None:
-        """Refuse names that no finding has, and numbers that say nothing."""
+        """Raise UserError for the name of a finding that does not exist."""
         for name in self.allow:
             if name not in NAMES:
                 raise UserError(f"doctor.allow: no finding {name!r}{nearest(name, list(NAMES))}")
-        for key, least in (("rows", 1), ("forecast_prompts", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"doctor.{key} must be at least {least}, not {getattr(self, key)}")
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,32 @@ class Stage:
 
     name: str
     recipe: str
-    cfg: Any
+    cfg: RunConfig
     ranks: int = 1
     trained_on: str | None = None
     alone: bool = False
     made_before: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> str | None:
+        """Return the split that the stage trains on; None for a stage without one."""
+        return self.cfg.data if isinstance(self.cfg, SplitTrainingConfig) else None
+
+    @property
+    def trains(self) -> bool:
+        """Tell whether the stage learns from problems."""
+        return isinstance(self.cfg, SplitTrainingConfig | RLConfig)
+
+    @property
+    def problems_path(self) -> str | None:
+        """Return the path that a training stage's problems come from; None where it is not one."""
+        return self.data or self.cfg.inputs().get("problems.path")
+
+    @property
+    def engine(self) -> Component:
+        """Return the node of the stage's engine; empty for a stage without one."""
+        has_engine = isinstance(self.cfg, RLConfig | RolloutConfig | EvaluateConfig)
+        return self.cfg.engine if has_engine else {}
 
     @cached_property
     def model(self) -> Decoder | None:
@@ -130,27 +151,6 @@ class Stage:
 
 def is_below(path: str, folder: str) -> bool:
     return Path(path).resolve().is_relative_to(Path(folder).resolve())
-
-
-def inputs_of(cfg: Any) -> dict[str, str]:
-    """Key and path, or hub id, of all that a stage reads."""
-
-    def named(key: str, name: str) -> str:
-        return str((getattr(cfg, key, None) or {}).get(name) or "")
-
-    found = {"data": getattr(cfg, "data", None), "problems.path": named("problems", "path")}
-    for i, source in enumerate(getattr(cfg, "sources", None) or []):
-        found[f"sources.{i}.path"] = (
-            str(source.get("path") or "") if isinstance(source, dict) else ""
-        )
-    found |= {
-        "model.path": named("model", "path"),
-        "checkpointer.checkpoint_dir": named("checkpointer", "checkpoint_dir"),
-        "tokenizer.path": named("tokenizer", "path"),
-        "engine.model": named("engine", "model"),
-    }
-    found |= {f"models.{name}": path for name, path in (getattr(cfg, "models", None) or {}).items()}
-    return {key: path for key, path in found.items() if path}
 
 
 def duration(seconds: float) -> str:

@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from custom_components.config import UserError
+from custom_components.data.data_config import RolloutConfig
 from custom_components.doctor.findings import Finding, Stage
 from custom_components.doctor.template import open_tokenizer
 from custom_components.doctor.training_data import documents_of
 from custom_components.models.config_json import read_config, read_model_config, served_rope_factors
 from custom_components.models.longrope import rope_factors_of
+from custom_components.rl.rl_config import RLConfig
+from custom_components.training.training_config import TrainingConfig
+from eval.evaluate_config import EvaluateConfig
 
 SHORT = 0.1
 FAR_TOO_SHORT = 0.5
@@ -16,7 +20,7 @@ FAR_TOO_SHORT = 0.5
 
 def engine_limit(stage: Stage) -> int | None:
     """Longest prompt plus response that the stage's engine serves; None where nothing says."""
-    engine = getattr(stage.cfg, "engine", None) or {}
+    engine = stage.engine
     if engine.get("max_model_len"):
         return engine["max_model_len"]
     folder = Path(str(engine.get("model", "")))
@@ -30,8 +34,8 @@ def check_context(stage: Stage) -> Iterator[Finding]:
     """Whether sequences fit into the model's context, and responses into the engine's."""
     cfg = stage.cfg
     limit = engine_limit(stage)
-    asked = getattr(cfg, "max_new_tokens", None)
-    if stage.model is not None:
+    asked = cfg.max_new_tokens if isinstance(cfg, RLConfig) else None
+    if isinstance(cfg, TrainingConfig) and stage.model is not None:
         context = stage.model.max_seq_len
         if cfg.max_seq_len > context:
             yield Finding(
@@ -42,9 +46,9 @@ def check_context(stage: Stage) -> Iterator[Finding]:
                 f"max_seq_len={context} at most, or a model with a longer context",
             )
         limit = min(limit or context, context)
-    elif hasattr(cfg, "samples_per_problem"):
+    elif isinstance(cfg, RolloutConfig):
         asked = cfg.sampling.max_new_tokens
-    elif hasattr(cfg, "sampling"):
+    elif isinstance(cfg, EvaluateConfig):
         asked = cfg.sampling.get("max_gen_toks")
     if asked and limit and asked >= limit:
         yield Finding(
@@ -72,8 +76,8 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
             "the short factors were never meant for such positions",
             f"model.rope_factor=long, or max_seq_len={rope.original_max_seq_len}",
         )
-    engine = getattr(cfg, "engine", None)
-    folder = Path(str((engine or {}).get("model", "")))
+    engine = stage.engine
+    folder = Path(str(engine.get("model", "")))
     if not engine or not (folder / "config.json").is_file():
         return
     if "max_model_len" in engine or engine["_component_"].endswith("VLLMEngine"):
@@ -115,7 +119,7 @@ def check_branches(stages: list[Stage]) -> Iterator[Finding]:
 def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
     """Whether RL's responses have the room that the model's training data took."""
     cfg, path = stage.cfg, stage.trained_on
-    if not hasattr(cfg, "group_size") or path is None or not Path(path).is_file():
+    if not isinstance(cfg, RLConfig) or path is None or not Path(path).is_file():
         return
     try:
         tokenizer = open_tokenizer(stage)

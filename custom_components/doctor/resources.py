@@ -11,9 +11,10 @@ from custom_components.config import UserError, nearest
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage, duration
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
+from custom_components.rl.rl_config import RLConfig
 from custom_components.training.estimate import GIB, OPTIMIZER_BYTES, OVERHEAD_GIB, stage_memory
 from custom_components.training.flops import DEVICES, known_device, model_size, training_flops
-from custom_components.training.trainer import TrainingConfig
+from custom_components.training.training_config import TrainingConfig
 
 TIGHT = 0.9
 MFU = 0.4
@@ -64,7 +65,7 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     if gpu:
         need += memory.engine / GIB
     else:  # all ranks share the machine's memory, and each engine has weights and a cache
-        engine = getattr(cfg, "engine", None) or {}
+        engine = stage.engine
         cache = 2.0 if engine.get("_component_", "").endswith("VLLMEngine") else 0.0
         served = 4 * model_size(stage.model) / GIB if engine else 0.0
         need = stage.ranks * (need + served + engine.get("cpu_kv_cache_gib", cache))
@@ -80,7 +81,12 @@ def check_memory(stage: Stage, options: DoctorConfig) -> Iterator[Finding]:
     device = known_device(name) if gpu else None
     if device and cfg.max_steps:
         length = 0.5 * cfg.max_seq_len
-        tokens = cfg.max_steps * cfg.batch_size * length * getattr(cfg, "group_size", 1)
+        tokens = (
+            cfg.max_steps
+            * cfg.batch_size
+            * length
+            * (cfg.group_size if isinstance(cfg, RLConfig) else 1)
+        )
         seconds = training_flops(stage.model, tokens, length)
         seconds /= stage.ranks * device.flops * MFU
         yield Finding(

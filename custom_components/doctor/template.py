@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from custom_components.config import UserError, instantiate
+from custom_components.data.data_config import RolloutConfig
 from custom_components.doctor.findings import Finding, Stage
 from custom_components.tokenizer.chat import ChatTokenizer, TemplateError
+from custom_components.training.training_config import TrainingConfig
+from eval.evaluate_config import EvaluateConfig
 
 
 def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
@@ -14,7 +17,8 @@ def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
     Raises:
         UserError: when it cannot be used.
     """
-    node = getattr(stage.cfg, "tokenizer", None)
+    has_tokenizer = isinstance(stage.cfg, TrainingConfig | RolloutConfig | EvaluateConfig)
+    node = stage.cfg.tokenizer if has_tokenizer else None
     if not node or not node.get("path") or not Path(node["path"]).is_dir():
         return None
     return instantiate(node, "tokenizer")

@@ -9,14 +9,20 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from custom_components.config import UserError, instantiate
+from custom_components.data.data_config import CurateConfig, RolloutConfig
 from custom_components.data.decontamination import Decontaminator
 from custom_components.data.packing import IGNORE, encode_messages, encode_pair
 from custom_components.data.rows import Reject, read_rows
 from custom_components.data.verified import problem_key
-from custom_components.doctor.findings import Finding, Stage, files_of, inputs_of
+from custom_components.doctor.findings import Finding, Stage, files_of
 from custom_components.doctor.template import open_tokenizer
+from custom_components.rl.rl_config import RLConfig
+from custom_components.runs.run_config import RunConfig
 from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.training.training_config import MidtrainConfig, TrainingConfig
 from custom_components.verifier import Item, VerifierPool
+from custom_components.verifier.options import VerifierConfig
+from eval.evaluate_config import EvaluateConfig
 
 MOST = 0.5
 SOME_TOO_LONG = 0.01
@@ -31,7 +37,7 @@ DATA = ("data", "problems.", "sources.")
 def check_inputs(stage: Stage) -> Iterator[Finding]:
     """Whether what the stage reads is there, or an earlier stage has still to make it."""
     keys: dict[str, list[str]] = {}
-    for key, path in inputs_of(stage.cfg).items():
+    for key, path in stage.cfg.inputs().items():
         gone = stage.missing(path) or (key == "data" and not Path(path).exists())
         if gone and not stage.pending(path):
             keys.setdefault(path, []).append(key)
@@ -48,7 +54,7 @@ def check_inputs(stage: Stage) -> Iterator[Finding]:
 
 def check_files(stage: Stage) -> Iterator[Finding]:
     """Whether every Parquet file that the stage reads has a whole footer."""
-    for path in [path for key, path in inputs_of(stage.cfg).items() if key.startswith(DATA)]:
+    for path in [path for key, path in stage.cfg.inputs().items() if key.startswith(DATA)]:
         for file in files_of(path):
             if file.suffix != ".parquet":
                 continue
@@ -70,11 +76,13 @@ def unreadable(what: str) -> Finding:
 
 def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
     """Rows, answers and golds of what a rollout, curate or RL stage reads."""
-    cfg, named = stage.cfg, []
-    if getattr(cfg, "problems", None):
-        named.append(("problems", cfg.problems))
-    named += [(f"sources.{i}", s) for i, s in enumerate(getattr(cfg, "sources", None) or [])]
-    for key, node in named:
+    cfg = stage.cfg
+    nodes: list[tuple[str, Any]] = []
+    if isinstance(cfg, RolloutConfig | RLConfig | EvaluateConfig) and cfg.problems:
+        nodes.append(("problems", cfg.problems))
+    if isinstance(cfg, CurateConfig):
+        nodes += [(f"sources.{i}", source) for i, source in enumerate(cfg.sources)]
+    for key, node in nodes:
         if not isinstance(node, dict) or stage.missing(str(node.get("path", ""))):
             continue
         try:
@@ -93,11 +101,12 @@ def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
         yield from check_golds(stage, key, [row["answer"] for row in good])
 
 
-def rejected(cfg: Any, key: str, rows: int, rejects: list[Reject]) -> Iterator[Finding]:
+def rejected(cfg: RunConfig, key: str, rows: int, rejects: list[Reject]) -> Iterator[Finding]:
     """A finding on rows that cannot be used: an error where the stage would stop for them, or most
     are such."""
     share = len(rejects) / rows
-    error = share > getattr(cfg, "max_reject_share", MOST)
+    limited = isinstance(cfg, RolloutConfig | CurateConfig)
+    error = share > (cfg.max_reject_share if limited else MOST)
     yield Finding(
         "data_columns",
         "error" if error else "warning",
@@ -127,11 +136,11 @@ def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
 def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
     """Whether the verifier reads each gold: it equals itself, and can be told from another answer."""
     golds = list(dict.fromkeys(golds))
-    options = getattr(stage.cfg, "verifier", None)
-    workers, limit = (options.workers, options.time_limit) if options else (1, 5.0)
+    verifies = isinstance(stage.cfg, CurateConfig | RLConfig)
+    options = stage.cfg.verifier if verifies else VerifierConfig(workers=1)
     if not golds:
         return
-    with VerifierPool(workers, limit) as pool:
+    with VerifierPool(options.workers, options.time_limit) as pool:
         itself = pool.imap(
             Item(g, g if "\\boxed" in g or "####" in g else f"\\boxed{{{g}}}", allow_fallback=True)
             for g in golds
@@ -159,13 +168,12 @@ def documents_of(
     Raises:
         UserError: when the file cannot be read.
     """
+    scores_prompt = isinstance(stage.cfg, MidtrainConfig) and stage.cfg.train_on_prompt
     for row in islice(read_rows(path), rows):
         encode = (
             encode_pair
             if "chosen" in row
-            else partial(
-                encode_messages, train_on_prompt=getattr(stage.cfg, "train_on_prompt", False)
-            )
+            else partial(encode_messages, train_on_prompt=scores_prompt)
         )
         try:
             yield row, encode(row, tokenizer=tokenizer)
@@ -175,8 +183,8 @@ def documents_of(
 
 def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
     """Rows of a split: columns, lengths, and whether the end of the turn is trained."""
-    cfg, path = stage.cfg, getattr(stage.cfg, "data", None)
-    if path is None or not Path(path).exists():
+    cfg, path = stage.cfg, stage.data
+    if not isinstance(cfg, TrainingConfig) or path is None or not Path(path).exists():
         return
     try:
         tokenizer = open_tokenizer(stage)
@@ -236,12 +244,11 @@ def question(turns: Any) -> list[str]:
 
 def problem_texts(stage: Stage, rows: int) -> Iterable[str]:
     """Problems of what the stage trains on: all of a split, the first `rows` others."""
-    cfg = stage.cfg
-    path = getattr(cfg, "data", None)
+    cfg, path = stage.cfg, stage.data
     if path is not None:
         for row in read_rows(path):
             yield from question(row.get("messages") or row.get("prompt"))
-    elif hasattr(cfg, "group_size"):
+    elif isinstance(cfg, RLConfig):
         for item in islice(instantiate(cfg.problems, "problems"), rows):
             if not isinstance(item, Reject):
                 yield item["problem"]

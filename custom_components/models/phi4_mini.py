@@ -46,8 +46,8 @@ def phi4_mini(
         intermediate_dim: width inside the feed-forward network.
         max_seq_len: longest sequence after LongRoPE's extension, tokens.
         original_max_seq_len: longest sequence before the extension, tokens.
-        short_factor, long_factor: frequency divisors of the two branches, half the rotating
-            dimensions of a head each.
+        short_factor: frequency divisors of the short branch, one for two rotating dimensions.
+        long_factor: frequency divisors of the long branch, one for two rotating dimensions.
         rope_factor: LongRoPE's branch, `short` or `long` (`by_length` for parity tests only).
         partial_rotary_factor: share of each head's dimensions that rotate.
         rope_base: rotary base.

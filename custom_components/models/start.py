@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +12,23 @@ from safetensors.torch import save_file
 from torchtune.models.phi3._convert_weights import phi3_tune_to_hf
 from transformers import Phi3Config
 
-from custom_components.config import UserError
+from custom_components.config import Component, UserError, required
 from custom_components.hub import FILES, local_folder
 from custom_components.models.longrope import LongRoPE
 from custom_components.models.phi4_mini import phi4_mini_tiny
+from custom_components.runs.run_config import RunConfig, named_inputs
 from custom_components.tokenizer.character import save_character_tokenizer
+
+
+@dataclass
+class StartConfig(RunConfig):
+    """Configure recipes/start.py. The model goes to <output_dir>/model."""
+
+    source: Component = required("function of custom_components.models.start that makes the model")
+
+    def inputs(self) -> dict[str, str]:
+        """Return the files and folders that the start model is made of."""
+        return named_inputs(self.source, "source", "path", "chat_template")
 
 
 def random_tiny(folder: Path, seed: int = 0) -> None:

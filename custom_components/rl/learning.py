@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from custom_components.config import option
 from custom_components.data.batching import MicroBatch, collate, split_batch
 from custom_components.losses.gae import generalised_advantages, value_loss
 from custom_components.losses.policy_gradient import (
@@ -19,21 +18,9 @@ from custom_components.losses.policy_gradient import (
     policy_gradient_loss,
     token_weights,
 )
+from custom_components.rl.rl_config import CriticConfig, RLConfig
 from custom_components.rl.samples import Sample
 from custom_components.training.trainer import Trainer
-
-
-@dataclass
-class CriticConfig:
-    """PPO's critic: a value head on the policy, and how advantages follow from it."""
-
-    gamma: float = option(1.0, "discount of a token")
-    lam: float = option(1.0, "of GAE: 1 trusts the reward, 0 the next token's value")
-    lr: float = option(1e-3, "learning rate of the value head")
-    coefficient: float = option(0.1, "weight of the value loss")
-    clip: float = option(0.2, "largest change of a value in a step that the loss rewards")
-    shapes_trunk: bool = option(False, "let the value loss train the decoder too")
-    normalise: bool = option(True, "advantages of a step get mean 0 and standard deviation 1")
 
 
 @dataclass
@@ -65,7 +52,7 @@ class PolicyBatch:
 
 
 def learn(
-    trainer: Trainer,
+    trainer: Trainer[RLConfig],
     samples: list[Sample],
     setting: PolicyGradient,
     temperature: float,
@@ -124,7 +111,7 @@ def learn(
 
 
 def policy_batches(
-    trainer: Trainer, samples: list[Sample], setting: PolicyGradient
+    trainer: Trainer[RLConfig], samples: list[Sample], setting: PolicyGradient
 ) -> list[PolicyBatch]:
     """This rank's micro-batches of one mini-batch."""
     cfg, world = trainer.cfg, trainer.world
@@ -154,7 +141,7 @@ def policy_batches(
 
 
 def forward(
-    trainer: Trainer,
+    trainer: Trainer[RLConfig],
     batch: PolicyBatch,
     temperature: float,
     values: bool = False,
@@ -177,7 +164,7 @@ def forward(
 
 
 def estimate_advantages(
-    trainer: Trainer, batches: list[PolicyBatch], critic: CriticConfig
+    trainer: Trainer[RLConfig], batches: list[PolicyBatch], critic: CriticConfig
 ) -> dict[str, float]:
     """Give every token its advantage and its return, by the critic's old values.
 
@@ -225,7 +212,7 @@ def estimate_advantages(
 
 
 def loss_terms(
-    trainer: Trainer,
+    trainer: Trainer[RLConfig],
     minibatch: list[PolicyBatch],
     setting: PolicyGradient,
     temperature: float,

@@ -17,7 +17,7 @@ from custom_components.data.rows import read_rows, write_rows
 from custom_components.engines.engine import Completion, Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import atomic_path, write_jsonl
-from custom_components.rl.config import HeldOutConfig
+from custom_components.rl.rl_config import HeldOutConfig, RLConfig
 from custom_components.rl.samples import Group, Sample, judge, prompt_row, sample_round
 from custom_components.rl.selection import selected
 from custom_components.runs.run_folder import RunFolder
@@ -59,7 +59,7 @@ class Rollouts:
         folder: for the responses not yet covered by a checkpoint.
     """
 
-    cfg: Any
+    cfg: RLConfig
     world: World
     tokenizer: ChatTokenizer
     engine: WatchedEngine

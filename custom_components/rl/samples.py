@@ -9,7 +9,8 @@ from custom_components.data.packing import IGNORE
 from custom_components.engines.engine import Completion, Engine, Sampling
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
-from custom_components.rl.shaping import OverlongConfig, soft_length_penalty
+from custom_components.rl.rl_config import OverlongConfig
+from custom_components.rl.shaping import soft_length_penalty
 from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.distributed import World
 from custom_components.verifier import VerifierPool

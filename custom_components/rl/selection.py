@@ -2,16 +2,6 @@
 
 from typing import Any
 
-from custom_components.config import UserError
-
-STATISTICS = ("length_cv", "length_range")
-
-
-def check_statistic(name: str) -> None:
-    """Raise UserError unless there is such a statistic."""
-    if name not in STATISTICS:
-        raise UserError(f"selection.statistic must be one of {', '.join(STATISTICS)}, not {name!r}")
-
 
 def selected(
     statistics: dict[str, Any], statistic: str, threshold: float, max_accuracy: float

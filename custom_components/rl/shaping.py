@@ -1,17 +1,5 @@
 """DAPO's treatment of responses that are too long (Yu et al. 2025, section 3.4)."""
 
-from dataclasses import dataclass
-
-from custom_components.config import option
-
-
-@dataclass
-class OverlongConfig:
-    """Over-long responses."""
-
-    filter: bool = option(False, "leave truncated responses out of the update")
-    buffer: int = option(0, "tokens below max_new_tokens over which the reward falls by 1; 0: none")
-
 
 def soft_length_penalty(length: int, longest: int, buffer: int) -> float:
     """What is added to a reward: 0, falling linearly to -1 over the last `buffer` tokens (eq. 13).

@@ -4,27 +4,28 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.alarms import Alarms
+from custom_components.rl.rl_config import RLConfig
 from custom_components.rl.rollouts import Rollouts
 from custom_components.rl.samples import Group
-from custom_components.rl.selection import check_statistic
 from custom_components.runs.metrics import Metrics
 from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
-from custom_components.training.trainer import Trainer, inputs_of
+from custom_components.training.trainer import Trainer
 from custom_components.training.validation import BestSoFar
 from custom_components.verifier import VerifierPool
 
 
 @contextmanager
-def rollouts_of(name: str, cfg: Any, world: World) -> Iterator[tuple[RunFolder, Rollouts] | None]:
+def rollouts_of(
+    name: str, cfg: RLConfig, world: World
+) -> Iterator[tuple[RunFolder, Rollouts] | None]:
     """The run folder, and an engine and verifiers that are closed at the end.
 
     Args:
@@ -38,16 +39,13 @@ def rollouts_of(name: str, cfg: Any, world: World) -> Iterator[tuple[RunFolder, 
     Raises:
         UserError: when the config asks for what cannot be.
     """
-    check_statistic(cfg.selection.statistic)
     if cfg.batch_size < world.size:
         raise UserError(
             f"batch_size={cfg.batch_size} prompts cannot be divided over {world.size} ranks"
         )
     if cfg.held_out.every and cfg.held_out.problems is None:
         raise UserError("held_out.every needs held_out.problems: what to evaluate on")
-    paths = [str((node or {}).get("path", "")) for node in (cfg.problems, cfg.held_out.problems)]
-    data = [path for path in paths if Path(path).exists()]  # others are names on the hub
-    run = RunFolder(name, cfg, inputs_of(cfg, *data), world)
+    run = RunFolder(name, cfg, world)
     if run.already_complete:
         yield None
         return
@@ -66,7 +64,7 @@ class Steps:
         rollouts: samples.
     """
 
-    def __init__(self, trainer: Trainer, rollouts: Rollouts) -> None:
+    def __init__(self, trainer: Trainer[RLConfig], rollouts: Rollouts) -> None:
         self.trainer, self.rollouts, self.cfg = trainer, rollouts, trainer.cfg
         self.alarms = Alarms(self.cfg.alarms, **trainer.extra.get("alarms", {}))
         self.progress = BestSoFar(**trainer.extra.get("held_out", {}))

@@ -18,6 +18,7 @@ from custom_components.runs.manifest import (
     read_manifest,
     what_changed,
 )
+from custom_components.runs.run_config import RunConfig
 
 
 def holds_work(output_dir: Path) -> bool:
@@ -37,14 +38,23 @@ def holds_work(output_dir: Path) -> bool:
     return any(f.parts[0] not in early and not f.parts[0].startswith(".tmp-") for f in files)
 
 
+def input_hashes(cfg: RunConfig) -> dict[str, str]:
+    """Return {path: content hash} of what a run reads from this disk.
+
+    Raises:
+        UserError: When something that must be local is missing.
+    """
+    paths = {path for key, path in cfg.inputs().items() if key in cfg.LOCAL or Path(path).exists()}
+    return {path: sha256_of(path) for path in sorted(paths)}
+
+
 class RunFolder:
     """The folder of one run. On ranks other than 0 it writes nothing.
 
     Args:
         recipe: name of the recipe.
-        cfg: its config (a dataclass with `output_dir`, `resume` and `seed`).
-        inputs: local files and folders the run reads; their contents are hashed. Empty names
-            are left out. (A data set on the hub is named by the config alone.)
+        cfg: Config of the run. The contents of its inputs on this disk are hashed; a data set
+            on the hub is named by the config alone.
         world: this process among all (`custom_components.training.distributed.World`); None
             for recipes of a single process.
 
@@ -52,13 +62,11 @@ class RunFolder:
         UserError: when the folder holds a different run, or an input is missing.
     """
 
-    def __init__(self, recipe: str, cfg: Any, inputs: list[str | Path], world: Any = None) -> None:
+    def __init__(self, recipe: str, cfg: RunConfig, world: Any = None) -> None:
         self.recipe, self.path, self.world = recipe, Path(cfg.output_dir), world
         self.rank = world.rank if world else 0
         self.config = dataclasses.asdict(cfg)
-        if cfg.resume not in ("auto", "never"):
-            raise UserError(f"resume must be auto or never, not {cfg.resume!r}")
-        self.inputs = {str(p): sha256_of(p) for p in inputs if str(p)}
+        self.inputs = input_hashes(cfg)
         manifest = read_manifest(self.path)
         self.already_complete = False
         if cfg.resume == "auto" and manifest is not None:
@@ -101,7 +109,7 @@ class RunFolder:
                 "inputs": self.inputs,
                 "outputs": {},
                 "counts": {},
-                "seed": getattr(cfg, "seed", None),
+                "seed": cfg.seed,
                 "git_commit": git_commit(),
                 "code_hash": code_hash(recipe),
                 "packages": package_versions(),

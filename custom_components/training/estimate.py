@@ -23,7 +23,8 @@ from custom_components.models.decoder import Decoder, Documents
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.flops import model_size
-from custom_components.training.trainer import TrainingConfig, prepare_layers
+from custom_components.training.trainer import prepare_layers
+from custom_components.training.training_config import TrainingConfig
 
 # Bytes of optimizer state per trained parameter with float32 weights; torch's states have the
 # weights' dtype.

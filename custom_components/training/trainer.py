@@ -7,9 +7,8 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -18,7 +17,7 @@ from torchtune.training import get_cosine_schedule_with_warmup, set_activation_c
 from tqdm import tqdm
 
 from custom_components.cards import model_card
-from custom_components.config import Component, UserError, instantiate, option, required
+from custom_components.config import UserError, instantiate
 from custom_components.data.batching import MicroBatch, batch_order
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
@@ -48,66 +47,9 @@ from custom_components.training.distributed import (
     shard,
 )
 from custom_components.training.flops import known_device, training_flops
+from custom_components.training.training_config import TrainingConfig
 
-
-@dataclass
-class TrainingConfig:
-    """Keys that all training recipes share."""
-
-    output_dir: str = required("run folder")
-    model: Component = required("builder of the decoder")
-    checkpointer: Component = required("reads the weights to start from")
-    tokenizer: Component = required("chat tokenizer")
-    optimizer: Component = required("torch optimizer")
-    run_dir: str = option("runs", "folder of the chain, for interpolation")
-    seed: int = option(0, "seed of the data order")
-    resume: str = option("auto", "auto: continue from the latest checkpoint; never: start over")
-    device: str = option("auto", "auto, cpu or cuda")
-    dtype: str = option("bf16", "to compute in: bf16 or fp32")
-    weights_dtype: str = option(
-        "fp32",
-        "of trained weights, gradients and optimizer state: fp32, or bf16 for half the memory",
-    )
-    save_dtype: str = option("bf16", "dtype of the weights in model/: bf16 or fp32")
-    activation_checkpointing: bool = option(False, "recompute layers in backward to save memory")
-    compile: bool = option(False, "compile each layer; the first steps take minutes")
-    max_seq_len: int = required("longest sequence, tokens")
-    batch_size: int = required("rows of a global batch, over all ranks")
-    max_tokens_per_micro_batch: int = option(16_384, "tokens of one forward pass on one rank")
-    epochs: float = option(1.0, "passes over the data; ignored when max_steps is set")
-    max_steps: int | None = option(None, "optimizer steps")
-    warmup_ratio: float = option(0.1, "share of the steps with rising learning rate")
-    clip_grad_norm: float = option(1.0, "largest norm of the gradient")
-    max_nonfinite_steps: int = option(3, "steps in a row with a broken gradient that end the run")
-    head_chunk_size: int = option(1024, "scored tokens per chunk of the output head")
-    checkpoint_every: int = option(100, "steps between checkpoints")
-    keep_checkpoints: int = option(2, "latest checkpoints to keep")
-    async_checkpoints: bool = option(False, "write checkpoints while training goes on")
-    metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
-
-    def __post_init__(self) -> None:
-        """Refuse what no run can be made of, for whoever reads the config."""
-        for key in ("model", "checkpointer", "tokenizer", "optimizer"):
-            if "_component_" not in getattr(self, key):
-                raise UserError(f"{key}: name what to build with {key}._component_=package.builder")
-        for key in ("dtype", "weights_dtype", "save_dtype"):
-            if getattr(self, key) not in DTYPES:
-                raise UserError(f"{key} must be bf16 or fp32, not {getattr(self, key)!r}")
-        for key in (
-            "max_seq_len",
-            "batch_size",
-            "max_tokens_per_micro_batch",
-            "head_chunk_size",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, key) < 1:
-                raise UserError(f"{key} must be at least 1, not {getattr(self, key)}")
-
-
-def inputs_of(cfg: TrainingConfig, *data: str) -> list[str]:
-    """What a training run reads: data, start weights, tokenizer."""
-    return [*data, cfg.checkpointer.get("checkpoint_dir", ""), cfg.tokenizer.get("path", "")]
+Cfg = TypeVar("Cfg", bound=TrainingConfig)
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
@@ -127,7 +69,7 @@ def total_steps(cfg: TrainingConfig, rows: int) -> int:
     return steps
 
 
-class Trainer:
+class Trainer(Generic[Cfg]):
     """Hold model, optimizer, schedule and checkpoints of one run.
 
     Args:
@@ -146,7 +88,7 @@ class Trainer:
 
     def __init__(
         self,
-        cfg: TrainingConfig,
+        cfg: Cfg,
         run: RunFolder,
         world: World,
         tokenizer: ChatTokenizer,

@@ -6,20 +6,8 @@ from typing import Any
 
 import torch
 
-from custom_components.config import option
 from custom_components.training.supervised import global_batch, next_token_losses
 from custom_components.training.trainer import Trainer
-
-
-@dataclass
-class ValidationConfig:
-    """Configure validation on held-out problems; the paper trains until its loss saturates."""
-
-    share: float = option(0.0, "share of the problems held out; 0 for no validation")
-    every: int = option(100, "steps between validations")
-    max_packs: int = option(64, "largest number of packs of each domain")
-    patience: int = option(3, "validations in a row without a lower loss that end the run")
-    min_delta: float = option(0.0, "smallest fall of the loss that counts, nats per token")
 
 
 @dataclass

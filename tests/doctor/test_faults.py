@@ -16,6 +16,7 @@ from conftest import ROOT, TUNE
 from custom_components.config import UserError, load
 from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
+from custom_components.data.data_config import CurateConfig, DecontaminationConfig
 from custom_components.data.rows import rollout_row, write_rows
 from custom_components.doctor import blocking, examine, refuse, resources, training_data
 from custom_components.doctor.checks import EvaluationProblems, check_decontamination
@@ -25,8 +26,8 @@ from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
 from custom_components.rl.samples import Group, Sample
 from custom_components.training.estimate import Memory
+from custom_components.training.training_config import SFTConfig
 from recipes.doctor import check_chain, check_one, recipe_of
-from recipes.sft import SFTConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -405,7 +406,8 @@ def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
 
 def test_advice_names_public_sets_only():
     """A task of one's own is none that curate knows."""
-    cfg = SimpleNamespace(decontamination=SimpleNamespace(sets=["data/mine.jsonl"]))
+    sets = DecontaminationConfig(sets=["data/mine.jsonl"])
+    cfg = CurateConfig(output_dir="", sources=[], decontamination=sets)
     used = [("reasoning_gsm8k", True, "p"), ("my_task", True, "q"), ("reasoning_own", True, "r")]
     (found,) = check_decontamination(
         Stage("curate", "curate", cfg), EvaluationProblems(lambda: iter(used))

@@ -45,7 +45,7 @@ def put(tmp_path, monkeypatch):
 
     def put(*overrides):
         given = [f"model={tmp_path / 'model'}", "device=cpu", "max_new_tokens=2", *overrides]
-        ask.main.__wrapped__(load(ask.AskConfig, ROOT / "configs/tiny/ask.yaml", given))
+        ask.main.run(load(ask.AskConfig, ROOT / "configs/tiny/ask.yaml", given))
 
     return put
 

@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from custom_components.config import UserError, load
-from custom_components.runs import run_folder
+from custom_components.models.start import StartConfig
 from custom_components.runs.manifest import read_manifest, what_changed
 from custom_components.runs.run_folder import RunFolder
-from recipes import chain, start
+from recipes import chain
 
 STAGES = """
   - {name: start, config: configs/tiny/start.yaml}
@@ -81,10 +82,14 @@ def test_the_chains_that_come_with_it_fit_together(in_root, config):
     chain.check(cfg, chain.steps_of(cfg))
 
 
-def made(step, status="complete", inputs=()):
-    """A step's run folder, as its recipe would leave it."""
+def made(step, status="complete"):
+    """Make a step's run folder as its recipe would leave it, and what the step reads."""
     cfg, recipe = chain.load_config(step), step["recipe"].split("/")[-1][:-3]
-    run = RunFolder(recipe, cfg, list(inputs))
+    for path in map(Path, cfg.inputs().values()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text("data")
+    run = RunFolder(recipe, cfg)
     (run.path / "model").mkdir(exist_ok=True)
     (run.path / "model" / "weights").write_text(step["name"])
     if status == "complete":
@@ -95,9 +100,8 @@ def test_what_follows_is_made_anew_also_where_it_was_cut_off(tmp_path, in_root):
     cfg, steps = chain_of(tmp_path)
     begin, sft, evaluation, dpo = steps
     made(begin)
-    model = f"{cfg.run_dir}/start/model"
-    made(sft, inputs=[model])
-    made(dpo, "running", inputs=[f"{cfg.run_dir}/sft/model"])
+    made(sft)
+    made(dpo, "running")
     whys = [why for _, why in chain.planned(steps)]
     assert whys == ["skip: complete", "skip: complete", "run", "continue"]
     begin["cfg"] = dataclasses.replace(begin["cfg"], seed=7)
@@ -171,19 +175,19 @@ def test_a_broken_manifest_is_named(tmp_path, text):
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "manifest.json").write_text(text)
     assert read_manifest(tmp_path / "start") is None
-    cfg = start.StartConfig(output_dir=str(tmp_path / "start"), source={})
+    cfg = StartConfig(output_dir=str(tmp_path / "start"), source={})
     (tmp_path / "start" / "model").write_text("work")
     with pytest.raises(UserError, match=r"start/manifest.json cannot be read; delete the folder"):
-        RunFolder("start", cfg, [])
+        RunFolder("start", cfg)
     (tmp_path / "start" / "model").unlink()
-    RunFolder("start", cfg, [])  # nothing of worth there
+    RunFolder("start", cfg)  # nothing of worth there
 
 
 def test_a_run_replaces_another_whole(tmp_path):
-    cfg = start.StartConfig(output_dir=str(tmp_path / "start"), source={}, resume="never")
-    (RunFolder("start", cfg, []).path / "model").write_text("old")
+    cfg = StartConfig(output_dir=str(tmp_path / "start"), source={}, resume="never")
+    (RunFolder("start", cfg).path / "model").write_text("old")
     again = dataclasses.replace(cfg, seed=1)
-    run_folder.RunFolder("start", again, [])
+    RunFolder("start", again)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".start.lock", "start"]
     assert [p.name for p in (tmp_path / "start").iterdir()] == ["manifest.json"]
     assert json.loads((tmp_path / "start/manifest.json").read_text())["seed"] == 1
@@ -200,7 +204,7 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
         "chat_template": str(template),
     }
     step["cfg"] = dataclasses.replace(chain.load_config(step), source=source)
-    made(step, inputs=start.local_files(source))
+    made(step)
     assert chain.state(step)[0] == "skip"
     template.write_text("b")
     assert chain.state(step) == ("rerun", f"run again: changed {template}")

@@ -8,9 +8,10 @@ from custom_components.config import UserError
 from custom_components.engines.engine import Completion
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.rebalancing import rebalance
+from custom_components.rl.rl_config import OverlongConfig
 from custom_components.rl.samples import Group, Sample, choose, needs_more
 from custom_components.rl.selection import check_statistic, selected
-from custom_components.rl.shaping import OverlongConfig, soft_length_penalty
+from custom_components.rl.shaping import soft_length_penalty
 from custom_components.rl.temperature import annealed_temperature
 
 

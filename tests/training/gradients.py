@@ -26,7 +26,7 @@ def whole(tensor):
 
 
 with setup_world("cpu") as world:
-    run = RunFolder(name, cfg, [], world)
+    run = RunFolder(name, cfg, world)
     trainer = Trainer(cfg, run, world, instantiate(cfg.tokenizer, "tokenizer"), steps=10)
     rows = open_table(Path(prepared))
     batch = global_batch(trainer, rows, list(range(cfg.batch_size)))

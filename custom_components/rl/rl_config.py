@@ -1,11 +1,13 @@
-"""Keys of the RL recipes."""
+"""Declare the keys of the RL recipes."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from custom_components.config import Component, option, required
 from custom_components.losses.policy_gradient import LossConfig
 from custom_components.rl.alarms import AlarmConfig
-from custom_components.training.trainer import TrainingConfig
+from custom_components.runs.run_config import named_inputs
+from custom_components.training.training_config import TrainingConfig
 from custom_components.verifier.options import VerifierConfig
 
 
@@ -15,7 +17,9 @@ class SelectionConfig:
 
     rounds: int = option(0, "sampling rounds; 0 keeps every prompt")
     samples: int = option(8, "responses to each prompt and round")
-    statistic: str = option("length_cv", "length_cv or length_range of a prompt's responses")
+    statistic: Literal["length_cv", "length_range"] = option(
+        "length_cv", "which statistic of a prompt's response lengths decides"
+    )
     threshold: float = option(0.5, "largest value of the statistic")
     max_accuracy: float = option(1.0, "prompts with a higher pass rate are left out")
 
@@ -69,3 +73,51 @@ class RLConfig(TrainingConfig):
     alarms: AlarmConfig = option(AlarmConfig, "when to speak up")
     engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
     logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
+
+    def inputs(self) -> dict[str, str]:
+        """Return the problems, the held-out problems, the engine's model and the start weights."""
+        return (
+            named_inputs(self.problems, "problems", "path")
+            | named_inputs(self.held_out.problems, "held_out.problems", "path")
+            | super().inputs()
+            | named_inputs(self.engine, "engine", "model")
+        )
+
+
+@dataclass
+class CriticConfig:
+    """PPO's critic: a value head on the policy, and how advantages follow from it."""
+
+    gamma: float = option(1.0, "discount of a token")
+    lam: float = option(1.0, "of GAE: 1 trusts the reward, 0 the next token's value")
+    lr: float = option(1e-3, "learning rate of the value head")
+    coefficient: float = option(0.1, "weight of the value loss")
+    clip: float = option(0.2, "largest change of a value in a step that the loss rewards")
+    shapes_trunk: bool = option(False, "let the value loss train the decoder too")
+    normalise: bool = option(True, "advantages of a step get mean 0 and standard deviation 1")
+
+
+@dataclass
+class OverlongConfig:
+    """Over-long responses."""
+
+    filter: bool = option(False, "leave truncated responses out of the update")
+    buffer: int = option(0, "tokens below max_new_tokens over which the reward falls by 1; 0: none")
+
+
+@dataclass
+class GRPOConfig(RLConfig):
+    """Config of recipes/grpo.py. A row of a batch is a prompt."""
+
+    rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
+    refill_rounds: int = option(
+        0, "rounds in which prompts without contrast make room for others (DAPO)"
+    )
+    overlong: OverlongConfig = option(OverlongConfig, "over-long responses (DAPO)")
+
+
+@dataclass
+class PPOConfig(RLConfig):
+    """Config of recipes/ppo.py. A row of a batch is a prompt."""
+
+    critic: CriticConfig = option(CriticConfig, "value head and advantages")

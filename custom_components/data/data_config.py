@@ -1,0 +1,99 @@
+"""Declare the keys of the rollout and curate recipes."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from custom_components.config import Component, option, required
+from custom_components.data.decontamination import NGRAM, SIMILARITY
+from custom_components.data.splits import SplitsConfig
+from custom_components.runs.run_config import RunConfig, named_inputs
+from custom_components.verifier.options import VerifierConfig
+
+
+@dataclass
+class SamplingConfig:
+    """How responses are sampled."""
+
+    temperature: float = option(0.6, "divides the logits; 0 is greedy")
+    top_p: float = option(0.95, "nucleus mass")
+    max_new_tokens: int = option(16_384, "longest response, tokens")
+
+
+@dataclass
+class OversampleConfig:
+    """Further rounds for problems that have no correct rollout yet."""
+
+    max_samples: int = option(0, "most responses for a problem; 0: one round, nothing verified")
+    workers: int = option(2, "processes of the verifier")
+    time_limit: float = option(5.0, "seconds for the verification of one response")
+
+
+@dataclass
+class RolloutConfig(RunConfig):
+    """Configure recipes/rollout.py. Rows go to <output_dir>/rollouts/*.parquet."""
+
+    problems: Component = required("function of custom_components.data that yields problems")
+    engine: Component = required("rollout engine")
+    tokenizer: Component | None = option(
+        None, "chat tokenizer of the engine's model; an endpoint has its own"
+    )
+    samples_per_problem: int = option(8, "responses for each problem, in each round")
+    sampling: SamplingConfig = option(SamplingConfig, "how responses are sampled")
+    oversample: OversampleConfig = option(OversampleConfig, "further rounds for hard problems")
+    problems_per_shard: int = option(512, "problems in a Parquet shard")
+    max_reject_share: float = option(0.01, "stop when more of a shard's problems than this fail")
+    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto, cpu or cuda")
+
+    def inputs(self) -> dict[str, str]:
+        """Return the problems, the tokenizer and the engine's model."""
+        return (
+            named_inputs(self.problems, "problems", "path")
+            | named_inputs(self.tokenizer, "tokenizer", "path")
+            | named_inputs(self.engine, "engine", "model")
+        )
+
+
+@dataclass
+class DecontaminationConfig:
+    """Which problems may not be trained on (see data/decontamination.py)."""
+
+    sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
+    ngram: int = option(NGRAM, "words in a row that prove a copy")
+    similarity: float = option(SIMILARITY, "score from which a problem is an altered copy")
+
+
+@dataclass
+class CurateConfig(RunConfig):
+    """Configure recipes/curate.py. Splits go to <output_dir>/<split>.parquet."""
+
+    sources: list[Any] = required("list of functions of custom_components.data.sources")
+    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool, on every rank")
+    given_verdicts: Literal["check", "trust"] = option(
+        "check", "check: verify all the same; trust: take them as they are"
+    )
+    judge: Component | None = option(
+        None, "second opinion on rejected answers, a column of its own (data.second_opinion.Judge)"
+    )
+    labeller: Component | None = option(
+        None, "model that labels domain and difficulty where a row has none (data.labeller)"
+    )
+    decontamination: DecontaminationConfig = option(
+        DecontaminationConfig, "which problems may not be trained on"
+    )
+    near_duplicates: float | None = option(
+        0.7, "similarity from which two problems are one; null: keep them"
+    )
+    splits: SplitsConfig = option(SplitsConfig, "what goes into the splits")
+    chunk_rows: int = option(4096, "rows written, and lost by a kill, at a time")
+    max_reject_share: float = option(0.01, "stop when more rows than this cannot be used")
+    max_lost_files: int = option(0, "stop when more files than this cannot be read")
+
+    def inputs(self) -> dict[str, str]:
+        """Return the sources and the evaluation sets that are files."""
+        paths = {}
+        for i, source in enumerate(self.sources):
+            paths |= named_inputs(source, f"sources.{i}", "path")
+        return paths | {
+            f"decontamination.sets.{i}": s for i, s in enumerate(self.decontamination.sets)
+        }
