@@ -8,7 +8,7 @@ from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
 from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.engines.engine import Sampling
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.samples import Group, judge, sample_round
 
 CUT = 0.3
@@ -26,7 +26,7 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     problems, _ = read_problems(instantiate(cfg.problems, "problems"))
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
-    engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+    engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     groups = [Group.of(p, tokenizer) for p in rng.sample(problems, min(prompts, len(problems)))]
     sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
     began = time.perf_counter()

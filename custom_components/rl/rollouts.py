@@ -15,7 +15,7 @@ from custom_components.data.curation import PROMPTS_SCHEMA
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import read_rows, write_rows
 from custom_components.engines.engine import Completion, Sampling
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.rl.rl_config import HeldOutConfig, RLConfig
 from custom_components.rl.samples import Group, Sample, judge, prompt_row, sample_round
@@ -62,7 +62,7 @@ class Rollouts:
     cfg: RLConfig
     world: World
     tokenizer: ChatTokenizer
-    engine: GuardedEngine
+    engine: WatchedEngine
     pool: VerifierPool
     folder: Path
 

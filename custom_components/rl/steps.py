@@ -8,7 +8,7 @@ from typing import Any
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.alarms import Alarms
 from custom_components.rl.rl_config import RLConfig
 from custom_components.rl.rollouts import Rollouts
@@ -18,7 +18,7 @@ from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer
-from custom_components.training.validation import Saturation
+from custom_components.training.validation import BestSoFar
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def rollouts_of(
         yield None
         return
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
-    engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+    engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     with cfg.verifier.open() as pool:
         yield run, Rollouts(cfg, world, tokenizer, engine, pool, run.path / "rollouts")
         engine.close()
@@ -66,7 +66,7 @@ class Steps:
     def __init__(self, trainer: Trainer[RLConfig], rollouts: Rollouts) -> None:
         self.trainer, self.rollouts, self.cfg = trainer, rollouts, trainer.cfg
         self.alarms = Alarms(self.cfg.alarms, **trainer.extra.get("alarms", {}))
-        self.progress = Saturation(**trainer.extra.get("held_out", {}))
+        self.progress = BestSoFar(**trainer.extra.get("held_out", {}))
         self.samples = Metrics(
             trainer.run.path, trainer.step, None, trainer.world.rank, "samples.jsonl"
         )
