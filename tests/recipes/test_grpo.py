@@ -129,7 +129,7 @@ def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
 
 @pytest.mark.parametrize("after", [False, True], ids=["rollout", "reward"])
 def test_killed_while_it_samples_or_judges(coin, whole, tmp_path, after):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "engines")}
     engine = (
         f"engine={{_component_: faulty_engine.Dies, model: {coin[0].partition('=')[2]}, "
         f"marker: {tmp_path}/died, after: {after}}}"
@@ -144,7 +144,7 @@ def test_killed_while_it_samples_or_judges(coin, whole, tmp_path, after):
 
 def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path):
     """With an engine that never samples the same twice."""
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "engines")}
     engine = f"engine={{_component_: faulty_engine.Forgetful, model: {coin[0].partition('=')[2]}}}"
     # no checkpoint covers the steps before: all of them are learned anew
     overrides = [*coin, engine, f"output_dir={tmp_path}/run", "checkpoint_every=100", "max_steps=4"]
@@ -208,7 +208,7 @@ def test_two_ranks_each_with_an_engine(coin, tmp_path):
     ],
 )
 def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine, status, words):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "engines")}
     checkpoint = coin[0].partition("=")[2]
     done = recipe(
         "grpo",
