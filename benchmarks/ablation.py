@@ -1,13 +1,13 @@
-"""What each of the paper's three fixes of GRPO is worth on the tiny track, at equal cost.
+"""Measure what each of the paper's three fixes of GRPO is worth on the tiny track, at equal cost.
 
     tune run recipes/chain.py --config configs/tiny/chain.yaml     # leaves runs/tiny/sft/model
     python benchmarks/ablation.py --start runs/tiny/sft/model
 
-GRPO, then one fix after the other on top, then DAPO and PPO: `--seeds` runs of each, all with the
-same budget of generated tokens, those of selection, oversampling and refilling included (a short
-pilot of each variant says how many steps that is). Each model is evaluated on the 600 held-out
-problems. Killed and started again, it goes on where it was. Writes results.json, table.md and
-curves.svg to `--folder`.
+The variants are GRPO, one fix after the other on top of it, DAPO, and PPO. Each runs with `--seeds`
+seeds and the same budget of generated tokens, including those of selection, oversampling and
+refilling; a short pilot of each variant tells how many steps that is. Each model is evaluated on the
+600 held-out problems. The same command resumes an interrupted benchmark. It writes results.json,
+table.md and curves.svg to `--folder`.
 """
 
 import argparse
@@ -43,8 +43,8 @@ VARIANTS = {
 
 
 def run(recipe: str, folder: Path, start: Path, overrides: list[str]) -> None:
-    """One training run, unless it is complete."""
-    # the recipe says so itself, after seconds of start
+    """Run a training recipe, unless its run is complete."""
+    # The recipe would find out by itself, but only after seconds of start-up.
     manifest = folder / "manifest.json"
     if manifest.is_file() and json.loads(manifest.read_text())["status"] == "complete":
         return
@@ -67,15 +67,17 @@ def run(recipe: str, folder: Path, start: Path, overrides: list[str]) -> None:
 
 
 def metrics(folder: Path) -> list[dict]:
+    """Return the rows of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def selection_tokens(folder: Path) -> int:
+    """Return the tokens that prompt selection generated."""
     return json.loads((folder / "manifest.json").read_text())["counts"]["selection_tokens"]
 
 
 def steps_for(name: str, args: argparse.Namespace) -> int:
-    """Steps of a variant that spend the budget, by its pilot."""
+    """Return the number of steps in which a variant spends the budget, judging by its pilot."""
     folder = args.folder / "pilots"
     per_step, selected = {}, {}
     for variant in ("GRPO", name):
@@ -89,11 +91,12 @@ def steps_for(name: str, args: argparse.Namespace) -> int:
 
 
 def slug(name: str) -> str:
+    """Return a variant's name as the name of a folder."""
     return "".join(c if c.isalnum() else "_" for c in name).strip("_").lower()
 
 
 def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
-    """All variants with one seed, and their evaluation in one process."""
+    """Train all variants with one seed, and evaluate them in one process."""
     models = {"start": args.start}
     for name, (recipe, overrides) in VARIANTS.items():
         folder = args.folder / f"seed_{seed}" / slug(name)
@@ -128,75 +131,76 @@ def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean over seeds with Student's 95 % interval."""
+    """Return (mean, low, high) of the seeds, by Student's 95 % interval."""
     mean = fmean(values)
     half = stdtrit(len(values) - 1, 0.975) * stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 
 def collect(args: argparse.Namespace) -> dict:
-    """Everything the table and the plot show, by variant."""
-    found: dict = {"seeds": args.seeds, "start": [], "variants": {}}
+    """Return everything that the table and the plot show, by variant."""
+    results: dict = {"seeds": args.seeds, "start": [], "variants": {}}
     for seed in range(args.seeds):
-        found["start"].append(accuracy(args, seed, "start"))
+        results["start"].append(accuracy(args, seed, "start"))
     for name in VARIANTS:
         runs = [args.folder / f"seed_{seed}" / slug(name) for seed in range(args.seeds)]
         rows = [metrics(folder) for folder in runs]
         selected = [selection_tokens(folder) for folder in runs]
         curves = []
-        for mine, spent in zip(rows, selected, strict=True):
+        for run_rows, spent in zip(rows, selected, strict=True):
             curve = []
-            for row in mine:
+            for row in run_rows:
                 spent += row["generated_tokens"]
                 if "held_out_accuracy" in row:
                     curve.append((spent, row["held_out_accuracy"]))
             curves.append(curve)
-        found["variants"][name] = {
+        results["variants"][name] = {
             "accuracy": [accuracy(args, seed, slug(name)) for seed in range(args.seeds)],
             "steps": len(rows[0]),
             "tokens": [
-                spent + sum(row["generated_tokens"] for row in mine)
-                for mine, spent in zip(rows, selected, strict=True)
+                spent + sum(row["generated_tokens"] for row in run_rows)
+                for run_rows, spent in zip(rows, selected, strict=True)
             ],
-            "useful_groups": [fmean(row["kept_prompts"] for row in mine) for mine in rows],
-            "trained_share": [fmean(row["kept"] for row in mine) for mine in rows],
-            "truncated": [fmean(row["truncated"] for row in mine) for mine in rows],
+            "useful_groups": [fmean(row["kept_prompts"] for row in run_rows) for run_rows in rows],
+            "trained_share": [fmean(row["kept"] for row in run_rows) for run_rows in rows],
+            "truncated": [fmean(row["truncated"] for row in run_rows) for run_rows in rows],
             "curves": curves,
         }
-    return found
+    return results
 
 
 def accuracy(args: argparse.Namespace, seed: int, name: str) -> float:
+    """Return the accuracy of an evaluated model."""
     file = args.folder / f"seed_{seed}" / "eval" / f"{name}.json"
-    found = json.loads(file.read_text())
-    return found["results"][TASK]["accuracy"]
+    return json.loads(file.read_text())["results"][TASK]["accuracy"]
 
 
-def table(found: dict) -> str:
-    """Markdown: a line for each variant."""
+def table(results: dict) -> str:
+    """Return a Markdown table with a row for each variant."""
     lines = [
-        f"Start: {100 * fmean(found['start']):.1f} %. {found['seeds']} seeds.\n",
+        f"Start: {100 * fmean(results['start']):.1f} %. {results['seeds']} seeds.\n",
         "| | accuracy % [95 % over seeds] | - GRPO, paired by seed | useful groups % | "
         "responses learned from % | steps | generated tokens |",
         "|---|---|---|---|---|---|---|",
     ]
-    base = found["variants"]["GRPO"]["accuracy"]
-    for name, of in found["variants"].items():
-        mean, low, high = (100 * v for v in interval(of["accuracy"]))
+    base = results["variants"]["GRPO"]["accuracy"]
+    for name, variant in results["variants"].items():
+        mean, low, high = (100 * v for v in interval(variant["accuracy"]))
         cell = ""
         if name != "GRPO":
-            paired = [a - b for a, b in zip(of["accuracy"], base, strict=True)]
+            paired = [a - b for a, b in zip(variant["accuracy"], base, strict=True)]
             cell = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * v for v in interval(paired)))
         lines.append(
             f"| {name} | {mean:.1f} [{low:.1f}, {high:.1f}] | {cell} | "
-            f"{100 * fmean(of['useful_groups']):.0f} | {100 * fmean(of['trained_share']):.0f} | "
-            f"{of['steps']} | {fmean(of['tokens']):,.0f} |"
+            f"{100 * fmean(variant['useful_groups']):.0f} | "
+            f"{100 * fmean(variant['trained_share']):.0f} | "
+            f"{variant['steps']} | {fmean(variant['tokens']):,.0f} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def plot(found: dict, file: Path) -> None:
-    """Held-out accuracy over generated tokens: mean over seeds, and the range of the seeds."""
+def plot(results: dict, file: Path) -> None:
+    """Draw the held-out accuracy over generated tokens: mean and range of the seeds."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -205,10 +209,10 @@ def plot(found: dict, file: Path) -> None:
     figure, grid = plt.subplots(
         2, 3, figsize=(9, 5), sharex=True, sharey=True, layout="constrained"
     )
-    base = mean_curve(found["variants"]["GRPO"]["curves"])
-    for axes, (name, of) in zip(grid.flat, found["variants"].items(), strict=True):
+    base = mean_curve(results["variants"]["GRPO"]["curves"])
+    for axes, (name, variant) in zip(grid.flat, results["variants"].items(), strict=True):
         axes.plot(*base[:2], color="#999999", linewidth=1.2, label="GRPO")
-        tokens, mean, low, high = mean_curve(of["curves"])
+        tokens, mean, low, high = mean_curve(variant["curves"])
         axes.fill_between(tokens, low, high, color="#1f5fa8", alpha=0.2, linewidth=0)
         axes.plot(tokens, mean, color="#1f5fa8", linewidth=1.8)
         axes.set_title(name, fontsize=10)
@@ -222,7 +226,7 @@ def plot(found: dict, file: Path) -> None:
 
 
 def mean_curve(curves: list[list[tuple[float, float]]]) -> tuple[list[float], ...]:
-    """(thousand tokens, mean %, lowest %, highest %) over seeds, point by point."""
+    """Return (thousand tokens, mean %, lowest %, highest %) over seeds, point by point."""
     points = list(zip(*curves, strict=True))
     return (
         [fmean(t for t, _ in p) / 1000 for p in points],
@@ -236,7 +240,9 @@ def main() -> None:
     )
     parser.add_argument("--start", type=Path, required=True, help="model to start from")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=24, help="of plain GRPO: they set the budget")
+    parser.add_argument(
+        "--steps", type=int, default=24, help="steps of plain GRPO, which set the budget"
+    )
     parser.add_argument(
         "--pilot",
         type=int,
@@ -247,18 +253,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args()
     args.start, args.folder = args.start.resolve(), args.folder.resolve()
-    if find_spec("matplotlib") is None:  # said now, not after an hour
+    if find_spec("matplotlib") is None:  # Fail now instead of after an hour.
         parser.error("the plot needs matplotlib: pip install -e '.[bench]'")
     if args.seeds < 2:
         parser.error("--seeds must be 2 or more: the intervals are over seeds")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for seed in range(args.seeds):
         train_and_evaluate(args, seed)
-    found = collect(args)
-    (args.folder / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    (args.folder / "table.md").write_text(table(found))
-    plot(found, args.folder / "curves.svg")
-    print(table(found))
+    results = collect(args)
+    (args.folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.folder / "table.md").write_text(table(results))
+    plot(results, args.folder / "curves.svg")
+    print(table(results))
 
 
 if __name__ == "__main__":
