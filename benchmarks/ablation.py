@@ -3,11 +3,11 @@
     tune run recipes/chain.py --config configs/tiny/chain.yaml     # leaves runs/tiny/sft/model
     python benchmarks/ablation.py --start runs/tiny/sft/model
 
-The variants are GRPO, one fix after the other on top of it, DAPO, and PPO. Each runs with `--seeds`
-seeds and the same budget of generated tokens, including those of selection, oversampling and
-refilling; a short pilot of each variant tells how many steps that is. Each model is evaluated on the
-600 held-out problems. The same command resumes an interrupted benchmark. It writes results.json,
-table.md and curves.svg to `--folder`.
+The variants are GRPO, then one fix after the other on top of it, then DAPO and PPO. Each variant
+has `--seeds` runs, and all runs have the same budget of generated tokens, which includes the tokens
+of selection, oversampling and refilling. A short pilot of each variant tells how many steps that
+budget allows. Each model is evaluated on the 600 held-out problems. After a kill, the same command
+resumes. The results go to results.json, table.md and curves.svg in `--folder`.
 """
 
 import argparse
@@ -43,8 +43,8 @@ VARIANTS = {
 
 
 def run(recipe: str, folder: Path, start: Path, overrides: list[str]) -> None:
-    """Run a training recipe, unless its run is complete."""
-    # The recipe would find out by itself, but only after seconds of start-up.
+    """Run one training, unless it is complete."""
+    # The recipe would skip a complete run too, but only after seconds of start-up.
     manifest = folder / "manifest.json"
     if manifest.is_file() and json.loads(manifest.read_text())["status"] == "complete":
         return
@@ -72,12 +72,12 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def selection_tokens(folder: Path) -> int:
-    """Return the tokens that prompt selection generated."""
+    """Return the number of tokens that a run generated to select its prompts."""
     return json.loads((folder / "manifest.json").read_text())["counts"]["selection_tokens"]
 
 
 def steps_for(name: str, args: argparse.Namespace) -> int:
-    """Return the number of steps in which a variant spends the budget, judging by its pilot."""
+    """Return the number of steps that spend the budget of a variant, as measured by its pilot."""
     folder = args.folder / "pilots"
     per_step, selected = {}, {}
     for variant in ("GRPO", name):
@@ -91,12 +91,12 @@ def steps_for(name: str, args: argparse.Namespace) -> int:
 
 
 def slug(name: str) -> str:
-    """Return a variant's name as the name of a folder."""
+    """Return a variant's name in lower case, fit for a folder."""
     return "".join(c if c.isalnum() else "_" for c in name).strip("_").lower()
 
 
 def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
-    """Train all variants with one seed, and evaluate them in one process."""
+    """Train all variants with one seed and evaluate them in one process."""
     models = {"start": args.start}
     for name, (recipe, overrides) in VARIANTS.items():
         folder = args.folder / f"seed_{seed}" / slug(name)
@@ -112,7 +112,7 @@ def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
             [*overrides, f"max_steps={steps_for(name, args)}", f"seed={seed}", held_out],
         )
         models[slug(name)] = folder / "model"
-    listed = ", ".join(f"{name}: {folder}" for name, folder in models.items())
+    model_nodes = ", ".join(f"{name}: {folder}" for name, folder in models.items())
     subprocess.run(
         [
             TUNE,
@@ -120,7 +120,7 @@ def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
             "recipes/evaluate.py",
             "--config",
             "configs/tiny/evaluate.yaml",
-            f"models={{{listed}}}",
+            f"models={{{model_nodes}}}",
             f"only=[{', '.join(models)}]",
             f"output_dir={args.folder}/seed_{seed}/eval",
             f"seed={seed}",
@@ -131,7 +131,7 @@ def train_and_evaluate(args: argparse.Namespace, seed: int) -> None:
 
 
 def interval(values: list[float]) -> tuple[float, float, float]:
-    """Return (mean, low, high) of the seeds, by Student's 95 % interval."""
+    """Return the mean over seeds and the ends of Student's 95 % interval."""
     mean = fmean(values)
     half = stdtrit(len(values) - 1, 0.975) * stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
@@ -144,39 +144,39 @@ def collect(args: argparse.Namespace) -> dict:
         results["start"].append(accuracy(args, seed, "start"))
     for name in VARIANTS:
         runs = [args.folder / f"seed_{seed}" / slug(name) for seed in range(args.seeds)]
-        rows = [metrics(folder) for folder in runs]
+        logs = [metrics(folder) for folder in runs]
         selected = [selection_tokens(folder) for folder in runs]
         curves = []
-        for run_rows, spent in zip(rows, selected, strict=True):
+        for rows, spent in zip(logs, selected, strict=True):
             curve = []
-            for row in run_rows:
+            for row in rows:
                 spent += row["generated_tokens"]
                 if "held_out_accuracy" in row:
                     curve.append((spent, row["held_out_accuracy"]))
             curves.append(curve)
         results["variants"][name] = {
             "accuracy": [accuracy(args, seed, slug(name)) for seed in range(args.seeds)],
-            "steps": len(rows[0]),
+            "steps": len(logs[0]),
             "tokens": [
-                spent + sum(row["generated_tokens"] for row in run_rows)
-                for run_rows, spent in zip(rows, selected, strict=True)
+                spent + sum(row["generated_tokens"] for row in rows)
+                for rows, spent in zip(logs, selected, strict=True)
             ],
-            "useful_groups": [fmean(row["kept_prompts"] for row in run_rows) for run_rows in rows],
-            "trained_share": [fmean(row["kept"] for row in run_rows) for run_rows in rows],
-            "truncated": [fmean(row["truncated"] for row in run_rows) for run_rows in rows],
+            "useful_groups": [fmean(row["kept_prompts"] for row in rows) for rows in logs],
+            "trained_share": [fmean(row["kept"] for row in rows) for rows in logs],
+            "truncated": [fmean(row["truncated"] for row in rows) for rows in logs],
             "curves": curves,
         }
     return results
 
 
 def accuracy(args: argparse.Namespace, seed: int, name: str) -> float:
-    """Return the accuracy of an evaluated model."""
+    """Return the accuracy of one evaluated model."""
     file = args.folder / f"seed_{seed}" / "eval" / f"{name}.json"
     return json.loads(file.read_text())["results"][TASK]["accuracy"]
 
 
 def table(results: dict) -> str:
-    """Return a Markdown table with a row for each variant."""
+    """Return a Markdown table with one line for each variant."""
     lines = [
         f"Start: {100 * fmean(results['start']):.1f} %. {results['seeds']} seeds.\n",
         "| | accuracy % [95 % over seeds] | - GRPO, paired by seed | useful groups % | "
@@ -200,7 +200,7 @@ def table(results: dict) -> str:
 
 
 def plot(results: dict, file: Path) -> None:
-    """Draw the held-out accuracy over generated tokens: mean and range of the seeds."""
+    """Plot held-out accuracy over generated tokens: the mean and the range of the seeds."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -235,6 +235,7 @@ def mean_curve(curves: list[list[tuple[float, float]]]) -> tuple[list[float], ..
 
 
 def main() -> None:
+    """Train, evaluate, and write the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -247,13 +248,14 @@ def main() -> None:
         "--pilot",
         type=int,
         default=12,
-        help="steps of each variant's pilot: refilling costs more as the model improves",
+        help="steps of each variant's pilot; refilling costs more as the model improves",
     )
     parser.add_argument("--every", type=int, default=3, help="steps between held-out evaluations")
     parser.add_argument("--folder", type=Path, default=Path("runs/ablation"))
     args = parser.parse_args()
-    args.start, args.folder = args.start.resolve(), args.folder.resolve()
-    if find_spec("matplotlib") is None:  # Fail now instead of after an hour.
+    args.start = args.start.resolve()
+    args.folder = args.folder.resolve()
+    if find_spec("matplotlib") is None:  # fails now rather than after an hour
         parser.error("the plot needs matplotlib: pip install -e '.[bench]'")
     if args.seeds < 2:
         parser.error("--seeds must be 2 or more: the intervals are over seeds")
