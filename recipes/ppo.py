@@ -4,9 +4,10 @@
     tune run --nproc_per_node 2 recipes/ppo.py --config configs/tiny/ppo.yaml
 
 The paper names PPO beside GRPO. Prompts, rollouts, rewards, clipping, temperature and KL are those
-of recipes/grpo.py, whose docstring draws the way of the data. Here every decided response is learned
-from, and the advantage of a token comes from the critic (`critic`), a value head on the policy, by
-generalised advantage estimation. The head is part of the checkpoints, but not of `model/`.
+of recipes/grpo.py, whose docstring draws the way of the data. Here the model learns from every
+decided response, and the advantage of a token comes from the critic (`critic`), a value head on the
+policy, by generalised advantage estimation. The head is part of the checkpoints, but not of
+`model/`.
 """
 
 import random

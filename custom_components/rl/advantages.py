@@ -14,8 +14,8 @@ def choose_samples(
 ) -> list[Sample]:
     """Return the samples to learn from, each with its advantage set.
 
-    Truncated responses are dropped with `overlong.filter`, the others rebalanced with
-    `rebalance.enabled`. A group whose remaining rewards are all equal is dropped: it has no gradient.
+    `overlong.filter` drops truncated responses, and `rebalance.enabled` balances the rewards of the
+    others. A group whose remaining rewards are all equal is dropped, for it has no gradient.
 
     Args:
         groups: Verified groups.

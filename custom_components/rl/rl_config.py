@@ -96,7 +96,7 @@ class RLConfig(TrainingConfig):
 
 @dataclass
 class CriticConfig:
-    """Configure PPO's critic, a value head on the policy, and the advantages that follow from it."""
+    """Configure PPO's critic, a value head on the policy, and the advantages it gives."""
 
     gamma: float = option(1.0, "discount per token")
     lam: float = option(

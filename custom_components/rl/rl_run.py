@@ -138,7 +138,7 @@ class RLRun:
         )
 
     def end(self, counts: dict[str, Any]) -> None:
-        """Export the model: the best one on held-out problems if there are some, else the last.
+        """Export the model: the best one on held-out problems with `keep_best`, else the last.
 
         Args:
             counts: Counts for the manifest.
