@@ -9,7 +9,8 @@ from custom_components.data.problems import read_problems
 from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.engines.engine import Sampling
 from custom_components.engines.watchdog import WatchedEngine
-from custom_components.rl.samples import Group, judge, sample_round
+from custom_components.rl.groups import Group
+from custom_components.rl.sampler import sample_round, verify_groups
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
@@ -34,7 +35,7 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     seconds = time.perf_counter() - began
     engine.close()
     with cfg.verifier.open() as pool:
-        judge(groups, pool)
+        verify_groups(groups, pool)
     samples = [s for group in groups for s in group.samples]
     yield from verdicts(stage, groups)
     tokens = sum(len(s.completion.token_ids) for s in samples)
