@@ -73,7 +73,7 @@ class CurateConfig(RunConfig):
         "check", "check: verify all the same; trust: take them as they are"
     )
     judge: Component | None = option(
-        None, "second opinion on rejected answers, a column of its own (verifier.judge.Judge)"
+        None, "second opinion on rejected answers, a column of its own (data.second_opinion.Judge)"
     )
     labeller: Component | None = option(
         None, "model that labels domain and difficulty where a row has none (data.labeller)"

@@ -34,7 +34,7 @@ from typing import Any, Literal
 from custom_components.http import Endpoint, EndpointError
 from custom_components.verifier.types import Verdict
 
-DEFAULT_PROMPT = Path(__file__).with_name("judge_prompt.txt")
+DEFAULT_PROMPT = Path(__file__).with_name("second_opinion_prompt.txt")
 # Rejections that are a matter of opinion; the others (no answer, several, truncated) are facts.
 DISPUTABLE = frozenset({"not_equal", "answer_unreadable", "gold_unreadable"})
 _FIELD = re.compile(r"\{(problem|gold|prediction)\}")
