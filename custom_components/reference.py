@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,7 @@ def read_docstring(builder: Any) -> tuple[str, dict[str, str]]:
     return summary, described
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Return the lines of a Markdown table."""
     cells = [head, ("---",) * len(head), *rows]
     return [f"| {' | '.join(map(escaped, row))} |" for row in cells]

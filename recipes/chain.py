@@ -46,9 +46,9 @@ def main(cfg: ChainConfig) -> None:
     run_dir, stages = Path(cfg.run_dir), [asdict(stage) for stage in cfg.stages]
     write_report = partial(make_report, run_dir, cfg.task, stages, cfg.compare)
     chosen = {step.name for step in steps}
-    pushed = [stage for stage in cfg.stages if stage.push_to_hub and stage.name in chosen]
+    pushed = {s.name: s.push_to_hub for s in cfg.stages if s.push_to_hub and s.name in chosen}
     if pushed:
-        check_token(f"stages.{pushed[0].name}.push_to_hub")
+        check_token(f"stages.{next(iter(pushed))}.push_to_hub")
     started = time.time()
     doctor = ChainDoctor(cfg)
     doctor.before_all(steps, actions)
@@ -66,9 +66,11 @@ def main(cfg: ChainConfig) -> None:
 
     if report["stages"]:
         print_ablation(report)
-    for stage in pushed:
-        key, model = f"stages.{stage.name}.push_to_hub", run_dir / stage.name / "model"
-        print(f"uploaded: {upload_model(model, stage.push_to_hub, key, cfg.push_private)}")
+    for name, repository in pushed.items():
+        key = f"stages.{name}.push_to_hub"
+        print(
+            f"uploaded: {upload_model(run_dir / name / 'model', repository, key, cfg.push_private)}"
+        )
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
 
 

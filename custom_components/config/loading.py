@@ -57,12 +57,14 @@ def load(
     file = where = str(config_path or COMMAND_LINE)
     check_shape(schema, OmegaConf.to_container(node), "", where)
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema), node)
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(schema), node)
         where = COMMAND_LINE
         for override in overrides or []:
             cfg = _with_override(cfg, schema, override)
         where = file
-        result = OmegaConf.to_object(cfg)  # resolves each value once: an escaped \${ stays text
+        result: Any = OmegaConf.to_object(
+            cfg
+        )  # resolves each value once: an escaped \${ stays text
     except OmegaConfBaseException as e:
         raise UserError(_explain(e, where)) from e
     check_ranges(result)

@@ -74,11 +74,13 @@ def check_context(stage: Stage) -> Iterator[Finding]:
 
 def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     """Check that the engine computes the LongRoPE branch that is trained, and sequences fit it."""
-    cfg = stage.cfg
-    trained = stage.model and rope_factors_of(stage.model)
+    cfg, model = stage.cfg, stage.model
+    if not isinstance(cfg, TrainingConfig) or model is None:
+        return
+    trained = rope_factors_of(model)
     if trained is None:
         return
-    rope = stage.model.layers[0].attn.pos_embeddings
+    rope = model.layers[0].attn.pos_embeddings
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
             "rope_branch",
@@ -115,7 +117,7 @@ def check_branches(stages: list[Stage]) -> Iterator[Finding]:
     """Check that all stages of a chain train the same LongRoPE branch."""
     before: tuple[str, tuple[float, ...]] | None = None
     for stage in stages:
-        factors = stage.model and rope_factors_of(stage.model)
+        factors = rope_factors_of(stage.model) if stage.model else None
         if factors is None:
             continue
         if before and before[1] != factors:

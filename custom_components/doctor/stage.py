@@ -55,8 +55,8 @@ class Stage:
     @property
     def engine(self) -> Component:
         """Return the node of the stage's engine; empty for a stage without one."""
-        has_engine = isinstance(self.cfg, RLConfig | RolloutConfig | EvaluateConfig)
-        return self.cfg.engine if has_engine else {}
+        cfg = self.cfg
+        return cfg.engine if isinstance(cfg, RLConfig | RolloutConfig | EvaluateConfig) else {}
 
     @property
     def runs_vllm(self) -> bool:
@@ -78,7 +78,9 @@ class Stage:
 
     def pending(self, path: str | None) -> bool:
         """Tell whether an earlier stage has yet to make `path`."""
-        return self.missing(path) and any(is_below(path, folder) for folder in self.made_before)
+        if path is None or not self.missing(path):
+            return False
+        return any(is_below(path, folder) for folder in self.made_before)
 
 
 def is_below(path: str, folder: str) -> bool:

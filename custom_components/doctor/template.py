@@ -18,11 +18,11 @@ def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
     Raises:
         UserError: When it cannot be used.
     """
-    has_tokenizer = isinstance(stage.cfg, TrainingConfig | RolloutConfig | EvaluateConfig)
-    node = stage.cfg.tokenizer if has_tokenizer else None
-    if not node or not node.get("path") or not Path(node["path"]).is_dir():
-        return None
-    return instantiate(node, "tokenizer")
+    cfg = stage.cfg
+    has_tokenizer = isinstance(cfg, TrainingConfig | RolloutConfig | EvaluateConfig)
+    node = (cfg.tokenizer if has_tokenizer else None) or {}
+    path = node.get("path")
+    return instantiate(node, "tokenizer") if path and Path(path).is_dir() else None
 
 
 def check_template(stage: Stage) -> Iterator[Finding]:

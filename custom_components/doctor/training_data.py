@@ -143,8 +143,9 @@ def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
 def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
     """Check that the verifier reads each gold: it equals itself, and differs from another answer."""
     golds = list(dict.fromkeys(golds))
-    verifies = isinstance(stage.cfg, CurateConfig | RLConfig)
-    options = stage.cfg.verifier if verifies else VerifierConfig(workers=1)
+    cfg = stage.cfg
+    verifies = isinstance(cfg, CurateConfig | RLConfig)
+    options = cfg.verifier if verifies else VerifierConfig(workers=1)
     if not golds:
         return
     with VerifierPool(options.workers, options.time_limit) as pool:

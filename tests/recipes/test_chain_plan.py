@@ -214,3 +214,22 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
     template.unlink()  # what is gone is named, and nothing else
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
+
+
+def test_a_folder_of_an_older_version_is_resumed_or_refused(tmp_path, in_root):
+    """A component that has moved since is another run: one line says what to do."""
+    _, [start, sft, *_] = chain_of(tmp_path)
+    made(start, "running")
+    made(sft, "running")
+    path = tmp_path / "run" / "sft" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["tokenizer"]["_component_"] = "custom_components.tokenizer.hf.ChatTokenizer"
+    path.write_text(json.dumps(manifest))
+    assert RunFolder("start", start.cfg).already_complete is False
+    with pytest.raises(UserError) as e:
+        RunFolder("sft", sft.cfg)
+    assert str(e.value) == (
+        f"{tmp_path}/run/sft holds another run (differs in: tokenizer._component_); set resume=never "
+        "to replace it, or another output_dir"
+    )
+    assert chain.state(sft) == ("rerun", "run again: changed tokenizer._component_")
