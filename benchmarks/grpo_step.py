@@ -73,22 +73,22 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
 
     from custom_components.config import instantiate, load
     from custom_components.data.problems import read_problems
-    from custom_components.rl import rollouts
+    from custom_components.rl import sampler
     from custom_components.tokenizer.chat import ChatTokenizer
     from recipes import grpo
 
-    judge = rollouts.judge
+    verify_groups = sampler.verify_groups
     rng = random.Random(0)
 
-    def judge_and_replace(groups: list, pool: Any) -> None:
-        judge(groups, pool)
+    def verify_and_replace(groups: list, pool: Any) -> None:
+        verify_groups(groups, pool)
         for group in groups:
             for sample, right in zip(
                 group.samples, half_right(len(group.samples), rng), strict=True
             ):
                 sample.verdict = "correct" if right else "incorrect"
 
-    rollouts.judge = judge_and_replace
+    sampler.verify_groups = verify_and_replace
     ChatTokenizer._find_stop_ids = lambda self: []
     node = {
         "_component_": f"custom_components.engines.{ENGINES[engine]}",

@@ -20,7 +20,7 @@ from custom_components.data.batching import collate
 from custom_components.data.problems import gsm8k, read_problems
 from custom_components.engines.engine import Engine, Sampling
 from custom_components.models.hf import build_from_folder
-from custom_components.rl.samples import Sample
+from custom_components.rl.groups import Sample
 from custom_components.tokenizer.chat import ChatTokenizer
 
 

@@ -119,7 +119,7 @@ def verify_all(cfg: CurateConfig, folder: Path, world: World) -> None:
     if cfg.labeller:
         labeller = instantiate(cfg.labeller, "labeller")
     with (
-        VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool,
+        cfg.verifier.open() as pool,
         tqdm(desc="verify", unit="row", disable=world.rank != 0) as bar,
     ):
         for number, items in enumerate(in_chunks(source_rows(cfg.sources), cfg.chunk_rows)):

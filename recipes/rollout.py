@@ -27,8 +27,8 @@ from custom_components.data.data_config import RolloutConfig
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
 from custom_components.engines.engine import Reply, Sampling
-from custom_components.engines.replies import Spool, cost_of_spools
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.replies import ReplyFile, cost_of_unfinished
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
@@ -55,8 +55,8 @@ def main(cfg: RolloutConfig) -> None:
             if not (folder / f"{name}.parquet").exists()
         ]
         if mine:
-            engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-            engine.texts.spent += sum_notes(folder)["cost"] + cost_of_spools(folder)
+            engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+            engine.texts.spent += sum_notes(folder)["cost"] + cost_of_unfinished(folder)
             bar = tqdm(
                 total=sum(len(shards[name]) for name in mine) * cfg.samples_per_problem,
                 unit="response",
@@ -100,7 +100,7 @@ class Shard:
     def __init__(self, folder: Path, name: str, problems: list[dict[str, Any]]) -> None:
         self.name, self.problems = name, problems
         self.path = folder / f"{name}.parquet"
-        self.spool = Spool(folder / f".spool-{name}.jsonl")
+        self.spool = ReplyFile(folder / f".spool-{name}.jsonl")
 
 
 class Progress:
@@ -149,7 +149,7 @@ class Progress:
 
 
 def sample_shard(
-    cfg: RolloutConfig, shard: Shard, engine: GuardedEngine, progress: Progress
+    cfg: RolloutConfig, shard: Shard, engine: WatchedEngine, progress: Progress
 ) -> None:
     """Sample one shard in rounds, and put its rows in place.
 
@@ -198,7 +198,7 @@ def sample_round(
     number: int,
     n: int,
     missing: list[int],
-    engine: GuardedEngine,
+    engine: WatchedEngine,
     progress: Progress,
 ) -> dict[int, str]:
     """n replies into the spool for each missing problem. Returns why problems failed, by index."""

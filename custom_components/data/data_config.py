@@ -7,7 +7,7 @@ from custom_components.config import Component, option, required
 from custom_components.data.decontamination import NGRAM, SIMILARITY
 from custom_components.data.splits import SplitsConfig
 from custom_components.runs.run_config import RunConfig, named_inputs
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass

@@ -1,4 +1,8 @@
-"""Replies of a shard under way, on disk as they come: a killed run asks only for the others."""
+"""Keep a teacher's replies on disk as they come, so that a killed run asks only for the others.
+
+A shard of rollouts is written whole, once all its problems are answered. Until then its replies are
+in a file of JSON lines beside it, `.spool-<shard>.jsonl`, which is removed with the shard's end.
+"""
 
 import json
 from dataclasses import asdict
@@ -8,11 +12,11 @@ from typing import Any
 from custom_components.engines.engine import Reply
 
 
-def read_spool(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Whole entries of a spool, and the bytes they take.
+def read_replies(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the whole entries of a reply file, and the bytes they take.
 
-    What follows a line that is broken or not ended (it was being written when the run was
-    killed) is left out.
+    Everything after a broken or unfinished line is left out: it was being written when the run
+    was killed.
     """
     entries: list[dict[str, Any]] = []
     size = 0
@@ -31,22 +35,22 @@ def read_spool(path: Path) -> tuple[list[dict[str, Any]], int]:
     return entries, size
 
 
-def cost_of_spools(folder: Path) -> float:
-    """USD paid for the replies in a folder's spools of unfinished shards."""
+def cost_of_unfinished(folder: Path) -> float:
+    """Return the USD paid for the replies of a folder's unfinished shards."""
     return sum(
         reply["cost"]
         for path in folder.glob(".spool-*.jsonl")
         if not (folder / f"{path.stem.removeprefix('.spool-')}.parquet").exists()
-        for entry in read_spool(path)[0]
+        for entry in read_replies(path)[0]
         for reply in entry["replies"]
     )
 
 
-class Spool:
-    """The spool of one shard; opening it mends its end.
+class ReplyFile:
+    """Keep the replies of one unfinished shard. Opening the file cuts off an unfinished end.
 
     Args:
-        path: of its JSON lines.
+        path: file of JSON lines.
 
     Attributes:
         replies: {(round, index of the problem in the shard): its replies}.
@@ -55,7 +59,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        entries, size = read_spool(path)
+        entries, size = read_replies(path)
         self.replies = {
             (e["round"], e["problem"]): [Reply(**r) for r in e["replies"]] for e in entries
         }
@@ -63,13 +67,19 @@ class Spool:
         self._file.truncate(size)
 
     def add(self, number: int, problem: int, replies: list[Reply]) -> None:
-        """Keep a problem's replies of the round with this number."""
+        """Store a problem's replies of a round.
+
+        Args:
+            number: number of the round.
+            problem: index of the problem in the shard.
+            replies: replies to the problem.
+        """
         self.replies[number, problem] = replies
         entry = {"round": number, "problem": problem, "replies": [asdict(r) for r in replies]}
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._file.flush()
 
     def remove(self) -> None:
-        """Delete the file: the shard is in place."""
+        """Delete the file, once the shard is written."""
         self._file.close()
         self.path.unlink()

@@ -271,5 +271,5 @@ def size_of(tensors: Iterable[torch.Tensor]) -> int:
 
 def kv_bytes_per_token(model: Decoder, element_size: int = 2) -> int:
     """Return the bytes of one token in the KV cache, over all layers."""
-    attention = model.layers[0].attn
-    return 2 * len(model.layers) * attention.num_kv_heads * attention.head_dim * element_size
+    size = model.size
+    return 2 * size.num_layers * size.num_kv_heads * size.head_dim * element_size

@@ -35,7 +35,7 @@ from custom_components.doctor.findings import NAMES, duration
 from custom_components.doctor.forecast import check_groups
 from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
-from custom_components.rl.samples import Group, Sample
+from custom_components.rl.groups import Group, Sample
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
 from eval.evaluation_tasks import EvaluationProblem
