@@ -52,9 +52,7 @@ def main() -> None:
     config, overrides = command_line(__doc__)
     with errors_in_one_line():
         look_at = examine_chain if is_chain(config) else examine_stage
-        options, stages, findings = look_at(config, overrides)
-        if options.device:
-            show_estimates(stages, options)
+        options, findings = look_at(config, overrides)
         show(findings)
         if options.output:
             write_json(options.output, [asdict(finding) for finding in findings])
@@ -67,28 +65,28 @@ def is_chain(config: str) -> bool:
     return {"stages", "evaluation"} <= set(read_yaml(config))
 
 
-def examine_chain(
-    config: str, overrides: list[str]
-) -> tuple[DoctorConfig, list[Stage], list[Finding]]:
-    """Return the doctor's keys, the stages of a chain that will run, and the findings on them."""
+def examine_chain(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[Finding]]:
+    """Examine the stages of a chain that will run; return the doctor's keys and the findings."""
     cfg = load(ChainConfig, config, overrides)
     steps = chosen_steps(cfg)
     check_chain(cfg, steps)
     doctor = ChainDoctor(cfg)
     stages = doctor.stages_to_run(steps, plan(steps))
-    return cfg.doctor, stages, doctor.examine(stages)
+    if cfg.doctor.device:
+        show_estimates(stages, cfg.doctor)
+    return cfg.doctor, doctor.examine(stages)
 
 
-def examine_stage(
-    config: str, overrides: list[str]
-) -> tuple[DoctorConfig, list[Stage], list[Finding]]:
-    """Return the doctor's keys, the stage of a YAML, and the findings on it."""
+def examine_stage(config: str, overrides: list[str]) -> tuple[DoctorConfig, list[Finding]]:
+    """Examine a single stage; return the doctor's keys and the findings."""
     doctor_keys = [key for key in overrides if key.startswith("doctor.")]
     options = load(DoctorKeys, None, doctor_keys).doctor
     recipe = options.recipe or recipe_of(config)
     cfg = load(schema_of(recipe), config, [key for key in overrides if key not in doctor_keys])
     name, ranks = options.stage or recipe, options.ranks or 1
     stage = Stage(name, recipe, cfg, ranks, options.trained_on, alone=True)
+    if options.device:
+        show_estimates([stage], options)
     evaluation = options.evaluation or str(Path(config).with_name("evaluate.yaml"))
     exists = Path(evaluation).is_file()
     problems = EvaluationProblems.of(evaluation) if exists else EvaluationProblems()
@@ -97,7 +95,7 @@ def examine_stage(
         if options.forecast_prompts and not blocking(findings, options.allow):
             forecasts = forecast(cfg, ranks, options.forecast_prompts)
             findings += [finding.at(name) for finding in forecasts]
-    return options, [stage], findings
+    return options, findings
 
 
 def recipe_of(config: str) -> str:

@@ -88,7 +88,7 @@ def split_row(problem: dict) -> dict:
 def look(run_dir, stage, *overrides, track="tiny"):
     """Findings on one stage, {name: [findings]}."""
     config = f"configs/{track}/{stage}.yaml"
-    *_, found = examine_stage(
+    _, found = examine_stage(
         config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides]
     )
     names = {}
@@ -290,7 +290,7 @@ def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
     def named(*stages):
         chosen = [f"run_dir={tmp_path}/run", f"only=[{','.join(stages)}]"]
         more = ["stages.1.overrides=[output_dir=run/rollout]"]
-        *_, found = examine_chain("configs/tiny/chain.yaml", [*chosen, *more])
+        _, found = examine_chain("configs/tiny/chain.yaml", [*chosen, *more])
         return [(f.name, f.level, f.stage) for f in found if f.level != "note"]
 
     assert named("start", "rollout", "curate") == []
@@ -440,10 +440,10 @@ def test_stages_that_train_different_branches(tmp_path):
         "  - {name: midtrain, config: configs/tiny/midtrain.yaml}\n"
         "  - {name: sft, config: configs/tiny/sft.yaml, overrides: [model.rope_factor=short, max_seq_len=256]}\n"
     )
-    *_, found = examine_chain(str(config), [])
+    _, found = examine_chain(str(config), [])
     bad = blocking(found, ["data_unreadable"])
     assert [(f.name, f.stage) for f in bad] == [("rope_branch", "sft")]
-    *_, alike = examine_chain(str(config), ["only=[sft]"])
+    _, alike = examine_chain(str(config), ["only=[sft]"])
     assert [(f.name, f.stage) for f in blocking(alike, ["data_unreadable"])] == [
         ("rope_branch", "sft")
     ]
@@ -452,7 +452,7 @@ def test_stages_that_train_different_branches(tmp_path):
 def test_a_chosen_stage_knows_what_it_learned_from(run_dir):
     """Though the stage before it is not chosen."""
     overrides = [f"run_dir={run_dir}", "only=[grpo]", "stages.6.overrides=[max_new_tokens=16]"]
-    *_, found = examine_chain("configs/tiny/chain.yaml", overrides)
+    _, found = examine_chain("configs/tiny/chain.yaml", overrides)
     assert [(f.name, f.stage) for f in blocking(found, [])] == [("max_new_tokens", "grpo")]
 
 
