@@ -1,12 +1,12 @@
-"""Stage 3: rollout DPO, correct against incorrect responses to the same problem.
+"""Run stage 3: rollout DPO, correct against incorrect responses to the same problem.
 
     tune run recipes/dpo.py --config configs/tiny/dpo.yaml
     tune run --nproc_per_node 2 recipes/dpo.py --config configs/tiny/dpo.yaml
 
 The reference is the start model, frozen. Its log-probs are computed once, before the first
-step, and kept in the run folder; then only one model is in memory. Chosen and rejected lie end to
-end in one row, without padding. A run folder belongs to one start model and one file of pairs
-(their hashes are in the manifest), so stored log-probs cannot meet another reference.
+step, and kept in the run folder, so that only one model is in memory. Chosen and rejected response
+lie end to end in one row, without padding. A run folder belongs to one start model and one file of
+pairs (their hashes are in the manifest), so stored log-probs cannot be used with another reference.
 """
 
 from collections import Counter
@@ -32,21 +32,19 @@ from custom_components.training.training_config import DPOConfig
 
 @recipe_main
 def main(cfg: DPOConfig) -> None:
-    """Sigmoid DPO on pairs of verified rollouts."""
+    """Train on pairs of verified rollouts with the sigmoid DPO loss."""
     with setup_world(cfg.device) as world:
         run = RunFolder("dpo", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_pair, tokenizer=tokenizer)
-        folder = run.path / "examples"
-        run.once(
-            "examples",
-            lambda: prepare_examples(
-                cfg.data, encode, cfg.max_seq_len, folder, cfg.tokenize_workers
-            ),
+        examples = run.path / "examples"
+        prepare = partial(
+            prepare_examples, cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
         )
-        rows = open_table(folder)
+        run.once("examples", prepare)
+        rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
         reference = reference_logprobs(trainer, rows)
         falling = FallingAlarm(cfg.alarm_window)
@@ -102,12 +100,12 @@ class FallingAlarm:
 def pair_logprobs(
     trainer: Trainer[DPOConfig], batch: MicroBatch, normalised: bool
 ) -> tuple[torch.Tensor, ...]:
-    """Log-probs of whole responses.
+    """Compute the log-probs of whole responses.
 
     Args:
-        trainer: runs the model.
-        batch: micro-batch of pairs, chosen and rejected in turn.
-        normalised: mean over the response's tokens instead of their sum.
+        trainer: Trainer that runs the model.
+        batch: Micro-batch of pairs, chosen and rejected in turn.
+        normalised: Take the mean over a response's tokens instead of their sum.
 
     Returns:
         (log-probs, tokens of the response), each [pairs, 2] float32.
@@ -125,7 +123,7 @@ def pair_logprobs(
 def pair_losses(
     trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
 ) -> Iterator[torch.Tensor]:
-    """Each micro-batch's share of the mean loss per pair; `sums` collects what is logged."""
+    """Yield each micro-batch's share of the mean loss per pair; add the logged values to `sums`."""
     cfg = trainer.cfg
     for indices, micro_batch in batch.parts:
         logprobs, lengths = pair_logprobs(trainer, micro_batch, cfg.length_normalised)
@@ -148,9 +146,12 @@ def pair_losses(
 
 
 def reference_logprobs(trainer: Trainer[DPOConfig], rows: Any) -> np.ndarray:
-    """Log-probs of all pairs under the start model, [rows, 2] float32, made once.
+    """Return the log-probs of all pairs under the start model, [rows, 2] float32; compute them once.
 
     All ranks compute together, before the first step: until then the model is the reference.
+
+    Raises:
+        UserError: When the log-probs are missing after the first step.
     """
     path, world = trainer.run.path / "reference.npy", trainer.world
     exists = path.exists()

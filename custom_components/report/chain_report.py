@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ COPIED = (
 
 
 def make_report(
-    run_dir: Path, task: str, stages: list[dict[str, Any]], compare: list[tuple[str, str]]
+    run_dir: Path, task: str, stages: list[dict[str, Any]], compare: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], Path]:
     """Collect, write the page, and put the results into the models' cards.
 
@@ -116,7 +117,7 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     names = [row["name"] for row in rows]
     wanted = [*zip(names, names[1:], strict=False), *extra_pairs]
     pairs = []
-    for a, b in dict.fromkeys(wanted):
+    for a, b in dict.fromkeys(map(tuple, wanted)):
         if a in scores and b in scores and scores[a].keys() == scores[b].keys():
             ids = list(scores[a])
             difference = paired_difference([scores[a][i] for i in ids], [scores[b][i] for i in ids])

@@ -1,4 +1,4 @@
-"""Logs of a run: a JSON object a step, readable while the run is under way."""
+"""Write and read the logs of a run: one JSON object a line, readable while the run is under way."""
 
 import json
 import math
@@ -9,8 +9,9 @@ from custom_components.io import write_text
 
 
 def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Rows of a log under way that have these keys, without a line that was being written; none
-    where it is missing.
+    """Return the rows of a log that have all of `keys`.
+
+    A line that is still being written is left out. A missing file has no rows.
     """
     if not path.is_file():
         return []
@@ -26,14 +27,14 @@ def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
 
 
 class Metrics:
-    """metrics.jsonl: one object per step; also sent to a torchtune metric logger, if any.
+    """Write metrics.jsonl, one object per step, and pass it to a torchtune metric logger.
 
     Args:
-        folder: the run folder.
-        resume_step: steps after it are removed from an existing file.
-        logger: a torchtune metric logger, or None.
-        rank: only rank 0 writes.
-        name: of the file.
+        folder: Run folder.
+        resume_step: Last step to keep of an existing file; later rows are removed.
+        logger: torchtune metric logger, or None.
+        rank: Rank of this process; only rank 0 writes.
+        name: Name of the file.
     """
 
     def __init__(
@@ -43,15 +44,17 @@ class Metrics:
         logger: Any = None,
         rank: int = 0,
         name: str = "metrics.jsonl",
-    ):
-        self.path, self.logger, self.rank = folder / name, logger, rank
+    ) -> None:
+        self.path = folder / name
+        self.logger = logger
+        self.rank = rank
         if rank != 0:
             return
         kept = [row for row in logged_rows(self.path, "step") if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, step: int, **values: Any) -> None:
-        """Append an object of one step (flat names); JSON has null for what is not finite."""
+        """Append the values of one step. A number that is not finite becomes null."""
         if self.rank != 0:
             return
         finite = {
@@ -64,5 +67,6 @@ class Metrics:
             self.logger.log_dict(values, step)
 
     def close(self) -> None:
+        """Close the metric logger."""
         if self.rank == 0 and self.logger is not None:
             self.logger.close()
