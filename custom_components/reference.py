@@ -45,7 +45,7 @@ COMPONENTS = {
         "models.hf", ("HFCheckpointer",), "tokenizer.chat", ("ChatTokenizer",),
     ),
     "`labeller` and `judge` of curate.yaml": (
-        "data.labeller", ("Labeller",), "data.second_opinion", ("Judge",),
+        "data.labeller", ("Labeller",), "data.second_opinion", ("SecondOpinion",),
     ),
 }  # fmt: skip
 """Heading: modules of custom_components, each followed by the builders to show."""
