@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from custom_components.data.decontamination import SIMILARITY, Decontaminator, Finding
+from custom_components.data.decontamination import SIMILARITY, Decontaminator, Match
 from eval.sets import evaluation_problems
 
 Problem = tuple[str, str]
@@ -285,7 +285,7 @@ def brief(text: str, length: int = 150) -> str:
     return text if len(text) <= length else text[:length] + "..."
 
 
-def recall_row(kind: str, found: list[Finding | None], alone: list[Finding | None]) -> list[object]:
+def recall_row(kind: str, found: list[Match | None], alone: list[Match | None]) -> list[object]:
     reasons = Counter(f.reason for f in found if f)
     caught = [len(c) - c.count(None) for c in (found, alone)]
     shares = [f"{100 * n / max(1, len(found)):.1f} %" for n in caught]

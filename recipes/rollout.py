@@ -5,8 +5,9 @@
 
 Ranks share nothing: rank r makes the shards r, r + ranks, ... A shard is written as a whole or not
 at all, so a killed run resumes with the missing shards, on any number of ranks. The replies of an
-unfinished shard are kept in rollouts/.spool-<shard>.jsonl as they come, and are not asked for again.
-The sidecar rollouts/<shard>.json holds what the rows do not: failed problems, cost and counts.
+unfinished shard are kept in rollouts/.spool-<shard>.jsonl as they come, and are not asked for
+again. The sidecar rollouts/<shard>.json holds what the rows do not: failed problems, cost and
+counts.
 """
 
 import json

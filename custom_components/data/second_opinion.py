@@ -1,11 +1,11 @@
 """Ask a language model for a second opinion on the answers that the verifier rejects.
 
-The paper re-checks answers that its rules call wrong with GPT-4o-mini. Here an opinion never changes
-a verdict: it is returned as an `Opinion`, for a column of its own. The model sees the problem, the
-gold answer and the extracted prediction, but never the whole response, which could address the
-model.
+The paper re-checks answers that its rules call wrong with GPT-4o-mini. Here an opinion never
+changes a verdict: it is returned as an `Opinion`, for a column of its own. The model sees the
+problem, the gold answer and the extracted prediction, but never the whole response, which could
+address the model.
 
-    asker = SecondOpinion("http://127.0.0.1:8000/v1", "gpt-4o-mini", cache="judge", max_requests=500)
+    asker = SecondOpinion(url, "gpt-4o-mini", cache="judge", max_requests=500)
     opinions = asker.opinions([(problem, gold, verdict), ...])
 
 Opinions are cached on disk by endpoint, model, prompt and sampling. At most `concurrency` requests

@@ -26,13 +26,3 @@ def print_ablation(report: dict[str, Any]) -> None:
             f"{pair['b']} - {pair['a']}: {signed(pair['difference'], pair['ci'])} points, "
             f"p {'' if pair['p'] < 0.001 else '= '}{p_value(pair['p'])}{'' if pair['p'] < 0.05 else '   no significant difference'}"
         )
-
-
-def print_yields(rows: list[dict[str, Any]], unit: str) -> None:
-    """The yield table of a curation: rollouts, problems and `unit` (tokens or characters)."""
-    table = Table(title="yield")
-    for column in ("", "rollouts", "problems", unit):
-        table.add_column(column, justify="right" if column else "left")
-    for row in rows:
-        table.add_row(row["name"], *(f"{row[k]:,}" for k in ("rollouts", "problems", "length")))
-    Console(width=100).print(table)
