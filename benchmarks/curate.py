@@ -1,13 +1,13 @@
-"""Curation and packing of synthetic rollouts at scale: seconds, rows per second, peak memory.
+"""Measure curation and packing of synthetic rollouts at scale: speed and peak memory.
 
     python benchmarks/curate.py --rollouts 1000000 --tokenizer FOLDER
     python benchmarks/curate.py --rollouts 1000000 --tokenizer FOLDER --ranks 2
 
-Eight rollouts of each problem, 2.1 kB each; half of the rows carry a verdict that is taken as it is
-(given_verdicts=trust), the others are verified. Decontamination is on when --data (a folder of local
-copies, see REASONTUNE_DATA) is given. Then the midtrain split is
-tokenised and packed into 16K. Peak memory is the anonymous memory (Pss_Anon: without the pages of mapped
-files) of all processes together, read four times a second.
+Each problem has eight rollouts of 2.1 kB each. Half of the rows carry a verdict that is taken as it
+is (given_verdicts=trust); the others are verified. With --data (a folder of local copies, see
+REASONTUNE_DATA) decontamination is on. Then the midtrain split is tokenised and packed into 16K.
+Peak memory is the anonymous memory (Pss_Anon, which excludes the pages of mapped files) of all
+processes together, read four times a second.
 """
 
 import argparse
@@ -36,7 +36,7 @@ hundred step work out simple careful mistake look back verify result correct fin
 
 
 def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
-    """Shards of made-up rollouts; returns the bytes of their texts."""
+    """Write shards of made-up rollouts and return the bytes of their texts."""
     from custom_components.data.rows import rollout_row, write_rows
 
     rng, total, rows = random.Random(seed), 0, []
@@ -51,9 +51,11 @@ def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
         answer = a + b - c
         for sample in range(8):
             right = rng.random() < 0.6
-            said = answer if right else answer + rng.randint(1, 50)
+            result = answer if right else answer + rng.randint(1, 50)
             steps = " ".join(rng.choices(WORDS, k=360))
-            response = f"<think>\n{steps}\n{a}+{b}-{c}={said}\n</think>\n\nIt is \\boxed{{{said}}}."
+            response = (
+                f"<think>\n{steps}\n{a}+{b}-{c}={result}\n</think>\n\nIt is \\boxed{{{result}}}."
+            )
             given = ("correct" if right else "incorrect") if sample % 2 else None
             rows.append(
                 rollout_row(
@@ -76,18 +78,18 @@ def write_rollouts(folder: Path, count: int, seed: int = 0) -> int:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
-    found = [pid]
+    """Return the ids of a process and of all its descendants."""
+    pids = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += [p for child in task.read_text().split() for p in tree(int(child))]
+            pids += [p for child in task.read_text().split() for p in tree(int(child))]
         except OSError:
             continue
-    return found
+    return pids
 
 
 def pss(pid: int) -> int:
-    """Share of one process in the anonymous memory, bytes; 0 when it is gone."""
+    """Return one process's share of the anonymous memory in bytes; 0 when it has ended."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss_Anon:"):
@@ -98,12 +100,13 @@ def pss(pid: int) -> int:
 
 
 def watched(command: list[str], env: dict[str, str]) -> tuple[float, float, float]:
-    """Run to the end. Returns seconds, peak GiB of all processes, peak GiB of the largest."""
+    """Run a command and return (seconds, peak GiB of all processes, peak GiB of the largest)."""
     began, peak, largest = time.perf_counter(), 0, 0
     process = subprocess.Popen(command, cwd=ROOT, env=env)
     while process.poll() is None:
         sizes = [pss(p) for p in tree(process.pid)]
-        peak, largest = max(peak, sum(sizes)), max(largest, *sizes, 0)
+        peak = max(peak, sum(sizes))
+        largest = max(largest, *sizes, 0)
         time.sleep(0.25)
     if process.returncode:
         raise SystemExit(process.returncode)
@@ -121,14 +124,17 @@ def pack(folder: Path, tokenizer: str) -> None:
 
 
 def main() -> None:
+    """Make the rollouts, curate and pack them, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rollouts", type=int, default=1_000_000)
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=1, help="of the verifier, for each rank")
+    parser.add_argument("--workers", type=int, default=1, help="verifier workers of each rank")
     parser.add_argument("--data", help="folder of local copies of the evaluation sets")
-    parser.add_argument("--tokenizer", required=True, help="folder of the model that packs are for")
+    parser.add_argument(
+        "--tokenizer", required=True, help="folder of the model whose tokenizer packs"
+    )
     parser.add_argument("--pack", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark_curate"))
     args = parser.parse_args()
@@ -175,7 +181,7 @@ def main() -> None:
     for name, spent in counts["seconds"].items():
         print(f"| {name} | {spent:.0f} | {args.rollouts / max(spent, 1e-9):,.0f} |")
     print(
-        f"| all, start and hashing of the input with it | {seconds:.0f} | "
+        f"| total, with start and hashing of the input | {seconds:.0f} | "
         f"{args.rollouts / seconds:,.0f} |"
     )
     print(f"\npeak memory: {peak:.2f} GiB in all processes, {largest:.2f} GiB in the largest")

@@ -1,13 +1,13 @@
-r"""What the decontaminator finds and what it removes for nothing.
+r"""Measure what the decontaminator finds and what it removes needlessly.
 
-Copies of MATH-500 and AIME problems, verbatim and altered in known ways, are planted among
-GSM8K's training problems; recall is counted per kind of alteration. What is flagged in GSM8K
-train and MATH train without having been planted is listed with its score, to be judged by eye.
+The benchmark checks copies of MATH-500 and AIME problems, verbatim and altered in known ways, and
+counts recall for each kind of alteration. It lists what is flagged in GSM8K train and MATH train
+without having been planted, with its score, to be judged by eye.
 
-    python benchmarks/decontamination.py --data ../shared/data
+    python benchmarks/decontamination.py --data DATA
 
-Prints Markdown tables. What it leaves out: translations, and problems told anew in other words,
-but for ten written by hand, most of which no rule finds.
+It prints Markdown tables. It does not cover translations, nor problems retold in other words except
+for ten that were written by hand, most of which no rule finds.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ SYNONYMS = [
     (r"area", "surface"),
 ]
 
-# told anew by hand, each from one problem of MATH-500 or AIME 2024/25
+# Each of these retells one problem of MATH-500 or AIME 2024/25 by hand.
 RETOLD = [
     "A beaker shaped like a cylinder stands 8 cm tall, its radius being 3 cm. To fill a tank that "
     "is a sphere with 6 cm radius, how many beakers full of water are needed?",
@@ -110,16 +110,17 @@ RETOLD = [
 
 
 def words_only(change: Callable[[str], str], text: str) -> str:
-    """`change` applied to what stands outside of formulas and drawings."""
+    """Apply `change` to the text outside formulas and drawings."""
     return "".join(p if i % 2 else change(p) for i, p in enumerate(MATH.split(text)))
 
 
 def verbatim(text: str, rng: random.Random) -> str:
+    """Return the text as it is."""
     return text
 
 
 def respaced(text: str, rng: random.Random) -> str:
-    """Other white space, LaTeX spacing and delimiters, case and punctuation."""
+    """Change white space, LaTeX spacing and delimiters, case and punctuation."""
 
     def formula(part: str) -> str:
         if part.startswith(("[asy]", r"\begin")):
@@ -142,7 +143,7 @@ def respaced(text: str, rng: random.Random) -> str:
 
 
 def renamed(text: str, rng: random.Random) -> str:
-    """People get other names, the same person the same one."""
+    """Give people other names, and the same person the same name everywhere."""
     names = iter(rng.sample(OTHER_NAMES, len(OTHER_NAMES)))
     chosen: dict[str, str] = {}
 
@@ -155,7 +156,7 @@ def renamed(text: str, rng: random.Random) -> str:
 
 
 def relettered(text: str, rng: random.Random) -> str:
-    """Variables and points in formulas get other letters, one by one."""
+    """Replace the letters of variables and points in formulas one by one."""
     letters = [list("abcdfghjkmnpqrstuvwxyz"), list("ABCDEFGHJKLMNPQRSTUVWXYZ")]
     table = {}
     for alphabet in letters:
@@ -174,7 +175,7 @@ def relettered(text: str, rng: random.Random) -> str:
 
 
 def synonyms(text: str, rng: random.Random) -> str:
-    """Every phrase of the table that occurs is replaced, each place once."""
+    """Replace every phrase of the table that occurs, each place once."""
     table = {}
     for pattern, word in SYNONYMS:
         for phrase in pattern.split("|"):
@@ -189,18 +190,17 @@ def synonyms(text: str, rng: random.Random) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences, drawings apart; a full stop within a formula ends none."""
-    hidden = MATH.findall(text)
+    """Split a text into sentences; a full stop inside a formula or drawing does not end one."""
+    formulas = iter(MATH.findall(text))
     marked = MATH.sub("\x00", text)
-    found = re.split(r"(?<=[.?!])\s+|(?<=[.,]\x00)\s+(?=[A-Z])|\n\n+", marked.strip())
-    parts, place = [], iter(hidden)
-    for part in found:
-        parts.append(re.sub("\x00", lambda _: next(place), part))
+    parts = []
+    for part in re.split(r"(?<=[.?!])\s+|(?<=[.,]\x00)\s+(?=[A-Z])|\n\n+", marked.strip()):
+        parts.append(re.sub("\x00", lambda _: next(formulas), part))
     return [p for p in parts if p.strip()]
 
 
 def reordered(text: str, rng: random.Random) -> str:
-    """The last sentence first and the others reversed in pairs; one sentence: clauses swapped."""
+    """Put the last sentence first and swap the others in pairs; swap clauses if there is one."""
     parts = sentences(text)
     if len(parts) > 1:
         *rest, last = parts
@@ -224,12 +224,12 @@ def reordered(text: str, rng: random.Random) -> str:
 
 
 def combined(text: str, rng: random.Random) -> str:
-    """Names, synonyms and order, all at once."""
+    """Change names, synonyms and order, all at once."""
     return reordered(synonyms(renamed(text, rng), rng), rng)
 
 
 def renumbered(text: str, rng: random.Random) -> str:
-    """The same template with every number but 0, 1 and 2 another: a different problem."""
+    """Change every number except 0, 1 and 2, which makes it a different problem."""
 
     def other(match: re.Match[str]) -> str:
         number = match[0]
@@ -254,16 +254,16 @@ ALTERED = ("names changed", "synonyms", "word order changed")
 def planted(
     problems: list[Problem], kind: str, count: int | None, seed: int = 0
 ) -> list[tuple[Problem, str]]:
-    """Altered copies of a random sample of the problems, of those that the alteration changes.
+    """Return altered copies of a random sample of those problems that the alteration changes.
 
     Args:
-        problems: (set, text) to draw from.
-        kind: a key of `KINDS`, or "other numbers".
-        count: how many; None for all.
-        seed: of the draw and of the alterations.
+        problems: (set, text) pairs to draw from.
+        kind: Key of `KINDS`, or "other numbers".
+        count: Number of copies; None for all.
+        seed: Seed of the draw and of the alterations.
 
     Returns:
-        (the original, the copy's text).
+        Pairs of the original problem and the copy's text.
     """
     alter = KINDS.get(kind, renumbered)
     rng = random.Random(f"{seed} {kind}")
@@ -280,41 +280,44 @@ def table(header: list[str], rows: list[list[object]]) -> None:
 
 
 def brief(text: str, length: int = 150) -> str:
-    """A problem on one line, fit for a table."""
+    """Return a problem on one line, fit for a table."""
     text = " ".join(text.split()).replace("|", r"\|")
     return text if len(text) <= length else text[:length] + "..."
 
 
-def recall_row(kind: str, found: list[Match | None], alone: list[Match | None]) -> list[object]:
-    reasons = Counter(f.reason for f in found if f)
-    caught = [len(c) - c.count(None) for c in (found, alone)]
-    shares = [f"{100 * n / max(1, len(found)):.1f} %" for n in caught]
-    return [kind, len(found), reasons["exact"], reasons["ngram"], reasons["similar"], *shares]
+def recall_row(
+    kind: str, findings: list[Match | None], without_ngrams: list[Match | None]
+) -> list[object]:
+    """Return the table row of one kind of copy: how many each rule finds."""
+    reasons = Counter(f.reason for f in findings if f)
+    caught = [len(c) - c.count(None) for c in (findings, without_ngrams)]
+    shares = [f"{100 * n / max(1, len(findings)):.1f} %" for n in caught]
+    return [kind, len(findings), reasons["exact"], reasons["ngram"], reasons["similar"], *shares]
 
 
 def measure_recall(decontaminator: Decontaminator, targets: list[Problem], count: int) -> None:
-    """Tables of the planted copies found, of thresholds, and of the copies missed."""
-    # the last rule alone: no problem has this many words
-    alone = Decontaminator(decontaminator.problems, 10**6, decontaminator.similarity)
+    """Print tables of the planted copies that are found and of those that are missed."""
+    # No problem has this many words, which turns the n-gram rule off.
+    without_ngrams = Decontaminator(decontaminator.problems, 10**6, decontaminator.similarity)
     rows, missed = [], []
     for kind in [*KINDS, "other numbers"]:
         copies = planted(targets, kind, count)
         texts = [text for _, text in copies]
-        found = decontaminator.check(texts)
-        rows.append(recall_row(kind, found, alone.check(texts)))
+        findings = decontaminator.check(texts)
+        rows.append(recall_row(kind, findings, without_ngrams.check(texts)))
         if kind in KINDS:
             missed += [
                 [kind, name, brief(original), brief(text)]
-                for ((name, original), text), f in zip(copies, found, strict=True)
+                for ((name, original), text), f in zip(copies, findings, strict=True)
                 if f is None
             ]
-    print("\n## Planted copies\n\nThe last row is no copy: there, less is better.")
+    print("\n## Planted copies\n\nThe last row is not a copy: there, fewer is better.")
     header = ["kind", "planted", "exact", "ngram", "similar", "found", "found without n-grams"]
     table(header, rows)
     loose = Decontaminator(decontaminator.problems, similarity=1e-6)
     retold = loose.check(RETOLD)
     scores = ", ".join(f"{f.score:.2f}" for f in retold if f)
-    print(f"\nTold anew by hand, {len(RETOLD)} problems; their scores: {scores}")
+    print(f"\nRetold by hand, {len(RETOLD)} problems; their scores: {scores}")
     print(f"\n## Missed: {len(missed)}")
     table(["kind", "set", "problem", "copy"], missed)
 
@@ -322,13 +325,13 @@ def measure_recall(decontaminator: Decontaminator, targets: list[Problem], count
 def measure_removals(
     decontaminator: Decontaminator, sets: dict[str, list[str]], shown: int
 ) -> None:
-    """Tables of what is flagged in training sets, and how fast."""
-    summary, listed = [], []
+    """Print tables of what is flagged in training sets, and how fast."""
+    summary, examples = [], []
     for name, texts in sets.items():
         start = time.perf_counter()
-        found = decontaminator.check(texts)
+        findings = decontaminator.check(texts)
         seconds = time.perf_counter() - start
-        flagged = [(f, text) for f, text in zip(found, texts, strict=True) if f]
+        flagged = [(f, text) for f, text in zip(findings, texts, strict=True) if f]
         reasons = Counter(f.reason for f, _ in flagged)
         summary.append(
             [
@@ -341,7 +344,7 @@ def measure_removals(
         )
         sample = random.Random(0).sample(flagged, min(shown, len(flagged)))
         sample.sort(key=lambda pair: (pair[0].reason, pair[0].score))
-        listed += [
+        examples += [
             [
                 name,
                 f.reason,
@@ -356,25 +359,27 @@ def measure_removals(
     header = ["set", "problems", "exact", "ngram", "similar", "flagged", "problems/s"]
     table(header, summary)
     print("\n## A sample of them")
-    table(["set", "rule", "score", "like one of", "training problem", "evaluation problem"], listed)
+    table(
+        ["set", "rule", "score", "like one of", "training problem", "evaluation problem"], examples
+    )
 
 
 def measure_thresholds(
     problems: list[Problem], targets: list[Problem], sets: dict[str, list[str]]
 ) -> None:
-    """Table of the third rule's threshold: copies found, training problems flagged."""
+    """Print a table of the third rule's threshold: copies found, training problems flagged."""
     loose = Decontaminator(problems, similarity=0.3)
     groups = {
         kind: [c for _, c in planted(targets, kind, None)]
         for kind in (*ALTERED, "names, synonyms, order", "other numbers")
     } | sets
-    found = {name: loose.check(texts) for name, texts in groups.items()}
+    findings = {name: loose.check(texts) for name, texts in groups.items()}
     rows = []
     for threshold in (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
         shares = [
             sum(f is not None and (f.reason != "similar" or f.score >= threshold) for f in fs)
             / len(fs)
-            for fs in found.values()
+            for fs in findings.values()
         ]
         rows.append([threshold, *(f"{100 * share:.2f} %" for share in shares)])
     print("\n## Thresholds: share flagged, all problems that an alteration changes")
@@ -382,6 +387,7 @@ def measure_thresholds(
 
 
 def main() -> None:
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     parser.add_argument("--planted", type=int, default=200, help="copies of each kind, at most")

@@ -1,12 +1,12 @@
-"""Training steps of Phi-4-mini on one GPU from random weights: tokens/s, MFU, peak memory.
+"""Measure training steps of Phi-4-mini on one GPU from random weights: tokens/s, MFU, peak memory.
 
     python benchmarks/gpu.py                      # full fine-tune, bf16 over float32 weights
     python benchmarks/gpu.py --lora-rank 32 --length 8192
-    python benchmarks/gpu.py --model tiny --device cpu --length 256    # does it run at all
+    python benchmarks/gpu.py --model tiny --device cpu --length 256    # check that it runs
 
-Needs torch and torchtune alone: no network, no vLLM. The steps are those of the recipes (same
-model, same head, same losses), at the paper's lengths: a pack of 16K for mid-training, an example of
-20K for SFT, a pair of 16K each for DPO, a response of 25K for the policy gradient.
+The benchmark needs only torch and torchtune: no network, no vLLM. The steps are those of the
+recipes (same model, same head, same losses) at the paper's lengths: a pack of 16K for mid-training,
+an example of 20K for SFT, a pair of 16K each for DPO, a response of 25K for the policy gradient.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from custom_components.training.flops import known_device, training_flops
 from custom_components.training.trainer import prepare_layers
 
 MODELS = {"3.8b": phi4_mini_3_8b, "tiny": phi4_mini_tiny}
-# documents of one step, as shares of 16K tokens
+# Each step has these documents, as shares of 16K tokens.
 STAGES = {
     "mid-training, packed": (0.1, 0.2, 0.3, 0.4),
     "SFT": (1.25,),
@@ -38,8 +38,10 @@ STAGES = {
 }
 
 
-def step_loss(stage: str, model: Decoder, documents: Documents, tokens: torch.Tensor, chunk: int):
-    """The loss of one step of a stage; every token is scored."""
+def step_loss(
+    stage: str, model: Decoder, documents: Documents, tokens: torch.Tensor, chunk: int
+) -> torch.Tensor:
+    """Return the loss of one step of a stage, with every token scored."""
     inputs = {
         "mask": documents,
         "input_pos": documents.positions(tokens.device),
@@ -63,7 +65,7 @@ def step_loss(stage: str, model: Decoder, documents: Documents, tokens: torch.Te
 
 
 def timed(step: Callable[[], None], repeats: int, device: torch.device) -> list[float]:
-    """Seconds of each repeat; the first call of all is not among them."""
+    """Return the seconds of each repeat, without the first call, which warms up."""
     seconds = []
     for i in range(repeats + 1):
         started = time.perf_counter()
@@ -76,6 +78,7 @@ def timed(step: Callable[[], None], repeats: int, device: torch.device) -> list[
 
 
 def main() -> None:
+    """Time the steps of every stage and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -104,9 +107,10 @@ def main() -> None:
             if hasattr(module, "rope_init"):
                 module.rope_init()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else (
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.02)
+        else:
             torch.nn.init.ones_(parameter)
-        )
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     kind = f"LoRA rank {args.lora_rank}" if args.lora_rank else "full fine-tune"

@@ -1,24 +1,26 @@
-"""One GRPO step (rollout, reward, update) of our recipe beside TRL's GRPOTrainer.
+"""Measure one GRPO step (rollout, reward, update) of our recipe beside TRL's GRPOTrainer.
 
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --model FOLDER --data DATA
     OMP_NUM_THREADS=2 python benchmarks/grpo_step.py --model FOLDER --data DATA --engines torch
 
-FOLDER holds SmolLM2-135M, DATA the GSM8K problems (or `$REASONTUNE_DATA`). Each side runs in a
-process of its own, in turn; one step warms up and `--steps` are measured. `torch` generates in torch
-on both sides; `best` gives each side every faster engine it has, and those of TRL that do not run are
-named with their error. Ours is recipes/grpo.py itself, from its config, read off its metrics.jsonl.
+FOLDER holds SmolLM2-135M, and DATA (by default `$REASONTUNE_DATA`) holds the GSM8K problems. The
+sides run in turn, each in a process of its own; one step warms up and `--steps` are measured.
+`--engines torch` generates in torch on both sides. `--engines best` gives each side every faster
+engine it has, and names the engines of TRL that do not run, with their error. Our side is
+recipes/grpo.py itself, from its config; its figures are read from its metrics.jsonl.
 
-Alike on both sides: prompts and their order, group size, responses of exactly --new tokens (a stop
-token ends none), micro-batches of as many responses (ours by tokens, TRL pads its), float32 training,
-activation checkpointing (off, or --checkpointing), AdamW fused, learning rate, temperature 1, GRPO's
-loss without KL, one update a step. Half of a group's responses, drawn at random, count as right, so
-that all are learned from; both sides still verify each response (our pool of processes, TRL's
-`accuracy_reward`), which is the reward's time. vLLM's dtype is --engine-dtype for ours; TRL leaves
-it to vLLM and the model's config.json. The last column is the mean |trainer - engine| log-prob of
-the last step's tokens where a side computes it: an engine left with old weights shows there, given
-a large --lr.
+These are equal on both sides: prompts and their order, group size, responses of exactly --new
+tokens (no stop token ends one), micro-batches of as many responses (ours by tokens, TRL pads),
+float32 training, activation checkpointing (off, or --checkpointing), fused AdamW, learning rate,
+temperature 1, GRPO's loss without KL, and one update in a step. Half of a group's responses, drawn
+at random, count as right, so that all are learned from. Both sides still verify each response (our
+pool of processes, TRL's `accuracy_reward`), which is the time of the reward.
 
-TRL's vLLM server mode is not among the sides: its client refuses to send weights without CUDA
+The dtype of our vLLM is --engine-dtype; TRL leaves it to vLLM and the model's config.json. The last
+column is the mean |trainer - engine| log-prob of the last step's tokens where a side computes it.
+With a large --lr, it shows an engine that still has old weights.
+
+TRL's vLLM server mode is not measured, because its client refuses to send weights without CUDA
 (`VLLMClient.init_communicator`: "needs a CUDA device, got 'cpu'").
 """
 
@@ -41,13 +43,13 @@ sys.path.insert(0, str(ROOT))
 
 from training_peers import INSTRUCTION  # noqa: E402
 
-# train is all that is not one of the others
+# "train" is the part of a step that none of the other parts takes.
 PARTS = ("step", "rollout", "reward", "train", "sync")
 TARGET = 2.0  # a step at least twice as fast as TRL's
 
 
 def problems_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The node of the problems: one batch of prompts for each step."""
+    """Return the config node of the problems: one batch of prompts for each step."""
     return {
         "_component_": "custom_components.data.problems.gsm8k",
         "limit": args.prompts * (args.steps + 1),
@@ -55,37 +57,38 @@ def problems_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def half_right(n: int, rng: random.Random) -> list[bool]:
-    """Which of n responses count as right."""
+    """Draw which half of n responses counts as right."""
     return rng.sample([i < n // 2 for i in range(n)], n)
 
 
 def micro_tokens(args: argparse.Namespace, tokenizer: Any, problems: list[dict]) -> int:
-    """Tokens of a micro-batch of TRL's, in which each prompt is padded to the longest."""
+    """Return the tokens of a micro-batch of TRL's, which pads each prompt to the longest."""
     longest = max(len(tokenizer.encode_prompt(p["problem"])) for p in problems)
     return args.micro * (longest + args.new)
 
 
 def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, Any]:
-    """The recipe; only its verdicts are replaced, and no token ends a response."""
+    """Run the recipe with replaced verdicts and without stop tokens."""
     import torch
 
     from custom_components.config import instantiate, load
     from custom_components.data.problems import read_problems
-    from custom_components.rl import rollouts
+    from custom_components.rl import sampler
     from custom_components.tokenizer.chat import ChatTokenizer
     from recipes import grpo
 
-    judge, rng = rollouts.judge, random.Random(0)
+    verify_groups = sampler.verify_groups
+    rng = random.Random(0)
 
-    def judge_and_replace(groups: list, pool: Any) -> None:
-        judge(groups, pool)
+    def verify_and_replace(groups: list, pool: Any) -> None:
+        verify_groups(groups, pool)
         for group in groups:
             for sample, right in zip(
                 group.samples, half_right(len(group.samples), rng), strict=True
             ):
                 sample.verdict = "correct" if right else "incorrect"
 
-    rollouts.judge = judge_and_replace
+    sampler.verify_groups = verify_and_replace
     ChatTokenizer._find_stop_ids = lambda self: []
     node = {
         "_component_": f"custom_components.engines.{ENGINES[engine]}",
@@ -93,7 +96,7 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
         "progress": False,
     }
     if engine == "vllm":
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # read when it is imported
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # vLLM reads it on import
         from vllm import LLM
 
         generate = LLM.generate
@@ -138,7 +141,8 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
         step = {part: row.get(f"seconds_{part}", 0.0) for part in ("rollout", "reward", "sync")}
         step["step"] = row["tokens"] / row["tokens_per_second"]
         step["train"] = step["step"] - sum(step[p] for p in ("rollout", "reward", "sync"))
-        if not step["sync"]:  # the last one needs none; every other, and every one of TRL's, does
+        # Our last step skips the sync. TRL syncs in every step, so count one here too.
+        if not step["sync"]:
             step["sync"] = steps[-1]["sync"]
             step["step"] += step["sync"]
         step |= {"generated": row["generated_tokens"], "trained": row["trained_tokens"]}
@@ -152,8 +156,8 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
 
 
 def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, Any]:
-    """TRL's trainer, its methods timed from outside."""
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # as ours
+    """Run TRL's trainer and time its methods from outside."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # the same size as in our engine
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     import torch
     from datasets import Dataset
@@ -168,7 +172,7 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
 
     problems, _ = read_problems(instantiate(problems_of(args), "problems"))
     complete = ChatTokenizer(args.model, instruction=INSTRUCTION).complete_prompt
-    order = batch_order(len(problems), args.prompts, 0)  # the recipe's, with its seed
+    order = batch_order(len(problems), args.prompts, 0)  # the order and seed of the recipe
     rows = [problems[i] for _ in range(args.steps + 1) for i in next(order)[1]]
     data = Dataset.from_list(
         [
@@ -205,7 +209,7 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             spent["step"] = time.perf_counter() - self.began
-            spent["rollout"] -= spent["sync"]  # which it holds
+            spent["rollout"] -= spent["sync"]  # TRL syncs inside its rollout
             spent["train"] = spent["step"] - spent["rollout"] - spent["reward"] - spent["sync"]
             length = trainer._metrics["train"]["completions/mean_length"][-1]
             tokens = round(length * args.prompts * args.group)
@@ -254,7 +258,7 @@ def run_trl(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, An
         train_dataset=data,
         callbacks=[clock],
     )
-    trainer.eos_token_ids = [-1]  # by which it would cut responses
+    trainer.eos_token_ids = [-1]  # TRL would cut responses at these tokens
     trainer._generate = timed("rollout", trainer._generate)
     trainer._calculate_rewards = timed("reward", trainer._calculate_rewards)
     if engine == "vllm":
@@ -276,7 +280,6 @@ ENGINES: dict[str, Any] = {
     "trl-paged": {"use_transformers_continuous_batching": True},
     "trl-vllm": {"use_vllm": True, "vllm_mode": "colocate"},
 }
-# name: (function, what it calls the engine); the peer's own engine is `generate`
 SIDES = {
     "ours, torch engine": partial(run_ours, engine="torch"),
     "ours, vLLM in process": partial(run_ours, engine="vllm"),
@@ -297,31 +300,33 @@ MAY_FAIL = ("TRL, continuous batching", "TRL, vLLM colocated")
 
 
 def measure(side: str, folder: Path, patience: float) -> dict[str, Any] | str:
-    """One run of a side in a process of its own; the last line of its error where it fails."""
-    found = folder / "found.json"
-    found.unlink(missing_ok=True)
+    """Run a side in a process of its own; return its figures, or the last line of its error."""
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
     command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--folder", str(folder)]
     with open(folder / "log.txt", "w+", encoding="utf-8") as log:
         try:
             subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, timeout=patience, check=False)
         except subprocess.TimeoutExpired:
-            return f"not done after {patience:g} s"
+            return f"not finished after {patience:g} s"
         log.seek(0)
         lines = log.read().splitlines()
-    if found.exists():
-        return json.loads(found.read_text())
+    if result.exists():
+        return json.loads(result.read_text())
     errors = [line for line in lines if "Error" in line] or lines or ["no message"]
     return errors[-1].strip()
 
 
 def print_table(title: str, runs: dict[str, list[dict]]) -> None:
-    """A comparison's table: medians over the measured steps of all runs."""
-    steps = {side: [s for run in found for s in run["steps"][1:]] for side, found in runs.items()}
-    middle = {
-        side: {part: median(s[part] for s in found) for part in PARTS}
-        for side, found in steps.items()
+    """Print a comparison's table: medians over the measured steps of all runs."""
+    steps = {
+        side: [s for run in side_runs for s in run["steps"][1:]] for side, side_runs in runs.items()
     }
-    gib = {side: median(run["gib"] for run in found) for side, found in runs.items()}
+    middle = {
+        side: {part: median(s[part] for s in side_steps) for part in PARTS}
+        for side, side_steps in steps.items()
+    }
+    gib = {side: median(run["gib"] for run in side_runs) for side, side_runs in runs.items()}
     ours = next(side for side in runs if side.startswith("ours"))
     print(f"\n{title}\n")
     print(
@@ -329,10 +334,10 @@ def print_table(title: str, runs: dict[str, list[dict]]) -> None:
         "trained tokens/s | peak GiB | log-prob gap |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for side, found in steps.items():
-        listed = ", ".join(f"{s['step']:.1f}" for s in found)
-        generated = median(s["generated"] / s["rollout"] for s in found)
-        trained = median(s["trained"] / s["train"] for s in found)
+    for side, side_steps in steps.items():
+        listed = ", ".join(f"{s['step']:.1f}" for s in side_steps)
+        generated = median(s["generated"] / s["rollout"] for s in side_steps)
+        trained = median(s["trained"] / s["train"] for s in side_steps)
         gap = median(run["gap"] for run in runs[side]) if runs[side][0]["gap"] is not None else None
         seconds = " | ".join(f"{middle[side][part]:.2f}" for part in PARTS[1:])
         print(
@@ -353,21 +358,24 @@ def print_table(title: str, runs: dict[str, list[dict]]) -> None:
 
 
 def main() -> None:
+    """Run the sides in turn and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", help="folder of local copies, in place of REASONTUNE_DATA")
+    parser.add_argument("--data", help="folder of local copies, instead of REASONTUNE_DATA")
     parser.add_argument("--engines", choices=(*COMPARISONS, "both"), default="both")
-    parser.add_argument("--prompts", type=int, default=4, help="prompts of a step")
+    parser.add_argument("--prompts", type=int, default=4, help="prompts in a step")
     parser.add_argument("--group", type=int, default=8, help="responses to a prompt")
     parser.add_argument("--new", type=int, default=128, help="tokens of a response")
     parser.add_argument("--micro", type=int, default=8, help="responses of a micro-batch")
     parser.add_argument("--context", type=int, default=1024, help="longest prompt and response")
     parser.add_argument("--lr", type=float, default=1e-6)
-    parser.add_argument("--engine-dtype", default="float32", help="of our vLLM; auto as TRL's")
+    parser.add_argument(
+        "--engine-dtype", default="float32", help="dtype of our vLLM; auto is as TRL's"
+    )
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of a run")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps in a run")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each side")
     parser.add_argument("--patience", type=float, default=3600, help="seconds that a run may take")
     parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
@@ -381,7 +389,7 @@ def main() -> None:
         os.environ["REASONTUNE_DATA"] = args.data
     if args.side:
         result = json.dumps(SIDES[args.side](args, args.folder))
-        (args.folder / "found.json").write_text(result)
+        (args.folder / "result.json").write_text(result)
         return
     comparisons = (
         COMPARISONS if args.engines == "both" else {args.engines: COMPARISONS[args.engines]}
@@ -396,19 +404,18 @@ def main() -> None:
                 if side in failed:
                     continue
                 load.append(os.getloadavg()[0])
-                found = measure(side, Path(temporary), args.patience)
-                if isinstance(found, dict):
-                    runs[side].append(found)
+                outcome = measure(side, Path(temporary), args.patience)
+                if isinstance(outcome, dict):
+                    runs[side].append(outcome)
                 elif side in MAY_FAIL:
-                    failed[side] = found
+                    failed[side] = outcome
                 else:
-                    sys.exit(f"error: {side}: {found}")
-    tokens = {
-        (s["generated"], s["trained"]) for found in runs.values() for r in found for s in r["steps"]
-    }
+                    sys.exit(f"error: {side}: {outcome}")
+    every_run = [run for side_runs in runs.values() for run in side_runs]
+    tokens = {(s["generated"], s["trained"]) for run in every_run for s in run["steps"]}
     if tokens != {(args.prompts * args.group * args.new,) * 2}:
         sys.exit(f"error: the sides did not generate and train on the same tokens: {tokens}")
-    threads = {r["threads"] for found in runs.values() for r in found}
+    threads = {run["threads"] for run in every_run}
     print(
         f"{args.prompts} prompts x {args.group} responses x {args.new} tokens, {args.micro} "
         f"responses in a micro-batch, float32, activation checkpointing "

@@ -1,10 +1,11 @@
-"""How far the rollout engine's log-probs are from the trainer's, for the same weights and tokens.
+"""Measure how far the rollout engine's log-probs are from the trainer's, token by token.
 
     python benchmarks/logprob_gap.py --model FOLDER --data DATA
     python benchmarks/logprob_gap.py --model FOLDER --data DATA --engine torch --engine-dtype fp32
 
-Samples GSM8K's first problems at a temperature other than 1, and takes the responses' log-probs with the
-trainer's packed forward pass, at that temperature and, to show what a mistake there costs, at 1.
+The benchmark samples GSM8K's first problems at a temperature other than 1. It computes the
+log-probs of the responses with the trainer's packed forward pass at that temperature, and at 1 to
+show what a wrong temperature costs.
 """
 
 import argparse
@@ -14,12 +15,17 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from custom_components.data.batching import collate
+from custom_components.data.problems import gsm8k, read_problems
+from custom_components.engines.engine import Engine, Sampling
+from custom_components.models.hf import build_from_folder
+from custom_components.rl.groups import Sample
+from custom_components.tokenizer.chat import ChatTokenizer
 
 
-def engine_of(args: argparse.Namespace, tokenizer):
-    """The engine whose log-probs are looked at."""
+def open_engine(args: argparse.Namespace, tokenizer: ChatTokenizer) -> Engine:
+    """Return the engine whose log-probs are compared."""
     if args.engine == "torch":
         from custom_components.engines.torch_engine import TorchEngine
 
@@ -37,6 +43,7 @@ def engine_of(args: argparse.Namespace, tokenizer):
 
 
 def main() -> None:
+    """Compare the log-probs and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,28 +57,20 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96)
     args = parser.parse_args()
     os.environ["REASONTUNE_DATA"] = args.data
-
-    from custom_components.data.batching import collate
-    from custom_components.data.problems import gsm8k, read_problems
-    from custom_components.engines.engine import Sampling
-    from custom_components.models.hf import build_from_folder
-    from custom_components.rl.samples import Sample
-    from custom_components.tokenizer.chat import ChatTokenizer
-
     tokenizer = ChatTokenizer(args.model)
     problems, _ = read_problems(gsm8k(limit=args.prompts))
     prompts = [tokenizer.encode_prompt(p["problem"]) for p in problems]
-    engine = engine_of(args, tokenizer)
+    engine = open_engine(args, tokenizer)
     sampling = Sampling(args.temperature, 1.0, args.tokens, 0)
     groups = engine.generate(prompts, args.samples, sampling)
     engine.close()
     samples = [Sample(p, c, "") for p, g in zip(prompts, groups, strict=True) for c in g]
     batch = collate([s.row() for s in samples])
-    of_engine = torch.tensor([x for s in samples for x in s.completion.logprobs])
+    engine_logprobs = torch.tensor([x for s in samples for x in s.completion.logprobs])
     model = build_from_folder(args.model).eval()
     print(
-        f"\n{args.engine}, {args.engine_dtype}, temperature {args.temperature}: {len(of_engine)} "
-        "tokens\n"
+        f"\n{args.engine}, {args.engine_dtype}, temperature {args.temperature}: "
+        f"{len(engine_logprobs)} tokens\n"
     )
     print("| trainer | at temperature | mean gap | 99 % below | largest | mean weight |")
     print("|---|---|---|---|---|---|")
@@ -86,8 +85,8 @@ def main() -> None:
                     scored=batch.scored,
                     temperature=temperature,
                 )[0, batch.scored]
-            gap = (logprobs - of_engine).abs()
-            weight = (logprobs - of_engine).exp().clamp(max=2).mean()
+            gap = (logprobs - engine_logprobs).abs()
+            weight = (logprobs - engine_logprobs).exp().clamp(max=2).mean()
             print(
                 f"| {str(dtype).removeprefix('torch.')} | {temperature} | {gap.mean():.2e} | "
                 f"{gap.quantile(0.99):.2e} | {gap.max():.2e} | {weight:.4f} |"

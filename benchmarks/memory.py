@@ -1,10 +1,11 @@
-"""Peak memory of a training step over sequence length and vocabulary: 4 layers of Phi-4-mini's shape.
+"""Measure the peak memory of a training step over sequence length and vocabulary.
 
     python benchmarks/memory.py
     python benchmarks/memory.py --lengths 1024 2048 --vocab 200064 --estimate
 
-Each cell is a process of its own that takes three steps (benchmarks/step_memory.py). `--estimate`
-takes none, and prints what recipes/estimate.py would.
+The model has 4 layers of Phi-4-mini's shape. Each cell of the table is a process of its own that
+takes three steps (benchmarks/step_memory.py). `--estimate` takes no steps and prints what
+recipes/estimate.py would.
 """
 
 import argparse
@@ -23,7 +24,7 @@ SHAPE = (
 
 
 def overrides(length: int, vocab: int) -> list[str]:
-    """The config of one cell: one document of `length` tokens, all of them scored."""
+    """Return the overrides of one cell: one document of `length` tokens, all of them scored."""
     ones = [1.0] * 12
     return [
         SHAPE.format(vocab=vocab, ones=ones),
@@ -34,7 +35,7 @@ def overrides(length: int, vocab: int) -> list[str]:
 
 
 def measured(length: int, vocab: int) -> dict[str, int]:
-    """{"measured", "estimated"}: bytes at the highest point of real steps, and as estimated."""
+    """Return {"measured", "estimated"}: peak bytes of real steps, and as estimated."""
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "benchmarks/step_memory.py", *overrides(length, vocab)]
     done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True)
@@ -42,7 +43,7 @@ def measured(length: int, vocab: int) -> dict[str, int]:
 
 
 def estimated(length: int, vocab: int) -> dict[str, float]:
-    """The estimate alone."""
+    """Return {"estimated"}: peak bytes as estimated."""
     sys.path.insert(0, str(ROOT))
     from custom_components.config import load
     from custom_components.training.estimate import stage_memory
@@ -53,12 +54,17 @@ def estimated(length: int, vocab: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Print the table, cell by cell."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384], help="tokens"
     )
     parser.add_argument("--vocab", type=int, nargs="+", default=[8192, 200_064])
-    parser.add_argument("--estimate", action="store_true", help="do not take the steps")
+    parser.add_argument(
+        "--estimate", action="store_true", help="estimate only, without taking steps"
+    )
     args = parser.parse_args()
     print(
         "| vocabulary | tokens | MiB measured | MiB estimated | MiB besides weights and optimizer |"
@@ -67,12 +73,12 @@ def main() -> None:
     for vocab in args.vocab:
         held = 16 * (vocab * 256 + 4 * (256 * 256 * 2 + 2 * 256 * 64 + 3 * 256 * 768))
         for length in args.lengths:
-            found = estimated(length, vocab) if args.estimate else measured(length, vocab)
-            real = found.get("measured")
-            total = real or found["estimated"]
+            peak = estimated(length, vocab) if args.estimate else measured(length, vocab)
+            real = peak.get("measured")
+            total = real or peak["estimated"]
             print(
                 f"| {vocab} | {length} | {f'{real / 2**20:.0f}' if real else ''} | "
-                f"{found['estimated'] / 2**20:.0f} | {(total - held) / 2**20:.0f} |",
+                f"{peak['estimated'] / 2**20:.0f} | {(total - held) / 2**20:.0f} |",
                 flush=True,
             )
 

@@ -1,11 +1,11 @@
-"""Best-fit packing beside first-fit and torchtune's PackedDataset: density, seconds, memory.
+"""Measure best-fit packing beside first-fit and torchtune's PackedDataset.
 
     python benchmarks/packing.py --data DATA --documents 100000
 
 The lengths are those of DeepSeek-R1's traces in DATA/traces/pcmb_r1_traces_413.jsonl, drawn with
-replacement. Ours and first-fit plan packs by the lengths alone; `prepare_packs` is our whole step
-(Parquet to memory-mapped packs); PackedDataset holds all packs in memory. A process for each side;
-its memory is the anonymous one, without the pages of mapped files.
+replacement. Best-fit (ours) and first-fit plan packs by the lengths alone; `prepare_packs` is our
+whole step (Parquet to memory-mapped packs); PackedDataset holds all packs in memory. Each side runs
+in a process of its own. Memory is anonymous memory, which excludes the pages of mapped files.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def trace_lengths(data: Path, count: int, capacity: int) -> list[int]:
-    """Tokens of R1's responses, resampled; longer ones than a pack are left out."""
+    """Draw token counts of R1's responses; responses longer than a pack are left out."""
     path = data / "traces" / "pcmb_r1_traces_413.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     known = [r["total_tokens"] for r in rows if r["total_tokens"] <= capacity]
@@ -31,9 +32,9 @@ def trace_lengths(data: Path, count: int, capacity: int) -> list[int]:
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Each document, longest first, goes to the first pack that still holds it.
+    """Put each document, longest first, into the first pack that has room for it.
 
-    The first pack with room is found in a tree of the largest free space below each node.
+    A tree of the largest free space below each node finds the first pack with room.
     """
     size = 1
     while size < len(lengths):
@@ -53,7 +54,7 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def run(side: str, lengths: list[int], capacity: int, folder: Path) -> tuple[int, float]:
-    """Packs made, and seconds."""
+    """Pack with one side; return the number of packs and the seconds."""
     began = time.perf_counter()
     if side == "best-fit (ours)":
         from custom_components.data.packing import best_fit
@@ -86,10 +87,10 @@ def run(side: str, lengths: list[int], capacity: int, folder: Path) -> tuple[int
         from torchtune.datasets import PackedDataset
 
         class Documents:
-            def __iter__(self):
+            def __iter__(self) -> Iterator[dict[str, list[int]]]:
                 return ({"tokens": [1] * n, "labels": [1] * n} for n in lengths)
 
-            def __len__(self):
+            def __len__(self) -> int:
                 return len(lengths)
 
         began = time.perf_counter()
@@ -98,7 +99,7 @@ def run(side: str, lengths: list[int], capacity: int, folder: Path) -> tuple[int
 
 
 def watch(peak: list[float]) -> None:
-    """Keep the highest anonymous memory of this process, GiB."""
+    """Record the highest anonymous memory of this process in `peak[0]`, GiB."""
     while True:
         status = Path("/proc/self/status").read_text()
         kib = int(status.partition("RssAnon:")[2].split()[0])
@@ -115,6 +116,7 @@ SIDES = (
 
 
 def main() -> None:
+    """Run every side and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

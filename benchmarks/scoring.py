@@ -1,10 +1,11 @@
-"""The evaluation's scorer on labelled model outputs: agreement with the labels, and what it costs.
+"""Measure the evaluation's scorer on labelled model outputs: agreement and cost.
 
     python benchmarks/scoring.py --data DATA
-    python benchmarks/scoring.py --data DATA --labelled more.jsonl     # problem, gold, response, label
+    python benchmarks/scoring.py --data DATA --labelled more.jsonl     # gold, response, label
 
-Replays responses whose label is known through `eval.scoring.verified_responses`, which is what a task calls. Then
-it times single responses by length, up to one as long as the paper's limit (a real trace, repeated).
+The benchmark scores responses whose label is known with `eval.scoring.verified_responses`, which the
+tasks call. Then it times single responses by length, up to one as long as the paper's limit (a real
+trace, repeated).
 """
 
 import argparse
@@ -18,19 +19,20 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-CHARACTERS_PER_TOKEN = 3.2  # of R1's traces on mathematics
+CHARACTERS_PER_TOKEN = 3.2  # measured on R1's traces on mathematics
 LONGEST = 32_768
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def labelled(data: Path) -> Iterator[tuple[str, dict[str, Any], str, bool]]:
-    """(source, doc, response, label) of what the folder holds."""
+    """Yield (source, doc, response, label) for every labelled response in the folder."""
     for row in rows(data / "rollouts" / "math_train_nemo_3x50.jsonl"):
         yield "MATH rollouts", {"answer": row["gold"]}, row["response"], row["is_correct"]
-    # the set's own answers follow the trace: the letter, right by construction
+    # The set's own answer, a letter, follows the trace, so the response is right by construction.
     for row in rows(data / "traces" / "pcmb_r1_traces_413.jsonl"):
         text = f"<think>{row['reasoning']}</think>\\boxed{{{row['answer_letter']}}}"
         letters = "ABCDEFGHIJKLMNOP"[: len(row["options"])]
@@ -42,7 +44,7 @@ def labelled(data: Path) -> Iterator[tuple[str, dict[str, Any], str, bool]]:
 
 
 def agreement(items: list[tuple[str, dict[str, Any], str, bool]]) -> None:
-    """Print each source's agreement, and what disagrees."""
+    """Print each source's agreement, and the responses that disagree."""
     from eval.scoring import verified_responses
 
     counts: dict[str, list[int]] = {}
@@ -56,17 +58,18 @@ def agreement(items: list[tuple[str, dict[str, Any], str, bool]]) -> None:
                 f"{sample['verdict']} ({sample['reason']}), label {label}"
             )
     print("\n| source | responses | agree | % |\n|---|---|---|---|")
-    for source, of in counts.items():
-        print(f"| {source} | {len(of)} | {sum(of)} | {100 * sum(of) / len(of):.2f} |")
+    for source, rights in counts.items():
+        share = 100 * sum(rights) / len(rights)
+        print(f"| {source} | {len(rights)} | {sum(rights)} | {share:.2f} |")
 
 
 def cost(data: Path, repeats: int) -> None:
-    """Print the seconds that one response takes, by its length."""
+    """Print the seconds that one response takes, by length."""
     from eval.scoring import verified_responses
 
     traces = rows(data / "traces" / "pcmb_r1_traces_413.jsonl")
     longest = max((row["reasoning"] for row in traces), key=len)
-    verified_responses({"answer": "1"}, ["\\boxed{1}"])  # the workers start
+    verified_responses({"answer": "1"}, ["\\boxed{1}"])  # starts the workers
     print("\n| response | characters | seconds, median (largest) |\n|---|---|---|")
     for tokens in (512, 4096, LONGEST):
         size = int(tokens * CHARACTERS_PER_TOKEN)
@@ -87,10 +90,11 @@ def cost(data: Path, repeats: int) -> None:
 
 
 def main() -> None:
+    """Print both tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     parser.add_argument("--labelled", type=Path, help="JSONL: gold, response, label (true, false)")
     parser.add_argument("--repeats", type=int, default=20)
     args = parser.parse_args()

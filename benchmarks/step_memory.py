@@ -1,9 +1,9 @@
-"""Peak memory of real training steps on a CPU, and the estimate of it, as a line of JSON.
+"""Measure the peak memory of training steps on a CPU; print it and the estimate as JSON.
 
     MALLOC_MMAP_THRESHOLD_=65536 python benchmarks/step_memory.py KEY=VALUE...
 
-The overrides are those of configs/tiny/midtrain.yaml. With that variable freed memory goes back at
-once, so that the process holds what is alive.
+The arguments override configs/tiny/midtrain.yaml. With MALLOC_MMAP_THRESHOLD_ freed memory goes
+back to the system at once, so that the process holds only what is alive.
 """
 
 import gc
@@ -28,15 +28,16 @@ estimate = stage_memory(cfg, ranks=1, device_gib=0)
 
 
 def field(name: str) -> int:
+    """Return a field of /proc/self/status in bytes."""
     [line] = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name)]
     return int(line.split()[1]) * 1024
 
 
-# what torch sets up once is not the step's: thread pools, kernels
+# Torch sets up thread pools and kernels once; do it here, because it is not part of a step.
 F.scaled_dot_product_attention(*torch.rand(3, 1, 2, 64, 32, requires_grad=True)).sum().backward()
 gc.collect()
 before = field("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 
 model = instantiate(cfg.model, "model")
 half = cfg.dtype == "bf16"

@@ -1,17 +1,18 @@
-"""Training steps of our recipes beside TRL's trainers and torchtune's own recipe.
+"""Measure training steps of our recipes beside TRL's trainers and torchtune's own recipe.
 
     python benchmarks/training.py --model FOLDER --data DATA --stage midtrain
     python benchmarks/training.py --model FOLDER --data DATA --stage sft --repeats 5
     python benchmarks/training.py --model FOLDER --data DATA --stage dpo
 
-FOLDER holds SmolLM2-135M (runs/smollm2_135m/start/model). Rows are GSM8K's own solutions from
-`$REASONTUNE_DATA` or --data; the rejected side of a pair is another row's solution. Each side runs
-in a process of its own, in turn; a run is one pass over the rows in float32 without activation
-checkpointing (--checkpointing: with it, on all sides), its first step left out. TRL is set as its
-documentation advises where there is no FlashAttention: mid-training packs best-fit (`bfd`, with its
-document mask), SFT groups by length. The reference pass of DPO counts on both sides (TRL computes
-it ahead, too). torchtune packs and masks documents in mid-training and pads in SFT; it has no full
-DPO recipe for a CPU. Tokens are those that are not padding.
+FOLDER holds SmolLM2-135M (runs/smollm2_135m/start/model). The rows are GSM8K's own solutions from
+`$REASONTUNE_DATA` or --data; the rejected side of a pair is another row's solution. The sides run
+in turn, each in a process of its own. A run is one pass over the rows in float32, without its first
+step. --checkpointing turns activation checkpointing on, on all sides.
+
+TRL is configured as its documentation advises where there is no FlashAttention: mid-training packs
+best-fit (`bfd`, with its document mask), and SFT groups by length. The reference pass of DPO counts
+on both sides (TRL computes it ahead too). torchtune packs and masks documents in mid-training and
+pads in SFT; it has no full DPO recipe for a CPU. Tokens are those that are not padding.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from training_peers import run_torchtune, run_trl  # noqa: E402
 
 
 def make_rows(args: argparse.Namespace) -> list[dict]:
-    """Rows of the midtrain, sft or pairs split."""
+    """Return rows of the midtrain, sft or pairs split."""
     from custom_components.data.curation import messages
     from custom_components.data.rows import resolve
     from custom_components.data.sources import gsm8k
@@ -59,7 +60,7 @@ def make_rows(args: argparse.Namespace) -> list[dict]:
 
 
 def run_ours(args: argparse.Namespace, folder: Path) -> dict:
-    """One pass with the recipe's own parts."""
+    """Make one pass with the recipe's own parts."""
     import importlib
     from collections import Counter
 
@@ -123,18 +124,21 @@ def run_ours(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def main() -> None:
+    """Run the sides in turn and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--stage", choices=("midtrain", "sft", "dpo"), required=True)
-    parser.add_argument("--data", help="folder of local copies, in place of REASONTUNE_DATA")
+    parser.add_argument("--data", help="folder of local copies, instead of REASONTUNE_DATA")
     parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--length", type=int, default=1024, help="longest sequence, and pack")
-    parser.add_argument("--batch", type=int, default=4, help="rows of a step")
-    parser.add_argument("--micro-tokens", type=int, default=1024, help="tokens of one forward pass")
     parser.add_argument(
-        "--mean", type=int, default=256, help="tokens that a row counts for in TRL's batch"
+        "--length", type=int, default=1024, help="longest sequence, and size of a pack"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="rows in a step")
+    parser.add_argument("--micro-tokens", type=int, default=1024, help="tokens in one forward pass")
+    parser.add_argument(
+        "--mean", type=int, default=256, help="tokens assumed for each row in TRL's batch"
     )
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations")
     parser.add_argument("--repeats", type=int, default=3)
@@ -144,9 +148,9 @@ def main() -> None:
     if args.data:
         os.environ["REASONTUNE_DATA"] = args.data
     if args.side:
-        found = SIDES[args.side](args, args.folder)
-        found["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps(found))
+        result = SIDES[args.side](args, args.folder)
+        result["gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        print(json.dumps(result))
         return
     sides = [side for side in SIDES if side != "torchtune" or args.stage != "dpo"]
     results: dict[str, list[dict]] = {side: [] for side in sides}
@@ -180,7 +184,7 @@ def main() -> None:
 
 
 def rate(run: dict) -> float:
-    """Tokens per second without the first step, with its share of what was computed ahead."""
+    """Return tokens per second without the first step, with a share of the time spent ahead."""
     kept = len(run["seconds"]) - 1
     ahead = run["ahead"] * kept / len(run["seconds"])
     return sum(run["tokens"][1:]) / (sum(run["seconds"][1:]) + ahead)

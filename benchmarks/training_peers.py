@@ -1,4 +1,4 @@
-"""The peers' side of training.py: TRL's trainers and torchtune's own single-device recipe.
+"""Run the peers' side of training.py: TRL's trainers and torchtune's own single-device recipe.
 
 Each function makes one pass over the rows that training.py wrote, encoded by our tokenizer, and
 returns the seconds and tokens of every step and the seconds spent ahead of the first one.
@@ -9,13 +9,16 @@ import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from custom_components.tokenizer.chat import ChatTokenizer
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
-def encoded_rows(folder: Path, tokenizer) -> list[tuple[list[int], list[int]]]:
-    """(ids, labels) of every row."""
+def encoded_rows(folder: Path, tokenizer: "ChatTokenizer") -> list[tuple[list[int], list[int]]]:
+    """Return (ids, labels) of every row."""
     from custom_components.data.packing import encode_messages
 
     rows = json.loads((folder / "rows.json").read_text())
@@ -23,7 +26,7 @@ def encoded_rows(folder: Path, tokenizer) -> list[tuple[list[int], list[int]]]:
 
 
 def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One pass with TRL's trainer for the stage."""
+    """Make one pass with TRL's trainer for the stage."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -36,10 +39,10 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     seconds, tokens = [], []
 
     class Clock(TrainerCallback):
-        def on_step_begin(self, *_, **__):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.began = time.perf_counter()
 
-        def on_step_end(self, *_, **__):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds.append(time.perf_counter() - self.began)
 
     common = dict(
@@ -62,7 +65,7 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     started = time.perf_counter()
     if args.stage == "dpo":
 
-        def turns(i, key):
+        def turns(i: int, key: str) -> list[dict[str, str]]:
             return [{"role": "assistant", "content": rows[i][key]}]
 
         data = Dataset.from_list(
@@ -106,7 +109,7 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     collate = trainer.data_collator
     counts = []
 
-    def counting(examples):
+    def counting(examples: list[Any]) -> dict[str, Any]:
         batch = collate(examples)
         mask = batch.get("attention_mask")
         counts.append(int(mask.sum()) if mask is not None else batch["input_ids"].numel())
@@ -118,31 +121,33 @@ def run_trl(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     total = time.perf_counter() - prepared
     group = max(1, len(counts) // len(seconds))
     tokens = [sum(counts[i * group : (i + 1) * group]) for i in range(len(seconds))]
-    # what stands before the first step is the reference pass (in train) and, for SFT, nothing
+    # In DPO, train() may spend time before its first step on the reference pass; in SFT never.
     ahead = total - sum(seconds) if args.stage == "dpo" else 0.0
-    if args.stage == "dpo" and ahead < 0.2 * sum(seconds):  # computed when the trainer was made
+    # Otherwise the constructor of the trainer has computed the reference.
+    if args.stage == "dpo" and ahead < 0.2 * sum(seconds):
         ahead = prepared - started
     return {"seconds": seconds, "tokens": tokens, "ahead": ahead}
 
 
 class StepClock:
-    """A torchtune metric logger that keeps the time at which each step was logged."""
+    """Keep the time at which torchtune logs each step, as its metric logger."""
 
     def __init__(self) -> None:
         self.times = [time.perf_counter()]
 
     def log_config(self, config: Any) -> None:
-        """Nothing to do."""
+        """Ignore the config."""
 
     def log_dict(self, payload: dict[str, Any], step: int) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         self.times.append(time.perf_counter())
 
 
 def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One pass with torchtune's full_finetune_single_device: packed for midtrain, padded for sft.
+    """Make one pass with torchtune's full_finetune_single_device.
 
-    It has no full DPO recipe that runs on a CPU (the distributed one asks for NCCL).
+    Rows are packed for midtrain and padded for sft. torchtune has no full DPO recipe that runs on a
+    CPU (the distributed one requires NCCL).
     """
     import torch
     import torchtune
@@ -152,7 +157,7 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
     from custom_components.tokenizer.chat import ChatTokenizer
 
-    # the wheel forbids importing its recipes as a package
+    # The wheel forbids importing its recipes as a package, so load the file.
     path = Path(torchtune.__file__).parents[1] / "recipes/full_finetune_single_device.py"
     spec = importlib.util.spec_from_file_location("torchtune_recipe", path)
     module = importlib.util.module_from_spec(spec)
@@ -165,7 +170,7 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     per_device = min(per_device, args.batch)
 
     class Recipe(module.FullFinetuneRecipeSingleDevice):
-        """The stock recipe on our rows, without the checkpoint at the end."""
+        """Run the stock recipe on our rows, without the checkpoint at the end."""
 
         def _setup_data(self, **_: Any) -> Any:
             tokenizer = ChatTokenizer(args.model, instruction=INSTRUCTION)
@@ -190,7 +195,7 @@ def run_torchtune(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             )
 
         def save_checkpoint(self, epoch: int) -> None:
-            """The other sides write none either."""
+            """Write no checkpoint, like the other sides."""
 
     output = str(folder / "torchtune")
     cfg = OmegaConf.create(

@@ -1,13 +1,13 @@
-"""Pairs per second: VerifierPool beside math-verify called in process with its own alarms.
+"""Measure pairs per second of VerifierPool and of math-verify in process with its own alarms.
 
-Both judge the same pairs in the same run: the GSM8K and MATH answers under a data folder, each
-response a worked text with the answer in a box, a quarter of the boxes holding another row's
-answer. Then again with 1 % of the responses replaced by one that hangs a computer algebra.
+Both verify the same pairs in the same run: the GSM8K and MATH answers in a data folder. Each
+response is a worked text with the answer in a box; a quarter of the boxes hold another row's
+answer. A second part replaces 1 % of the responses by one that hangs a computer algebra.
 
     python benchmarks/verifier.py --data ../shared/data --pairs 4000
 
-Prints one JSON object per measurement. What it leaves out: model-written responses, which are
-longer (extraction is linear in their length), and the start of the workers, given on its own.
+Prints one JSON object per measurement. Responses of a model are not measured: they are longer, and
+extraction is linear in their length. The start of the workers is measured on its own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HANG = r"\int \frac{\sin(x^{3}) e^{x^{2}}}{\log(x)+x^{x}} dx"
 
 
 def golds(data: Path) -> Iterator[tuple[str, str]]:
-    """(gold, worked text) of every GSM8K and MATH row at hand."""
+    """Yield (gold, worked text) of every GSM8K and MATH row in a data folder."""
     for name in ("gsm8k/train.jsonl", "gsm8k/test.jsonl"):
         for line in (data / name).open(encoding="utf-8"):
             text, _, gold = json.loads(line)["answer"].rpartition("####")
@@ -42,7 +42,7 @@ def golds(data: Path) -> Iterator[tuple[str, str]]:
 
 
 def pairs(data: Path, count: int, seed: int) -> list[dict[str, str]]:
-    """Shuffled pairs; every fourth response boxes another row's answer."""
+    """Return shuffled pairs; every fourth response boxes another row's answer."""
     rng = random.Random(seed)
     rows = list(golds(data))
     rng.shuffle(rows)
@@ -55,7 +55,7 @@ def pairs(data: Path, count: int, seed: int) -> list[dict[str, str]]:
 
 
 def with_hanging(items: list[dict[str, str]], share: float, seed: int) -> list[dict[str, str]]:
-    """The items, a share of them asking for the equality of two integrals."""
+    """Return the items, a share of them replaced by a pair of integrals to compare."""
     rng = random.Random(seed)
     hanging = set(rng.sample(range(len(items)), round(share * len(items))))
     replaced = {"gold": r"\int_0^{1} x dx", "response": rf"So $\boxed{{{HANG}}}$."}
@@ -63,6 +63,7 @@ def with_hanging(items: list[dict[str, str]], share: float, seed: int) -> list[d
 
 
 def run_pool(items: list[dict[str, str]], workers: int, time_limit: float) -> dict[str, object]:
+    """Time VerifierPool on the items."""
     with VerifierPool(workers=workers, time_limit=time_limit) as pool:
         start = time.perf_counter()
         pool.verify_all({"gold": r"\sqrt{2}", "response": r"\boxed{x}"} for _ in range(workers * 8))
@@ -79,7 +80,7 @@ def run_pool(items: list[dict[str, str]], workers: int, time_limit: float) -> di
 
 
 def run_math_verify(items: list[dict[str, str]], time_limit: int) -> dict[str, object]:
-    """As its README calls it, in the main thread, alarms at `time_limit` seconds."""
+    """Time math-verify on the items, called as in its README, with alarms at `time_limit` seconds."""
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -100,13 +101,14 @@ def run_math_verify(items: list[dict[str, str]], time_limit: int) -> dict[str, o
 
 
 def main() -> None:
+    """Run both sides on both selections of pairs and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--time-limit", type=int, default=5, help="seconds, for both sides")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--hanging-pairs", type=int, default=1000, help="pairs of the second part")
+    parser.add_argument("--hanging-pairs", type=int, default=1000, help="pairs in the second part")
     args = parser.parse_args()
 
     items = pairs(args.data, args.pairs, args.seed)

@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 
 from custom_components.config import UserError
 from custom_components.engines.engine import Reply, Sampling
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import Journal
 from custom_components.tokenizer.chat import ChatTokenizer
 from eval.scoring import Response
@@ -38,7 +38,7 @@ class EngineLM(LM):
 
     def __init__(
         self,
-        engine: GuardedEngine,
+        engine: WatchedEngine,
         tokenizer: ChatTokenizer | None,
         seed: int = 0,
         sampling: dict[str, float] | None = None,

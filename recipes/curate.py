@@ -116,7 +116,7 @@ def verify_all(cfg: CurateConfig, folder: Path, world: World) -> None:
     second_opinion = instantiate(cfg.judge, "judge") if cfg.judge else None
     labeller = instantiate(cfg.labeller, "labeller") if cfg.labeller else None
     with (
-        VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool,
+        cfg.verifier.open() as pool,
         tqdm(desc="verify", unit="row", disable=world.rank != 0) as bar,
     ):
         for number, items in enumerate(in_chunks(source_rows(cfg.sources), cfg.chunk_rows)):

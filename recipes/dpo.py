@@ -24,7 +24,6 @@ from custom_components.data.packing import IGNORE, encode_pair, open_table, prep
 from custom_components.io import atomic_path
 from custom_components.losses.dpo import dpo_loss
 from custom_components.runs.run_folder import RunFolder
-from custom_components.training.alarms import FallingAlarm
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import GlobalBatch, global_batch
 from custom_components.training.trainer import Trainer, total_steps
@@ -69,6 +68,35 @@ def main(cfg: DPOConfig) -> None:
                 **means,
             )
         trainer.finish()
+
+
+class FallingAlarm:
+    """Notice when the chosen responses keep getting less likely.
+
+    DPO may lower both sides and still widen the margin, until the model forgets how to write
+    either.
+
+    Args:
+        window: number of steps to average over; 0 turns the alarm off.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.values: list[float] = []
+
+    def check(self, logprob_chosen: float) -> str | None:
+        """Add a step's mean log-prob of the chosen responses; return an alarm's text or None."""
+        self.values.append(logprob_chosen)
+        n = self.window
+        if not n or len(self.values) < 4 * n or len(self.values) % n:
+            return None
+        means = [sum(self.values[-i * n :][:n]) / n for i in (4, 3, 2, 1)]
+        if not means[0] > means[1] > means[2] > means[3]:
+            return None
+        return (
+            f"the log-prob of the chosen responses keeps falling ({means[0]:.1f} to {means[3]:.1f} "
+            f"over {4 * n} steps): lower optimizer.lr, raise beta, or add nll_weight"
+        )
 
 
 def pair_logprobs(

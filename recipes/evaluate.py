@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from custom_components.config import UserError, instantiate, load, nearest, recipe_main
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.manifest import ROOT
 from custom_components.runs.run_folder import RunFolder
@@ -75,7 +75,7 @@ def evaluate_model(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager, tasks = load_tasks(cfg)
     tokenizer = cfg.tokenizer and instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
-    engine = GuardedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
+    engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
     lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
     began = time.perf_counter()
     output = simple_evaluate(

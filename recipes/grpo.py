@@ -1,31 +1,38 @@
-"""Stage 4: reinforcement learning with a verifiable reward.
+"""Run stage 4: reinforcement learning with a verifiable reward, by GRPO.
 
     tune run recipes/grpo.py --config configs/tiny/grpo.yaml
     tune run --nproc_per_node 2 recipes/grpo.py --config configs/tiny/grpo.yaml
 
-A step samples a group of responses to each prompt with the current weights, rewards them +1
-(verified correct) or -1 (all else; undecided ones are left out and counted), and follows the
-policy gradient. The paper's three fixes are config: `selection` (prompts whose responses have
-uniform length), `rebalance` (hard prompts sampled again; every +1 and as many -1), and
-`temperature` (annealed, in rollout and log-probs alike).
+The way of the data through a step:
 
-Every rank has its own engine and samples its own prompts; the samples to learn from are then
-shared out anew, so that every rank trains on about as many tokens.
+    prompts          batch_size of them, divided over the ranks      rl/prompts.py
+       |  sample     each rank's own engine, then its verifiers      rl/sampler.py
+       v
+    groups           group_size responses to a prompt, +1 or -1      rl/groups.py, store.py
+       |  choose     rebalance, then advantages within the group     rl/advantages.py, fixes.py
+       v
+    samples          gathered, and shared out anew by their tokens
+       |  learn      log-probs, loss, gradient, optimizer step       rl/learning.py
+       v
+    weights          to each engine; accuracy, logs, checkpoint      rl/rl_run.py
+
+Responses that the verifier leaves undecided are counted and left out. The paper's three fixes are
+config: `selection` (prompts whose responses have uniform length), `rebalance` (hard prompts sampled
+again; every +1 and as many -1), and `temperature` (annealed, in rollout and log-probs alike).
+docs/RL.md explains each step.
 """
 
 import random
-from dataclasses import asdict
-from functools import partial
-from typing import Any
 
 from custom_components.config import recipe_main
 from custom_components.engines.engine import check_rope
-from custom_components.rl.learning import learn
+from custom_components.rl.advantages import choose_samples
+from custom_components.rl.fixes import annealed_temperature
+from custom_components.rl.learning import Learner
+from custom_components.rl.prompts import select_prompts
 from custom_components.rl.rl_config import GRPOConfig
-from custom_components.rl.rollouts import Rollouts
-from custom_components.rl.samples import Group, choose, group_statistics, needs_more
-from custom_components.rl.steps import Steps, rollouts_of
-from custom_components.rl.temperature import annealed_temperature
+from custom_components.rl.rl_run import RLRun, Rollouts, open_run
+from custom_components.rl.store import GroupStore
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import setup_world
 from custom_components.training.trainer import Trainer, total_steps
@@ -33,71 +40,53 @@ from custom_components.training.trainer import Trainer, total_steps
 
 @recipe_main
 def main(cfg: GRPOConfig) -> None:
-    """Policy gradient on verified rollouts."""
+    """Follow the policy gradient on verified rollouts."""
     setting = cfg.loss.resolve()
-    with setup_world(cfg.device) as world, rollouts_of("grpo", cfg, world) as opened:
+    with setup_world(cfg.device) as world, open_run("grpo", cfg, world) as opened:
         if opened is None:
             return
-        run, rollouts = opened
-        prompts, counts = rollouts.prompts(run)
-        trainer = Trainer(cfg, run, world, rollouts.tokenizer, total_steps(cfg, len(prompts)))
-        check_rope(rollouts.engine, trainer.model)
+        folder, sampler = opened
+        prompts, counts = select_prompts(sampler, folder)
+        trainer = Trainer(cfg, folder, world, sampler.tokenizer, total_steps(cfg, len(prompts)))
+        check_rope(sampler.engine, trainer.model)
         reference = trainer.frozen_start() if cfg.loss.kl_coefficient else None
-        steps = Steps(trainer, rollouts)
+        learner = Learner(trainer, setting, reference)
+        store = GroupStore(folder.path / "rollouts", world)
+        run = RLRun(trainer, sampler)
+        max_samples = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
 
         for epoch, indices in trainer.batches(prompts):
             clock, step = Stopwatch(), trainer.step
-            temperature = annealed_temperature(step, trainer.steps, **asdict(cfg.temperature))
-            groups = rollouts.stored(step)
+            temperature = annealed_temperature(step, trainer.steps, cfg.temperature)
+
+            # Sample a group of responses to each of this rank's prompts, and verify them.
+            groups = store.load(step)
             if groups is None:
-                mine = [prompts[i] for i in indices[world.rank :: world.size]]
-                groups = sample(cfg, rollouts, mine, prompts, temperature, step, clock)
-                rollouts.store(step, groups, trainer.checkpoints.latest)
-            chosen = choose(
-                groups,
-                cfg.rebalance.max_accuracy if cfg.rebalance.enabled else None,
-                setting.normalise_std,
-                random.Random(f"{cfg.seed} {step} {world.rank} choose"),
-                cfg.overlong,
-                cfg.max_new_tokens,
-            )
-            stats = group_statistics(groups, chosen, world)
+                rng = random.Random(f"{cfg.seed} {step} {world.rank}")
+                own_prompts = [prompts[i] for i in indices[world.rank :: world.size]]
+                groups = sampler.sample(own_prompts, temperature, rng, clock, max_samples)
+                # Other prompts make up for those whose rewards are all equal (DAPO).
+                for _ in range(cfg.refill_rounds):
+                    missing = len(own_prompts) - sum(group.mixed for group in groups)
+                    others = rng.sample(prompts, min(missing, len(prompts)))
+                    groups += sampler.sample(others, temperature, rng, clock, max_samples)
+                store.save(step, groups, trainer.checkpoints.latest)
+
+            # Choose the responses to learn from, and give each its advantage in its group.
+            rng = random.Random(f"{cfg.seed} {step} {world.rank} choose")
+            chosen = choose_samples(groups, cfg, setting.normalise_std, rng)
+
+            # Share the chosen responses out over the ranks, and follow the policy gradient.
             with clock("train"):
-                rollouts.engine.sleep()
-                loss, norm, learned = learn(
-                    trainer,
-                    world.gather(chosen),
-                    setting,
-                    temperature,
-                    random.Random(f"{cfg.seed} {step}"),
-                    reference,
-                )
-            steps.finish(loss, norm, groups, clock, epoch, temperature, stats, learned)
-        steps.end(counts)
+                sampler.engine.sleep()
+                rng = random.Random(f"{cfg.seed} {step}")
+                update = learner.learn(world.gather(chosen), temperature, rng)
 
+            # Give the engine the new weights; evaluate, log, write a checkpoint.
+            run.finish_step(update, Rollouts(groups, chosen, temperature, epoch, clock))
 
-def sample(
-    cfg: GRPOConfig,
-    rollouts: Rollouts,
-    mine: list[dict[str, Any]],
-    prompts: list[dict[str, Any]],
-    temperature: float,
-    step: int,
-    clock: Stopwatch,
-) -> list[Group]:
-    """A step's judged groups of this rank: hard prompts sampled again, others beside those
-    without contrast, as the config says."""
-    rng = random.Random(f"{cfg.seed} {step} {rollouts.world.rank}")
-    most = cfg.rebalance.max_samples if cfg.rebalance.enabled else 0
-    again = partial(needs_more, max_samples=most)
-    groups = rollouts.groups(mine)
-    rollouts.fill(groups, temperature, rng, clock, again)
-    for _ in range(cfg.refill_rounds):
-        missing = len(mine) - sum(group.mixed for group in groups)
-        fresh = rollouts.groups(rng.sample(prompts, min(missing, len(prompts))))
-        rollouts.fill(fresh, temperature, rng, clock, again)
-        groups += fresh
-    return groups
+        run.end(counts)
+        store.clear()
 
 
 if __name__ == "__main__":

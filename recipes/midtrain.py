@@ -27,7 +27,7 @@ from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
 from custom_components.training.trainer import Trainer, total_steps
 from custom_components.training.training_config import MidtrainConfig
-from custom_components.training.validation import Saturation, validation_losses
+from custom_components.training.validation import BestSoFar, validation_losses
 
 
 @recipe_main
@@ -58,7 +58,7 @@ def main(cfg: MidtrainConfig) -> None:
                 f"validation.share={held_out} holds no problem of {cfg.data} out; raise it"
             )
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
-        progress = Saturation(**trainer.extra.get("validation", {}))
+        progress = BestSoFar(**trainer.extra.get("validation", {}))
 
         for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices, cfg.document_mask)

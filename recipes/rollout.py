@@ -27,8 +27,8 @@ from custom_components.data.data_config import RolloutConfig
 from custom_components.data.problems import read_problems
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
 from custom_components.engines.engine import Reply, Sampling
-from custom_components.engines.replies import Spool, cost_of_spools
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.replies import ReplyFile, cost_of_unfinished
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
@@ -55,15 +55,15 @@ def main(cfg: RolloutConfig) -> None:
             if not (folder / f"{name}.parquet").exists()
         ]
         if own_shards:
-            engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-            engine.texts.spent += sum_sidecars(folder)["cost"] + cost_of_spools(folder)
+            engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+            engine.texts.spent += sum_sidecars(folder)["cost"] + cost_of_unfinished(folder)
             bar = tqdm(
                 total=sum(len(shards[name]) for name in own_shards) * cfg.samples_per_problem,
                 unit="response",
                 desc="rollout",
                 disable=world.rank != 0,
             )
-            with bar, VerifierPool(cfg.oversample.workers, cfg.oversample.time_limit) as pool:
+            with bar, cfg.oversample.open() as pool:
                 yield_bar = YieldBar(bar, pool if cfg.oversample.max_samples else None)
                 sampler = Sampler(cfg, engine, yield_bar)
                 for name in own_shards:
@@ -102,7 +102,7 @@ class Shard:
         self.name = name
         self.problems = problems
         self.path = folder / f"{name}.parquet"
-        self.kept = Spool(folder / f".spool-{name}.jsonl")
+        self.kept = ReplyFile(folder / f".spool-{name}.jsonl")
 
 
 class YieldBar:
@@ -162,7 +162,7 @@ class Sampler:
     """
 
     cfg: RolloutConfig
-    engine: GuardedEngine
+    engine: WatchedEngine
     yield_bar: YieldBar
 
     def sample(self, shard: Shard) -> None:

@@ -22,10 +22,10 @@ def main(cfg: StartConfig) -> None:
     with atomic_path(run.path / "model") as folder:
         folder.mkdir()
         instantiate(cfg.source, "source", folder)
-        from custom_components.models.hf import builder_arguments
+        from custom_components.models.config_json import read_model_config
 
-        _, arguments = builder_arguments(folder)  # refuse here what later stages cannot train
-    run.finish([run.path / "model"], {"layers": arguments["num_layers"]})
+        described = read_model_config(folder)  # refuse here what later stages cannot train
+    run.finish([run.path / "model"], {"layers": described.size.num_layers})
     print(f"start model: {run.path / 'model'}")
 
 

@@ -1,4 +1,4 @@
-"""One pair, one verdict: as training data, as a reward, and as a benchmark's score."""
+"""Check that one pair has one verdict: as training data, as a reward, and as a benchmark's score."""
 
 import json
 
@@ -6,7 +6,8 @@ from conftest import recipe
 
 from custom_components.data.rows import read_rows
 from custom_components.engines.engine import Completion
-from custom_components.rl.samples import Group, Sample, judge
+from custom_components.rl.groups import Group, Sample
+from custom_components.rl.sampler import verify_groups
 from custom_components.verifier import VerifierPool
 from eval.scoring import Response, score
 
@@ -42,7 +43,7 @@ def test_curate_reward_and_evaluation_agree(tmp_path):
 
     groups = [Group({"answer": g}, [], [Sample([], Completion([], [], f), r)]) for g, r, f in CASES]
     with VerifierPool(1) as pool:
-        judge(groups, pool)
+        verify_groups(groups, pool)
     rewarded = [g.samples[0].verdict for g in groups]
 
     scored = [score({"answer": g}, [Response.of(r, f)]) for g, r, f in CASES]

@@ -1,5 +1,5 @@
 #!/bin/bash
-# One training stage on several nodes under Slurm; before the time limit it saves and queues itself again.
+# Run one training stage on several nodes under Slurm; before the time limit, save and queue again.
 #
 #   sbatch configs/phi4_mini/slurm.sh midtrain
 #
@@ -18,7 +18,7 @@ log=runs/phi4_mini/logs/slurm-$stage-$SLURM_JOB_ID.log
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 mkdir -p "$(dirname "$log")"
 source .venv/bin/activate
-# torchrun's patience with ranks that finish their step and save; its own is 30 seconds
+# how long torchrun waits for ranks that finish their step and save; its default is 30 seconds
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=280
 
 srun tune run --nnodes "$SLURM_NNODES" --nproc_per_node 8 --rdzv_id "$SLURM_JOB_ID" \
@@ -26,7 +26,7 @@ srun tune run --nnodes "$SLURM_NNODES" --nproc_per_node 8 --rdzv_id "$SLURM_JOB_
   "recipes/$stage.py" --config "configs/phi4_mini/$stage.yaml" > "$log" 2>&1
 status=$?
 
-# stopped by the signal: the same command continues. Anything else is for a person to read
+# A run that the signal stopped resumes by the same command. Any other failure needs a person.
 if [ $status -ne 0 ] && grep -q "stopped after step" "$log"; then
   scontrol requeue "$SLURM_JOB_ID"
 fi

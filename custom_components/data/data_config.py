@@ -7,7 +7,7 @@ from custom_components.config import Component, option, required
 from custom_components.data.decontamination import NGRAM, SIMILARITY
 from custom_components.data.splits import SplitsConfig
 from custom_components.runs.run_config import RunConfig, named_inputs
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass
@@ -20,12 +20,10 @@ class SamplingConfig:
 
 
 @dataclass
-class OversampleConfig:
+class OversampleConfig(VerifierConfig):
     """Configure further rounds for problems that have no correct rollout yet."""
 
     max_samples: int = option(0, "most responses for a problem; 0: one round without verification")
-    workers: int = option(2, "processes of the verifier")
-    time_limit: float = option(5.0, "seconds for the verification of one response")
 
 
 @dataclass

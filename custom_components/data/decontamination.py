@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse as sparse
 
 from custom_components.config import UserError
-from custom_components.verifier.read.latex import clean
+from custom_components.verifier.read import clean
 
 NGRAM = 13
 SIMILARITY = 0.45

@@ -22,7 +22,7 @@ from custom_components.data.rows import (
     rollout_row,
     table_files,
 )
-from custom_components.verifier.read.extract import last_boxes
+from custom_components.verifier.read import last_boxes
 
 Convert = Callable[[dict[str, Any], int], dict[str, Any] | list[dict[str, Any]]]
 LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}

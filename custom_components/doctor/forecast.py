@@ -8,9 +8,9 @@ from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
 from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.engines.engine import Sampling
-from custom_components.engines.watchdog import GuardedEngine
-from custom_components.rl.samples import Group, judge, sample_round
-from custom_components.verifier import VerifierPool
+from custom_components.engines.watchdog import WatchedEngine
+from custom_components.rl.groups import Group
+from custom_components.rl.sampler import sample_round, verify_groups
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
@@ -27,15 +27,15 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     problems, _ = read_problems(instantiate(cfg.problems, "problems"))
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
-    engine = GuardedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
+    engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     groups = [Group.of(p, tokenizer) for p in rng.sample(problems, min(prompts, len(problems)))]
     sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
     began = time.perf_counter()
     sample_round(groups, cfg.group_size, sampling, engine, tokenizer)
     seconds = time.perf_counter() - began
     engine.close()
-    with VerifierPool(cfg.verifier.workers, cfg.verifier.time_limit) as pool:
-        judge(groups, pool)
+    with cfg.verifier.open() as pool:
+        verify_groups(groups, pool)
     samples = [s for group in groups for s in group.samples]
     yield from verdicts(stage, groups)
     tokens = sum(len(s.completion.token_ids) for s in samples)

@@ -8,12 +8,8 @@ from custom_components.data.data_config import RolloutConfig
 from custom_components.doctor.findings import Finding, Stage
 from custom_components.doctor.template import open_tokenizer
 from custom_components.doctor.training_data import documents_of
-from custom_components.models.hf import (
-    builder_arguments,
-    read_config,
-    rope_factors_of,
-    served_rope_factors,
-)
+from custom_components.models.config_json import read_config, read_model_config, served_rope_factors
+from custom_components.models.longrope import rope_factors_of
 from custom_components.rl.rl_config import RLConfig
 from custom_components.training.training_config import TrainingConfig
 from eval.evaluate_config import EvaluateConfig
@@ -70,7 +66,7 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     trained = stage.model and rope_factors_of(stage.model)
     if trained is None:
         return
-    rope = stage.model.layers[0].attn.pos_embeddings
+    rope = stage.model.rope
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
             "rope_branch",
@@ -85,12 +81,11 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     if not engine or not (folder / "config.json").is_file():
         return
     if "max_model_len" in engine or engine["_component_"].endswith("VLLMEngine"):
-        _, arguments = builder_arguments(folder)
-        served = served_rope_factors(
-            folder, engine.get("max_model_len") or arguments["max_seq_len"]
-        )
+        context = read_model_config(folder).size.max_seq_len
+        served = served_rope_factors(folder, engine.get("max_model_len") or context)
     else:
-        served = builder_arguments(folder)[1].get(f"{engine.get('rope_factor', 'long')}_factor")
+        rotary = read_model_config(folder).rotary
+        served = rotary.factors_of(engine.get("rope_factor", "long"))
     if served is not None and tuple(served) != trained:
         yield Finding(
             "rope_branch",

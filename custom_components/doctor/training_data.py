@@ -20,8 +20,8 @@ from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.run_config import RunConfig
 from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.training_config import MidtrainConfig, TrainingConfig
-from custom_components.verifier import Item, VerifierPool
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier import Item
+from custom_components.verifier.pool.options import VerifierConfig
 from eval.evaluate_config import EvaluateConfig
 
 MOST = 0.5
@@ -140,7 +140,7 @@ def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
     options = stage.cfg.verifier if verifies else VerifierConfig(workers=1)
     if not golds:
         return
-    with VerifierPool(options.workers, options.time_limit) as pool:
+    with options.open() as pool:
         itself = pool.imap(
             Item(g, g if "\\boxed" in g or "####" in g else f"\\boxed{{{g}}}", allow_fallback=True)
             for g in golds

@@ -1,7 +1,7 @@
-"""What every rollout engine does, and what it returns.
+"""Define what a rollout engine does, and what it returns.
 
-Training needs token ids and their log-probs (`Engine`). Recipes that only write responses down
-need texts (`TextEngine`): what an endpoint gives, and any `Engine` through `TokensAsText`.
+Training needs token ids and their log-probs (`Engine`). Recipes that only store responses need
+texts (`TextEngine`): an endpoint gives texts, and `TokensAsText` makes them from any `Engine`.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ import torch
 
 from custom_components.config import UserError
 from custom_components.models.decoder import Decoder
-from custom_components.models.hf import rope_factor_of, rope_factors_of
+from custom_components.models.longrope import rope_factor_of, rope_factors_of
 from custom_components.tokenizer.chat import ChatTokenizer
 
 Conversation = list[dict[str, str]]
@@ -21,13 +21,13 @@ Conversation = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample.
+    """Configure how responses are sampled.
 
     Attributes:
-        temperature: divides the logits; 0 is greedy.
-        top_p: nucleus mass; 1 keeps all.
-        max_new_tokens: longest response, the end-of-turn token included.
-        seed: of this call; None leaves it to the engine.
+        temperature: divisor of the logits; 0 is greedy.
+        top_p: nucleus mass; 1 keeps all tokens.
+        max_new_tokens: longest response in tokens, including the end-of-turn token.
+        seed: seed of this call; None leaves it to the engine.
     """
 
     temperature: float = 1.0
@@ -38,14 +38,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response.
+    """Hold one sampled response as tokens.
 
     Attributes:
-        token_ids: generated ids, the stop token included when one ended it.
-        logprobs: natural log-probs of those ids under the distribution sampled from (after
-            temperature and top_p); empty when the engine has none.
-        finish_reason: stop (a stop token) or length (cut off).
-        version: of the weights that sampled it, as given to `load_weights`; 0 before.
+        token_ids: generated ids, including the stop token if one ended the response.
+        logprobs: natural log-probs of those ids under the sampling distribution (after
+            temperature and top_p); empty if the engine computes none.
+        finish_reason: `stop` (a stop token) or `length` (cut off).
+        version: version of the sampling weights, as given to `load_weights`; 0 before.
     """
 
     token_ids: list[int]
@@ -55,36 +55,36 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Generates responses; the engines for training also take new weights."""
+    """Generate responses as tokens. Engines for training also take new weights."""
 
     name: str
     rope_factors: tuple[float, ...] | None
-    """LongRoPE factors it computes with; None for models without."""
+    """LongRoPE factors the engine computes with; None for models without LongRoPE."""
 
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling
     ) -> list[list[Completion]]:
-        """n completions for each prompt, in the order of the prompts."""
+        """Return n completions for each prompt, in the order of the prompts."""
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the weights; names as in a Hugging Face checkpoint."""
+        """Replace the weights. Tensors have their names in a Hugging Face checkpoint."""
 
     def sleep(self) -> None:
-        """Free what it can until the next `load_weights`."""
+        """Free memory until the next `load_weights`."""
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's resources."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One sampled response as text.
+    """Hold one sampled response as text.
 
     Attributes:
-        text: without special tokens.
-        num_tokens: generated tokens, reasoning included; 0 where they were not counted.
-        finish_reason: stop or length (cut off).
-        cost: USD paid for it.
+        text: response without special tokens.
+        num_tokens: generated tokens, including reasoning; 0 if the engine does not count them.
+        finish_reason: `stop` or `length` (cut off).
+        cost: price of the response, USD.
     """
 
     text: str
@@ -94,11 +94,11 @@ class Reply:
 
 
 class TextEngine(Protocol):
-    """Answers conversations in text."""
+    """Answer conversations in text."""
 
     name: str
     spent: float
-    """USD so far; the caller adds what earlier runs spent."""
+    """USD spent so far; the caller adds the costs of earlier runs."""
 
     def complete(
         self,
@@ -110,32 +110,34 @@ class TextEngine(Protocol):
         """Answer each conversation n times.
 
         Args:
-            conversations: what to answer.
-            n: replies to each.
+            conversations: conversations to answer.
+            n: replies to each conversation.
             sampling: how to sample.
-            on_done: called in this thread with a conversation's index and its n replies, as soon
-                as the engine gives them.
+            on_done: callback for a conversation's index and its n replies; called in this thread
+                as soon as the engine has them.
 
         Returns:
-            {index: why} of the conversations that failed; on_done was not called for them.
+            {index: reason} of the conversations that failed, for which on_done was not called.
         """
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's resources."""
 
 
 class TokensAsText:
-    """A `TextEngine` made of an `Engine` and its model's tokenizer; all replies come at the end.
+    """Adapt an `Engine` and its model's tokenizer to a `TextEngine`; all replies come at the end.
 
     Args:
-        engine: generates.
-        tokenizer: adds its system prompt and instruction, encodes and decodes.
+        engine: engine that generates tokens.
+        tokenizer: tokenizer of its model; adds its system prompt and instruction.
     """
 
     spent = 0.0
 
     def __init__(self, engine: Engine, tokenizer: ChatTokenizer) -> None:
-        self.engine, self.tokenizer, self.name = engine, tokenizer, engine.name
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.name = engine.name
 
     def complete(
         self,
@@ -144,7 +146,7 @@ class TokensAsText:
         sampling: Sampling,
         on_done: Callable[[int, list[Reply]], None],
     ) -> dict[int, str]:
-        """n replies to each conversation; none fails alone."""
+        """Answer each conversation n times; no conversation fails on its own."""
         encode, complete = self.tokenizer.encode_messages, self.tokenizer.complete_prompt
         prompts = [encode(complete(turns)) for turns in conversations]
         for i, completions in enumerate(self.engine.generate(prompts, n, sampling)):
@@ -158,7 +160,7 @@ class TokensAsText:
         return {}
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's resources."""
         self.engine.close()
 
 
@@ -166,7 +168,7 @@ def check_rope(engine: Engine, model: Decoder) -> None:
     """Check that an engine computes the trained LongRoPE branch.
 
     Raises:
-        UserError: when it does not: training would follow another policy than the one sampled.
+        UserError: if it does not: training would follow a policy other than the sampled one.
     """
     if engine.rope_factors != rope_factors_of(model):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Signs of life of an engine, for the watchdog."""
+"""Count signs of progress of an engine, for the watchdog."""
 
 import itertools
 
@@ -7,11 +7,11 @@ _latest = 0
 
 
 def beat() -> None:
-    """Say that there was progress."""
+    """Record that there was progress."""
     global _latest
     _latest = next(_counter)
 
 
 def beats() -> int:
-    """A number that changes with every beat."""
+    """Return a number that changes with every beat."""
     return _latest

@@ -1,4 +1,8 @@
-"""Replies of a shard under way, on disk as they come: a killed run asks only for the others."""
+"""Keep a teacher's replies on disk as they come, so that a killed run asks only for the others.
+
+A shard of rollouts is written whole, once all its problems are answered. Until then its replies are
+in a file of JSON lines beside it, `.spool-<shard>.jsonl`, which is removed with the shard's end.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,8 +11,8 @@ from custom_components.engines.engine import Reply
 from custom_components.io import Journal
 
 
-def cost_of_spools(folder: Path) -> float:
-    """USD paid for the replies in a folder's spools of unfinished shards."""
+def cost_of_unfinished(folder: Path) -> float:
+    """Return the USD paid for the replies of a folder's unfinished shards."""
     return sum(
         reply["cost"]
         for path in folder.glob(".spool-*.jsonl")
@@ -18,8 +22,8 @@ def cost_of_spools(folder: Path) -> float:
     )
 
 
-class Spool:
-    """Keep the replies of one shard on disk until its rows are in place.
+class ReplyFile:
+    """Keep the replies of one unfinished shard.
 
     Args:
         path: file of JSON lines.
@@ -36,13 +40,19 @@ class Spool:
         }
 
     def add(self, number: int, problem: int, replies: list[Reply]) -> None:
-        """Keep a problem's replies of the round with this number."""
+        """Store a problem's replies of a round.
+
+        Args:
+            number: number of the round.
+            problem: index of the problem in the shard.
+            replies: replies to the problem.
+        """
         self.replies[number, problem] = replies
         self._journal.append(
             {"round": number, "problem": problem, "replies": [asdict(r) for r in replies]}
         )
 
     def remove(self) -> None:
-        """Delete the file: the shard's rows are in place."""
+        """Delete the file, once the shard is written."""
         self._journal.close()
         self._journal.path.unlink(missing_ok=True)

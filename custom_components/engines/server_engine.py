@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible endpoint as a rollout engine: texts only, for teachers."""
+"""Use any OpenAI-compatible endpoint as a rollout engine: texts only, for teachers."""
 
 import queue
 import threading
@@ -13,41 +13,42 @@ from custom_components.config import UserError
 from custom_components.engines.engine import Conversation, Reply, Sampling
 from custom_components.engines.heartbeat import beat
 from custom_components.http import ChatEndpoint, ChatReply, EndpointError
-from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.tokenizer.chat import complete_turns
 
-_HOPELESS = (401, 402, 403, 404)  # no other request will fare better
-_GONE = 5  # conversations in a row that failed without any reply in between
+# After one of these statuses every other request will fail, too.
+_HOPELESS = (401, 402, 403, 404)
+# The endpoint is gone when this many conversations in a row fail without a reply in between.
+_GONE = 5
 
 
 class _Stopped(Exception):
-    """No further request is to be sent."""
+    """Signal that no further request is to be sent."""
 
 
 class ServerEngine:
-    """An endpoint's `/chat/completions`, one request for each reply.
+    """Ask an endpoint's `/chat/completions`, with one request for each reply.
 
-    Requests carry no seed (vLLM's CPU build does not survive one), so a run cannot be repeated
-    to the letter.
+    Requests carry no seed (vLLM's CPU build crashes on one), so a run cannot be repeated exactly.
 
     Args:
-        url: up to and including `/v1`.
-        model: the endpoint's name for it; it goes into the rows.
+        url: address of the endpoint, up to and including `/v1`.
+        model: the endpoint's name for the model; it is stored in the rows.
         concurrency: requests at the same time.
-        api_key_env: environment variable with the key; none is sent when it is not set.
-        timeout: seconds for one attempt of a request: for the whole response, since it is not
+        api_key_env: environment variable with the key; no key is sent when it is not set.
+        timeout: seconds for one attempt of a request, including the whole response, which is not
             streamed.
-        attempts: tries of a request that fails in passing.
+        attempts: attempts of a request that fails temporarily.
         requests_per_minute: limit of this process; no limit when None.
         price_in, price_out: USD per million tokens of prompt and response.
-        max_cost: USD after which nothing more is sent (what is under way then is still paid
-            for); no limit when None. With several ranks, each counts its own.
+        max_cost: USD after which no request is sent (requests under way are still paid for); no
+            limit when None. Each rank counts its own costs.
         extra_body: further fields of each request.
-        system_prompt: content of a system turn before the problem; none when None.
-        instruction: text appended to every problem, after a newline; none when empty.
-        tokenizer: ignored: the endpoint has its own.
+        system_prompt: content of a system turn before the problem; no such turn when None.
+        instruction: text appended to every problem, after a newline; nothing when empty.
+        tokenizer: ignored, because the endpoint has its own.
 
     Raises:
-        ValueError: when an argument makes no sense.
+        ValueError: if an argument is out of range.
     """
 
     rope_factors = None
@@ -81,16 +82,17 @@ class ServerEngine:
             attempts=attempts,
             requests_per_minute=requests_per_minute,
         )
-        self.name, self.concurrency, self.max_cost = model, concurrency, max_cost
-        self.price_in, self.price_out = price_in, price_out
+        self.name = model
+        self.concurrency = concurrency
+        self.max_cost = max_cost
+        self.price_in = price_in
+        self.price_out = price_out
         self.extra_body = extra_body or {}
-        self.system_prompt, self.instruction = system_prompt, instruction
+        self.system_prompt = system_prompt
+        self.instruction = instruction
         self.spent = 0.0
         self._failed_in_a_row = 0
         self._lock = threading.Lock()
-
-    # the same turns as a model of our own would see
-    complete_prompt = ChatTokenizer.complete_prompt
 
     def complete(
         self,
@@ -99,15 +101,17 @@ class ServerEngine:
         sampling: Sampling,
         on_done: Callable[[int, list[Reply]], None],
     ) -> dict[int, str]:
-        """n replies to each conversation, handed to `on_done` as soon as all n are there.
+        """Answer each conversation n times, and call `on_done` as soon as all n replies are there.
 
         Returns:
-            {index: why} of the conversations of which a request failed after all attempts.
+            {index: reason} of the conversations with a request that failed after all attempts.
 
         Raises:
-            UserError: when max_cost is reached, or the endpoint refuses everything or is gone.
+            UserError: if max_cost is reached, or the endpoint refuses every request or is gone.
         """
-        prompts = [self.complete_prompt(turns) for turns in conversations]
+        prompts = [
+            complete_turns(turns, self.system_prompt, self.instruction) for turns in conversations
+        ]
         options = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -134,7 +138,7 @@ class ServerEngine:
                 except queue.Empty:
                     return
                 try:
-                    before(i)  # else each of them would wait for its turn first
+                    before(i)  # here too, or each request would first wait for its turn
                     outcome = self.endpoint.ask(prompts[i], options, self._read, partial(before, i))
                 except Exception as e:
                     outcome = e
@@ -142,7 +146,7 @@ class ServerEngine:
                         given_up.add(i)
                 outcomes.put((i, outcome))
 
-        # daemons: a run that gives up does not wait for the requests under way
+        # Threads are daemons, so a run that gives up does not wait for the requests under way.
         for _ in range(min(self.concurrency, len(prompts) * n)):
             threading.Thread(target=work, name="endpoint", daemon=True).start()
         replies: dict[int, list[Reply]] = defaultdict(list)
@@ -176,7 +180,7 @@ class ServerEngine:
         """Return the reply as text, and count its cost.
 
         Raises:
-            ValueError: if it holds no response that ended or reached the limit.
+            ValueError: if it holds no response that ended or reached the length limit.
             UserError: if max_cost is set and the cost is not known.
         """
         if self.max_cost is not None and reply.usage is None:
@@ -201,7 +205,7 @@ class ServerEngine:
         """Count a failed conversation.
 
         Raises:
-            UserError: when the others need not be tried.
+            UserError: if the other conversations will fail, too.
         """
         with self._lock:
             self._failed_in_a_row += 1
@@ -217,15 +221,15 @@ class ServerEngine:
             )
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """An endpoint keeps its weights."""
+        """Refuse new weights, which an endpoint does not take."""
         raise UserError("an endpoint takes no weights; train with engine torch or vllm")
 
     def generate(self, prompt_ids: list[list[int]], n: int, sampling: Sampling) -> None:
-        """An endpoint has no token ids."""
+        """Refuse, because an endpoint has no token ids."""
         raise UserError("an endpoint gives text, not token ids; use engine torch or vllm here")
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""
 
 
 def response_text(reply: ChatReply) -> str:

@@ -1,4 +1,4 @@
-"""The tiny track's teacher: a program behind the engines' protocol, with a model's mistakes."""
+"""Teach the tiny track by a program that implements `Engine` and makes a model's mistakes."""
 
 import random
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from custom_components.tokenizer.chat import ChatTokenizer
 
 
 class AdditionTeacher:
-    """Works additions out in steps, and errs at the given rates (see `ErrorRates`).
+    """Work additions out in steps, and err at the given rates (see `ErrorRates`).
 
-    What it writes depends on the problem and the call's seed alone, so a run that continues
-    writes the same.
+    The responses depend on the problem and the call's seed alone, so a resumed run writes the
+    same ones.
 
     Args:
-        tokenizer: of the student: prompts are decoded, responses encoded with it.
-        carry, slip, skip, cut, guess, guess_slip: rates, see `ErrorRates`.
+        tokenizer: student's tokenizer, which decodes prompts and encodes responses.
+        carry, slip, skip, cut, guess, guess_slip: error rates, see `ErrorRates`.
     """
 
     name = "addition-teacher"
@@ -35,18 +35,16 @@ class AdditionTeacher:
         guess: float = 0.0,
         guess_slip: float = 0.0,
     ) -> None:
-        self.tokenizer, self.rates = (
-            tokenizer,
-            ErrorRates(carry, slip, skip, cut, guess, guess_slip),
-        )
+        self.tokenizer = tokenizer
+        self.rates = ErrorRates(carry, slip, skip, cut, guess, guess_slip)
 
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling
     ) -> list[list[Completion]]:
-        """n worked solutions for each prompt, in the order of the prompts.
+        """Return n worked solutions for each prompt, in the order of the prompts.
 
         Raises:
-            UserError: when a prompt is not an addition problem.
+            UserError: if a prompt is not an addition problem.
         """
         results = []
         for ids in prompt_ids:
@@ -60,7 +58,8 @@ class AdditionTeacher:
             for _ in range(n):
                 text, finished = worked_addition(a, b, self.rates, rng)
                 tokens = self.tokenizer.encode_text(text)
-                tokens += [self.tokenizer.end_of_turn_id] if finished else []
+                if finished:
+                    tokens.append(self.tokenizer.end_of_turn_id)
                 if len(tokens) > sampling.max_new_tokens:
                     tokens, finished = tokens[: sampling.max_new_tokens], False
                 completions.append(Completion(tokens, [], "stop" if finished else "length"))
@@ -68,8 +67,8 @@ class AdditionTeacher:
         return results
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """A program has no weights."""
+        """Refuse new weights, which a program does not have."""
         raise UserError("the addition teacher takes no weights; train with engine torch or vllm")
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there is nothing to free."""

@@ -1,7 +1,8 @@
-"""The embedded engine: batched sampling with a KV cache on the project's own decoder."""
+"""Sample in batches with a KV cache on the project's own decoder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -10,18 +11,27 @@ from tqdm import tqdm
 from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Sampling
 from custom_components.engines.heartbeat import beat
-from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder, rope_factors_of
-from custom_components.models.longrope import RopeFactor
+from custom_components.models.decoder import Decoder
+from custom_components.models.hf import DTYPES, HFCheckpointer, build_from_folder
+from custom_components.models.longrope import RopeFactor, rope_factors_of
 from custom_components.tokenizer.chat import ChatTokenizer
 
 
 class GrowingCache(nn.Module):
-    """Keys and values so far; attention sees only the filled part.
+    """Hold keys and values so far; attention sees only the filled part.
 
-    Takes the place of torchtune's KVCache, whose update hands out the whole allocation.
+    It replaces torchtune's KVCache, whose update returns the whole allocation.
     """
 
-    def __init__(self, batch: int, heads: int, length: int, head_dim: int, dtype, device):
+    def __init__(
+        self,
+        batch: int,
+        heads: int,
+        length: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         shape = (batch, heads, length, head_dim)
         self.keys = torch.empty(shape, dtype=dtype, device=device)
@@ -29,41 +39,45 @@ class GrowingCache(nn.Module):
         self.size = 0
 
     def update(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append k, v [batch, heads, new, head_dim]; returns all so far."""
-        start, self.size = self.size, self.size + k.shape[2]
+        """Append k and v [batch, heads, new, head_dim], and return all so far."""
+        start = self.size
+        self.size += k.shape[2]
         self.keys[:, :, start : self.size] = k
         self.values[:, :, start : self.size] = v
         return self.keys[:, :, : self.size], self.values[:, :, : self.size]
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drop all rows but these (indices)."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        """Drop all rows but those with these indices."""
+        self.keys = self.keys[rows]
+        self.values = self.values[rows]
 
 
 @contextmanager
-def growing_caches(model: nn.Module, batch: int, length: int):
-    """Give every attention layer a `GrowingCache`; yields them, and takes them away again."""
-    attentions = [layer.attn for layer in model.layers]
-    weight = attentions[0].k_proj.weight
+def growing_caches(model: Decoder, batch: int, length: int) -> Iterator[list[GrowingCache]]:
+    """Give every attention layer a `GrowingCache`, yield the caches, and remove them again."""
+    size, weight = model.size, model.head_weight
+    caches = [
+        GrowingCache(batch, size.num_kv_heads, length, size.head_dim, weight.dtype, weight.device)
+        for _ in model.layers
+    ]
     try:
-        for attn in attentions:
-            attn.kv_cache = GrowingCache(
-                batch, attn.num_kv_heads, length, attn.head_dim, weight.dtype, weight.device
-            )
-            attn.cache_enabled = True
-        yield [attn.kv_cache for attn in attentions]
+        for attention, cache in zip(model.attentions, caches, strict=True):
+            attention.kv_cache = cast(Any, cache)
+            attention.cache_enabled = True
+        yield caches
     finally:
-        for attn in attentions:
-            attn.kv_cache, attn.cache_enabled = None, False
+        for attention in model.attentions:
+            attention.kv_cache = None
+            attention.cache_enabled = False
 
 
 def tempered_logprobs(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Log-probs of the distribution to sample from.
+    """Return the log-probs of the distribution to sample from.
 
     Args:
         logits: [batch, vocab] float32.
-        temperature: > 0.
-        top_p: smallest set of tokens with at least this mass is kept (the top one always).
+        temperature: divisor of the logits, > 0.
+        top_p: mass that the smallest set of kept tokens reaches; the top token is always kept.
 
     Returns:
         [batch, vocab]; -inf outside the kept set.
@@ -78,11 +92,11 @@ def tempered_logprobs(logits: torch.Tensor, temperature: float, top_p: float) ->
 
 
 class TorchEngine:
-    """Samples with torch alone.
+    """Sample with torch alone.
 
     Args:
         model: Hugging Face folder to serve.
-        tokenizer: gives the stop and pad ids.
+        tokenizer: tokenizer with the stop and pad ids.
         rope_factor: LongRoPE's branch.
         batch_size: sequences decoded together.
         dtype: fp32 or bf16.
@@ -102,9 +116,11 @@ class TorchEngine:
     ) -> None:
         if dtype not in DTYPES:
             raise UserError(f"engine.dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-        self.name = str(model)
+        self.name = model
         self.dtype = dtype
-        self.tokenizer, self.batch_size, self.progress = tokenizer, batch_size, progress
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.progress = progress
         self.checkpointer = HFCheckpointer(model)
         self.device = torch.device(device)
         self.model = build_from_folder(model, rope_factor).to(self.device, DTYPES[dtype]).eval()
@@ -112,24 +128,24 @@ class TorchEngine:
         self.version = 0
 
     def sleep(self) -> None:
-        """Nothing to free between rollouts: its caches live for one call only."""
+        """Do nothing: the caches live for one call only."""
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the weights; names as in a Hugging Face checkpoint."""
+        """Replace the weights. Tensors have their names in a Hugging Face checkpoint."""
         self.model.load_state_dict(self.checkpointer.to_tune(dict(named_tensors)), strict=True)
         self.version = version
 
     def close(self) -> None:
-        """Nothing outlives the object."""
+        """Do nothing: nothing outlives the object."""
 
     @torch.no_grad()
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling
     ) -> list[list[Completion]]:
-        """n completions for each prompt, in the order of the prompts.
+        """Return n completions for each prompt, in the order of the prompts.
 
         Raises:
-            UserError: when a prompt and `max_new_tokens` exceed the model's context.
+            UserError: if a prompt and `max_new_tokens` exceed the model's context.
         """
         if not prompt_ids or n < 1:
             return [[] for _ in prompt_ids]
@@ -141,7 +157,7 @@ class TorchEngine:
             )
         generator = torch.Generator(self.device)
         generator.manual_seed(sampling.seed if sampling.seed is not None else torch.seed())
-        # by length, so that little is padded and rows of a batch end at about the same time
+        # Sorting by length saves padding, and rows of a batch end at about the same time.
         order = sorted(
             (i for i in range(len(prompt_ids)) for _ in range(n)), key=lambda i: len(prompt_ids[i])
         )
@@ -167,7 +183,7 @@ class TorchEngine:
         )
         columns = torch.arange(width + sampling.max_new_tokens, device=self.device)
         stop = torch.tensor(self.tokenizer.stop_ids, device=self.device)
-        rows = torch.arange(total, device=self.device)  # which sequence each live row is
+        rows = torch.arange(total, device=self.device)  # index of each live row's sequence
         out_tokens: list[list[int]] = [[] for _ in prompts]
         out_logprobs: list[list[float]] = [[] for _ in prompts]
         finished = [False] * total
@@ -179,7 +195,8 @@ class TorchEngine:
                 mask = (keys[None, None] <= query[None, :, None]) & (
                     keys[None, None] >= pad[:, None, None]
                 )
-                mask |= keys[None, None] == query[None, :, None]  # padding attends to itself
+                # A padded position attends to itself: a row without any key would be NaN.
+                mask |= keys[None, None] == query[None, :, None]
                 positions = (query[None] - pad[:, None]).clamp(min=0)
                 hidden = self.model.hidden_states(tokens, mask=mask, input_pos=positions)[:, -1]
                 logits = hidden.float() @ self.model.head_weight.float().T
@@ -201,7 +218,7 @@ class TorchEngine:
                 live = torch.tensor([not finished[r] for r in rows.tolist()], device=self.device)
                 if not live.any():
                     break
-                if live.sum() <= 0.75 * len(rows):  # copying the caches costs about one step
+                if live.sum() <= 0.75 * len(rows):  # copying the caches costs about a step
                     keep = live.nonzero()[:, 0]
                     rows, pad, chosen = rows[keep], pad[keep], chosen[keep]
                     for cache in caches:

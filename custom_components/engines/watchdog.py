@@ -1,4 +1,4 @@
-"""Engines under watch: a stall or a crash ends the run with a message, never with a hang."""
+"""Watch an engine: a stall or a crash ends the run with a message, never with a hang."""
 
 import os
 import sys
@@ -22,19 +22,20 @@ from custom_components.engines.engine import (
 from custom_components.engines.heartbeat import beats
 from custom_components.tokenizer.chat import ChatTokenizer
 
-STALLED = 75  # EX_TEMPFAIL: the same command continues
+STALLED = 75
+"""Exit status after a stall, EX_TEMPFAIL: the same command continues the run."""
 
 
 @contextmanager
 def watchdog(seconds: float, what: str) -> Iterator[None]:
-    """End the process, non-zero, when nothing beats (see `progress.beat`) for `seconds`.
+    """End the process with `STALLED` when there is no `heartbeat.beat` for `seconds`.
 
-    A stalled engine cannot be interrupted from Python, so the process leaves at once: files are
+    A stalled engine cannot be interrupted from Python, so the process exits at once: files are
     whole or absent, and torchrun ends the other ranks.
 
     Args:
-        seconds: limit.
-        what: what is being done, for the message.
+        seconds: longest time without a beat.
+        what: description of the watched call, for the message.
     """
     done = threading.Event()
 
@@ -61,37 +62,40 @@ def watchdog(seconds: float, what: str) -> Iterator[None]:
         thread.join()
 
 
-class GuardedEngine:
-    """An engine whose every call is watched.
+class WatchedEngine:
+    """Watch every call of an engine.
 
     Args:
         node: `_component_` node of the engine.
-        tokenizer: of its model; None for an engine that answers in text.
+        tokenizer: tokenizer of its model; None for an engine that answers in text.
         timeout: seconds without progress before the process ends; progress is a token (torch
             engine) or a finished response (vllm, server).
 
     Attributes:
-        texts: the engine as a `TextEngine`, unwatched.
-        dtype: it computes in; None for an endpoint, which does not say.
+        texts: engine as a `TextEngine`, unwatched.
+        dtype: dtype the engine computes in; None for an endpoint, which does not say.
 
     Raises:
-        UserError: when the engine does not start, or lacks a tokenizer, and from every call that
-            fails.
+        UserError: if the engine does not start, lacks a tokenizer, or fails in a call.
     """
 
     def __init__(self, node: Component, tokenizer: ChatTokenizer | None, timeout: float) -> None:
         self.timeout = timeout
-        in_text = hasattr(get_component(node.get("_component_"), "engine"), "complete")
-        if tokenizer is None and not in_text:
+        answers_in_text = hasattr(get_component(node.get("_component_"), "engine"), "complete")
+        if tokenizer is None and not answers_in_text:
             raise UserError(
                 f"tokenizer: {node['_component_']} needs its model's; set tokenizer._component_="
                 "custom_components.tokenizer.chat.ChatTokenizer and tokenizer.path"
             )
         with self._watch("start"):
-            self.engine: Engine = instantiate(node, "engine", tokenizer=tokenizer)
-        self.name, self.rope_factors = self.engine.name, self.engine.rope_factors
-        self.dtype: str | None = getattr(self.engine, "dtype", None)
-        self.texts: TextEngine = self.engine if in_text else TokensAsText(self.engine, tokenizer)
+            engine = instantiate(node, "engine", tokenizer=tokenizer)
+        self.engine: Engine = engine
+        self.name = self.engine.name
+        self.rope_factors = self.engine.rope_factors
+        self.dtype: str | None = getattr(engine, "dtype", None)
+        self.texts: TextEngine = engine
+        if tokenizer is not None and not answers_in_text:
+            self.texts = TokensAsText(engine, tokenizer)
 
     @contextmanager
     def _watch(self, what: str) -> Iterator[None]:
@@ -110,7 +114,7 @@ class GuardedEngine:
     def generate(
         self, prompt_ids: list[list[int]], n: int, sampling: Sampling
     ) -> list[list[Completion]]:
-        """n completions for each prompt, in the order of the prompts."""
+        """Return n completions for each prompt, in the order of the prompts."""
         with self._watch(f"generate {n} x {len(prompt_ids)} responses"):
             return self.engine.generate(prompt_ids, n, sampling)
 
@@ -121,21 +125,21 @@ class GuardedEngine:
         sampling: Sampling,
         on_done: Callable[[int, list[Reply]], None],
     ) -> dict[int, str]:
-        """n texts in answer to each conversation, as they come; see `TextEngine`."""
+        """Answer each conversation n times, in texts as they come; see `TextEngine`."""
         with self._watch(f"answer {len(conversations)} problems {n} times"):
             return self.texts.complete(conversations, n, sampling, on_done)
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
-        """Replace the weights; names as in a Hugging Face checkpoint."""
+        """Replace the weights. Tensors have their names in a Hugging Face checkpoint."""
         with self._watch(f"load weights of step {version}"):
             self.engine.load_weights(named_tensors, version)
 
     def sleep(self) -> None:
-        """Free what it can until the next `load_weights`."""
+        """Free memory until the next `load_weights`."""
         with self._watch("sleep"):
             self.engine.sleep()
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free the engine's resources."""
         with self._watch("close"):
             self.engine.close()

@@ -1,4 +1,4 @@
-"""Direct preference optimisation."""
+"""Compute the loss of direct preference optimisation."""
 
 import torch
 from torch.nn import functional as F
@@ -11,13 +11,13 @@ def dpo_loss(
     reference_rejected: torch.Tensor,
     beta: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Sigmoid DPO (Rafailov et al. 2023, eq. 7), pair by pair.
+    """Return the sigmoid DPO loss of each pair (Rafailov et al. 2023, arXiv 2305.18290, eq. 7).
 
     Args:
-        chosen, rejected: [pairs] log-probs of whole responses under the policy: sums over their
-            tokens (or means, for the length-normalised variant).
-        reference_chosen, reference_rejected: the same under the frozen reference.
-        beta: how strongly the policy is held to the reference.
+        chosen, rejected: Log-probs [pairs] of whole responses under the policy: sums over their
+            tokens, or means for the length-normalised variant.
+        reference_chosen, reference_rejected: Log-probs [pairs] under the frozen reference.
+        beta: How strongly the policy is held to the reference.
 
     Returns:
         (losses, chosen rewards, rejected rewards), each [pairs]. A reward is

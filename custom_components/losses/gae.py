@@ -1,4 +1,4 @@
-"""Generalised advantage estimation and the value loss: what PPO adds to a policy gradient."""
+"""Compute what PPO adds to a policy gradient: generalised advantages and the value loss."""
 
 import torch
 
@@ -6,7 +6,7 @@ import torch
 def generalised_advantages(
     values: torch.Tensor, rewards: torch.Tensor, lengths: list[int], gamma: float, lam: float
 ) -> torch.Tensor:
-    """Advantages of responses that are rewarded once, at their last token.
+    """Return the advantages of responses that are rewarded once, at their last token.
 
     A_t = sum over k >= 0 of (gamma lam)^k d_(t+k), with d_t = r_t + gamma V_(t+1) - V_t and V = 0
     after the last token (Schulman et al. 2016, High-Dimensional Continuous Control Using
@@ -14,15 +14,15 @@ def generalised_advantages(
     reward less the value.
 
     Args:
-        values: [tokens] of the responses laid end to end; [t] is that of the state from which
-            token t was sampled.
-        rewards: [responses].
-        lengths: tokens of each response; they sum to `tokens`.
-        gamma: discount of a token.
-        lam: 0 trusts the next value, 1 trusts the reward.
+        values: Values [tokens] of the responses laid end to end; values[t] is that of the state
+            from which token t was sampled.
+        rewards: Rewards [responses].
+        lengths: Tokens of each response; they sum to `tokens`.
+        gamma: Discount per token.
+        lam: Lambda; 0 trusts the next value, 1 trusts the reward.
 
     Returns:
-        [tokens], without gradient.
+        Advantages [tokens], without gradient.
     """
     parts = values.detach().split(lengths)
     padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
@@ -41,15 +41,15 @@ def generalised_advantages(
 def value_loss(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip: float
 ) -> torch.Tensor:
-    """Token losses max((V - R)^2, (clip(V) - R)^2) / 2, with V clipped to old V +- clip.
+    """Return the token losses max((V - R)^2, (clip(V) - R)^2) / 2, with V clipped to old V +- clip.
 
-    As in the PPO of OpenAI Baselines; an infinite `clip` leaves the squared error alone.
+    They are those of the PPO in OpenAI's Baselines; an infinite `clip` leaves the squared error.
 
     Args:
-        values: [tokens] as they are now.
-        old_values: [tokens] before this step's updates; no gradient.
-        returns: [tokens] to predict.
-        clip: largest change that is rewarded.
+        values: Current values [tokens].
+        old_values: Values [tokens] before this step's updates, without gradient.
+        returns: Values [tokens] to predict.
+        clip: Change of a value beyond which the loss does not fall.
     """
     bounded = old_values + (values - old_values).clamp(-clip, clip)
     return torch.maximum((values - returns).square(), (bounded - returns).square()) / 2

@@ -1,19 +1,25 @@
-"""Per-token log-probs from hidden states, without the full logits. SFT, DPO and GRPO share it."""
+"""Compute per-token log-probs from hidden states without the full logits, for SFT, DPO and RL."""
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 
-def _chunk(hidden, weight, targets, temperature: float, entropy: bool):
-    # autocast would round the logits to bf16: ratios and sums over long answers need float32
+def _chunk(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    entropy: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    # Autocast would round the logits to bf16; ratios and sums over long answers need float32.
     with torch.autocast(hidden.device.type, enabled=False):
         logits = hidden.float() @ weight.float().T / temperature
     normaliser = logits.logsumexp(-1)
     logprobs = logits.gather(-1, targets[:, None])[:, 0] - normaliser
     if not entropy:
         return logprobs, None
-    # without a graph: a checkpoint keeps what it recomputed for an output that backward never asks
-    # for, and that would be the logits of every chunk
+    # The entropy gets no gradient, and checkpointing would otherwise keep every chunk's logits
+    # alive for it.
     with torch.no_grad():
         return logprobs, normaliser - ((logits - normaliser[:, None]).exp() * logits).sum(-1)
 
@@ -26,8 +32,8 @@ def token_logprobs(
     chunk_size: int = 1024,
     entropy: bool = False,
     scored: torch.Tensor | None = None,
-):
-    """log p(target | hidden) of each scored position, in float32.
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Compute log p(target | hidden) of each scored position, in float32.
 
     Positions whose target is -100 cost nothing: they are taken out before the projection. The
     rest goes through the head in checkpointed chunks, so that memory holds the logits of one
@@ -35,9 +41,9 @@ def token_logprobs(
 
     Args:
         hidden: [batch, seq, dim], any float dtype.
-        weight: [vocab, dim] of the output head.
+        weight: weight of the output head, [vocab, dim].
         targets: [batch, seq] int64; -100 marks positions without a target.
-        temperature: divides the logits before the softmax.
+        temperature: divisor of the logits before the softmax.
         chunk_size: scored tokens per chunk.
         entropy: also return the entropy of each scored position's distribution, in nats; it has
             no gradient.
@@ -59,7 +65,7 @@ def token_logprobs(
         logprobs.append(lp)
         entropies.append(ent)
 
-    def spread(values):
+    def spread(values: list[torch.Tensor]) -> torch.Tensor:
         out = torch.zeros(targets.numel(), dtype=torch.float32, device=targets.device)
         return out.index_put((scored,), torch.cat(values)).view(targets.shape)
 

@@ -1,11 +1,12 @@
-"""torchtune's decoder with document-aware attention and per-token log-probs in its forward."""
+"""Build torchtune's decoder with attention inside documents and log-probs from its forward pass."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings
 from torchtune.modules import (
     FeedForward,
     MultiHeadAttention,
@@ -14,15 +15,13 @@ from torchtune.modules import (
     TransformerDecoder,
     TransformerSelfAttentionLayer,
 )
-from torchtune.modules.peft import LoRALinear
 
 from custom_components.losses.logprobs import token_logprobs
-from custom_components.models.lora import LORA_MODULES, train_adapters_only
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents laid end to end in one row: the attention "mask" of packed training.
+    """Describe documents laid end to end in one row: the attention "mask" of packed training.
 
     Attributes:
         lengths: tokens of each document; they sum to the row's length.
@@ -31,21 +30,34 @@ class Documents:
     lengths: tuple[int, ...]
 
     def positions(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Positions that restart with each document, [1, sum(lengths)] int64."""
+        """Return positions that restart with each document, [1, sum(lengths)] int64."""
         return torch.cat([torch.arange(n, device=device) for n in self.lengths])[None]
 
 
-# the documents change with every batch: compiled code would be compiled anew for each
-@torch.compiler.disable
-def document_attention(q, k, v, mask, dropout_p: float = 0.0, is_causal: bool = True):
-    """Causal attention inside each document; takes the place of torchtune's SDPA call.
+Mask = Documents | torch.Tensor | None
+"""`Documents`, a boolean tensor [batch, seq, keys] (True = attend), or None for plain causal."""
 
-    Memory is linear in the row's length: varlen kernels on CUDA (half precision), causal SDPA
-    document by document elsewhere. Equal to running every document by itself.
+
+# Documents change with every batch, and compiled code would be recompiled for each.
+@torch.compiler.disable
+def document_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask,
+    dropout_p: float = 0.0,
+    is_causal: bool = True,
+) -> torch.Tensor:
+    """Attend causally inside each document; a replacement for torchtune's SDPA call.
+
+    Memory is linear in the row's length: varlen kernels on CUDA (half precision), and causal SDPA
+    document by document elsewhere. The result equals that of each document on its own.
 
     Args:
         q, k, v: [batch, heads, seq, head_dim]; batch is 1 when `mask` is `Documents`.
-        mask: `Documents`, a boolean tensor [batch, seq, keys] (True = attend), or None.
+        mask: see `Mask`.
+        dropout_p: dropout probability of the attention weights.
+        is_causal: whether a batch without documents is causal; documents always are.
 
     Returns:
         [batch, heads, seq, head_dim].
@@ -64,9 +76,10 @@ def document_attention(q, k, v, mask, dropout_p: float = 0.0, is_causal: bool = 
             0, dtype=torch.int32
         )
         longest = max(mask.lengths)
-        flat = [t[0].transpose(0, 1) for t in (q, k, v)]
-        out = varlen_attn(*flat, ends, ends, longest, longest, window_size=(-1, 0))
-        return out.transpose(0, 1)[None]
+        flat_q, flat_k, flat_v = (t[0].transpose(0, 1) for t in (q, k, v))
+        window = (-1, 0)  # causal
+        out = varlen_attn(flat_q, flat_k, flat_v, ends, ends, longest, longest, window_size=window)
+        return cast(torch.Tensor, out).transpose(0, 1)[None]
     parts = zip(*(t.split(mask.lengths, dim=2) for t in (q, k, v)), strict=True)
     return torch.cat(
         [F.scaled_dot_product_attention(*p, dropout_p=dropout_p, is_causal=True) for p in parts],
@@ -75,26 +88,60 @@ def document_attention(q, k, v, mask, dropout_p: float = 0.0, is_causal: bool = 
 
 
 class DocumentAttention(MultiHeadAttention):
-    """torchtune's attention; `mask` may also be `Documents`."""
+    """Extend torchtune's attention: `mask` may also be `Documents`."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._attention_call = document_attention
 
 
-class Decoder(TransformerDecoder):
-    """torchtune's decoder that can return per-token log-probs instead of logits.
+@dataclass(frozen=True)
+class DecoderSize:
+    """Hold the sizes of a decoder.
 
-    The log-probs are computed inside forward, so that under FSDP2 the (tied) embedding is
-    gathered once, and the full logits never exist. `value_head`, where one is set (see
-    `models.value`), gives each position's value in the same pass.
+    Attributes:
+        vocab_size: rows of the embedding.
+        num_layers: transformer layers.
+        num_heads: query heads of a layer.
+        num_kv_heads: key and value heads of a layer; fewer than `num_heads` is GQA.
+        head_dim: dimensions of a head.
+        embed_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward network.
+        max_seq_len: longest sequence, tokens.
+        norm_eps: epsilon of the RMS norms.
     """
 
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    embed_dim: int
+    intermediate_dim: int
+    max_seq_len: int
+    norm_eps: float = 1e-5
+
+
+class Decoder(TransformerDecoder):
+    """Extend torchtune's decoder: it can return per-token log-probs instead of logits.
+
+    The log-probs are computed inside forward, so that under FSDP2 the (tied) embedding is
+    gathered once, and the full logits never exist. A `value_head`, if one is set (see
+    `models.value_head`), gives each position's value in the same pass.
+
+    Attributes:
+        size: sizes the decoder was built with.
+    """
+
+    size: DecoderSize
+    value_head: nn.Module
+
+    # pyrefly: ignore[bad-override]: torchtune's arguments for an encoder do not apply.
     def forward(
         self,
         tokens: torch.Tensor,
         *,
-        mask=None,
+        mask: Mask = None,
         input_pos: torch.Tensor | None = None,
         targets: torch.Tensor | None = None,
         temperature: float = 1.0,
@@ -102,115 +149,131 @@ class Decoder(TransformerDecoder):
         entropy: bool = False,
         scored: torch.Tensor | None = None,
         values: bool = False,
-        **kwargs,
-    ):
-        """
+    ) -> Any:
+        """Compute logits, or log-probs of `targets`.
+
         Args:
             tokens: [batch, seq] int64.
-            mask: `Documents` (batch 1), boolean [batch, seq, keys], or None for plain causal.
+            mask: see `Mask`; with `Documents` the batch is 1.
             input_pos: positions [batch, seq]; 0..seq-1 when None.
             targets: [batch, seq] int64, the token to score at each position, -100 for none;
                 None returns logits instead.
-            temperature: divides the logits before the softmax.
+            temperature: divisor of the logits before the softmax.
             chunk_size: scored tokens per chunk of the head.
             entropy: also return each position's entropy in nats.
-            scored: where `targets` has a target (see `token_logprobs`).
-            values: also return what the value head makes of each position.
+            scored: indices of the positions that have a target (see `token_logprobs`).
+            values: also return the value head's output at each position.
 
         Returns:
             logits [batch, seq, vocab] float32 without `targets`; with them log-probs
             [batch, seq] float32, 0 where the target is -100, and with `entropy` the pair
             (log-probs, entropies). With `values`, (all that, values [batch, seq] float32).
         """
-        if targets is None:
-            return super().forward(tokens, mask=mask, input_pos=input_pos, **kwargs)
         h = self.hidden_states(tokens, mask=mask, input_pos=input_pos)
+        if targets is None:
+            return self.output(h).float()
         result = token_logprobs(
             h, self.head_weight, targets, temperature, chunk_size, entropy, scored
         )
         return (result, self.value_head(h)) if values else result
 
-    def hidden_states(self, tokens: torch.Tensor, *, mask=None, input_pos=None) -> torch.Tensor:
-        """What the head sees, [batch, seq, dim]; arguments as for forward.
+    def hidden_states(
+        self, tokens: torch.Tensor, *, mask: Mask = None, input_pos: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the head's input, [batch, seq, dim]. The arguments are those of forward.
 
         Raises:
-            ValueError: when a sequence (a document, in a row of them) exceeds `max_seq_len`.
+            ValueError: if a sequence, or a document of a row, exceeds `max_seq_len`.
         """
-        # a row of many documents may be longer than the model's context; none of them may
+        # A row of many documents may be longer than the model's context; no document may.
         longest = max(mask.lengths) if isinstance(mask, Documents) else tokens.shape[1]
-        self._validate_inputs(longest, mask=mask, input_pos=input_pos)
+        if longest > self.max_seq_len:
+            raise ValueError(
+                f"a sequence of {longest} tokens exceeds the model's context of {self.max_seq_len}"
+            )
         h = self.tok_embeddings(tokens)
         for layer in self.layers:
             h = layer(h, mask=mask, input_pos=input_pos)
         return self.norm(h)
 
     @property
+    def attentions(self) -> list[MultiHeadAttention]:
+        """Return the attention of each layer."""
+        return [cast(TransformerSelfAttentionLayer, layer).attn for layer in self.layers]
+
+    @property
+    def rope(self) -> nn.Module:
+        """Return the rotary embedding, which all layers share."""
+        return cast(nn.Module, self.attentions[0].pos_embeddings)
+
+    @property
     def head_weight(self) -> torch.Tensor:
-        """[vocab, dim]: the tied embedding, or the output layer's weight."""
-        return getattr(self.output, "tied_module", self.output).weight
+        """Return the tied embedding or the output layer's weight, [vocab, dim]."""
+        module: Any = getattr(self.output, "tied_module", self.output)
+        return module.weight
 
 
-def build_decoder(
-    rope: nn.Module,
-    vocab_size: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    embed_dim: int,
-    intermediate_dim: int,
-    max_seq_len: int,
-    norm_eps: float,
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
-) -> Decoder:
-    """Bias-free pre-norm decoder with GQA, SwiGLU and tied embeddings around one shared `rope`.
+def plain_rope(size: DecoderSize, base: float) -> nn.Module:
+    """Build a rotary embedding that turns the two halves of a head against each other.
 
-    Raises:
-        ValueError: when `lora_modules` names a layer that there is not.
+    transformers does the same, so the weights need no permutation and rounding is equal.
+
+    Args:
+        size: sizes of the decoder.
+        base: rotary base (theta).
     """
-    head_dim = embed_dim // num_heads
-    if unknown := set(lora_modules) - set(LORA_MODULES):
-        raise ValueError(f"lora_modules: no {sorted(unknown)}; there are {list(LORA_MODULES)}")
+    return Qwen2RotaryPositionalEmbeddings(
+        dim=size.head_dim, max_seq_len=size.max_seq_len, base=base
+    )
 
-    def linear(name: str, inputs: int, outputs: int) -> nn.Module:
-        if lora_rank and name in lora_modules:
-            return LoRALinear(inputs, outputs, lora_rank, lora_alpha)
+
+def build_decoder(size: DecoderSize, rope: nn.Module) -> Decoder:
+    """Build a bias-free pre-norm decoder with GQA, SwiGLU and tied embeddings.
+
+    Args:
+        size: sizes of the decoder.
+        rope: rotary embedding of queries and keys; all layers share it.
+
+    Returns:
+        `Decoder` with random weights.
+    """
+
+    def linear(inputs: int, outputs: int) -> nn.Linear:
         return nn.Linear(inputs, outputs, bias=False)
 
-    def attention_layer() -> TransformerSelfAttentionLayer:
+    def layer() -> TransformerSelfAttentionLayer:
+        query_dim, key_dim = size.num_heads * size.head_dim, size.num_kv_heads * size.head_dim
         return TransformerSelfAttentionLayer(
             attn=DocumentAttention(
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                num_kv_heads=num_kv_heads,
-                head_dim=head_dim,
-                q_proj=linear("q_proj", embed_dim, num_heads * head_dim),
-                k_proj=linear("k_proj", embed_dim, num_kv_heads * head_dim),
-                v_proj=linear("v_proj", embed_dim, num_kv_heads * head_dim),
-                output_proj=linear("output_proj", num_heads * head_dim, embed_dim),
+                embed_dim=size.embed_dim,
+                num_heads=size.num_heads,
+                num_kv_heads=size.num_kv_heads,
+                head_dim=size.head_dim,
+                q_proj=linear(size.embed_dim, query_dim),
+                k_proj=linear(size.embed_dim, key_dim),
+                v_proj=linear(size.embed_dim, key_dim),
+                output_proj=linear(query_dim, size.embed_dim),
                 pos_embeddings=rope,
-                max_seq_len=max_seq_len,
+                max_seq_len=size.max_seq_len,
             ),
             mlp=FeedForward(
-                gate_proj=linear("gate_proj", embed_dim, intermediate_dim),
-                down_proj=linear("down_proj", intermediate_dim, embed_dim),
-                up_proj=linear("up_proj", embed_dim, intermediate_dim),
+                gate_proj=linear(size.embed_dim, size.intermediate_dim),
+                down_proj=linear(size.intermediate_dim, size.embed_dim),
+                up_proj=linear(size.embed_dim, size.intermediate_dim),
             ),
-            sa_norm=RMSNorm(embed_dim, eps=norm_eps),
-            mlp_norm=RMSNorm(embed_dim, eps=norm_eps),
+            sa_norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
+            mlp_norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
         )
 
-    embeddings = nn.Embedding(vocab_size, embed_dim)
+    embeddings = nn.Embedding(size.vocab_size, size.embed_dim)
     model = Decoder(
         tok_embeddings=embeddings,
-        layers=[attention_layer() for _ in range(num_layers)],
-        max_seq_len=max_seq_len,
-        num_heads=num_heads,
-        head_dim=head_dim,
-        norm=RMSNorm(embed_dim, eps=norm_eps),
+        layers=[layer() for _ in range(size.num_layers)],
+        max_seq_len=size.max_seq_len,
+        num_heads=size.num_heads,
+        head_dim=size.head_dim,
+        norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
         output=TiedLinear(embeddings),
     )
-    if lora_rank:
-        train_adapters_only(model)
+    model.size = size
     return model

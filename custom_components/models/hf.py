@@ -1,207 +1,75 @@
-"""Hugging Face folders: which builder they need, their weights in, a trained model out."""
+"""Read and write models as Hugging Face folders: weights in, a trained model out."""
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torchtune.models.phi3._convert_weights import phi3_hf_to_tune, phi3_tune_to_hf
 from torchtune.models.qwen2._convert_weights import qwen2_hf_to_tune, qwen2_tune_to_hf
 
 from custom_components.config import UserError
 from custom_components.io import atomic_path
+from custom_components.models.config_json import read_config, read_model_config
 from custom_components.models.decoder import Decoder
-from custom_components.models.longrope import LongRoPE, RopeFactor
-from custom_components.models.lora import LORA_MODULES, is_adapter
-from custom_components.models.phi4_mini import phi4_mini
-from custom_components.models.smollm2 import smollm2
+from custom_components.models.longrope import LongRoPE, RopeFactor, rope_factor_of
+from custom_components.models.lora import is_adapter, with_adapters
 
-FAMILIES = {"Phi3ForCausalLM": phi4_mini, "LlamaForCausalLM": smollm2}
-# what the builders leave out: any other value is another model
-FIXED = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "tie_word_embeddings": (True,),
-    "attention_dropout": (0, 0.0, None),
-    "resid_pdrop": (0, 0.0, None),
-    "embd_pdrop": (0, 0.0, None),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-}
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 SHARD_BYTES = 5 * 2**30
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """config.json of a Hugging Face folder.
+@with_adapters
+def from_folder(path: str | Path, rope_factor: RopeFactor = "long") -> Decoder:
+    """Build the decoder that a Hugging Face folder describes, of any supported family.
 
-    Raises:
-        UserError: when the folder is not one.
-    """
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a Hugging Face model folder (no config.json); has the stage that "
-            "makes it finished?"
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UserError(f"{path} is not valid JSON ({e})") from e
-
-
-def builder_arguments(folder: str | Path) -> tuple[Any, dict[str, Any]]:
-    """The builder and its arguments that represent a Hugging Face folder's config.json.
-
-    Returns:
-        (`phi4_mini` or `smollm2`, keyword arguments; without `rope_factor`).
-
-    Raises:
-        UserError: naming the first field that no builder represents.
-    """
-    config, path = read_config(folder), Path(folder) / "config.json"
-    architecture = (config.get("architectures") or ["?"])[0]
-    if architecture not in FAMILIES:
-        raise UserError(
-            f"{path}: architectures is {architecture}; supported: {', '.join(FAMILIES)}"
-        )
-    for field, allowed in FIXED.items():
-        if field in config and config[field] not in allowed:
-            raise UserError(
-                f"{path}: {field}={config[field]!r} is not supported ({allowed[0]!r} is)"
-            )
-    try:
-        arguments = {
-            "vocab_size": config["vocab_size"],
-            "num_layers": config["num_hidden_layers"],
-            "num_heads": config["num_attention_heads"],
-            "num_kv_heads": config.get("num_key_value_heads") or config["num_attention_heads"],
-            "embed_dim": config["hidden_size"],
-            "intermediate_dim": config["intermediate_size"],
-            "max_seq_len": config["max_position_embeddings"],
-            "norm_eps": config["rms_norm_eps"],
-        }
-    except KeyError as e:
-        raise UserError(f"{path}: field {e.args[0]!r} is missing") from e
-    head_dim = arguments["embed_dim"] // arguments["num_heads"]
-    if config.get("head_dim") not in (None, head_dim):
-        raise UserError(f"{path}: head_dim={config['head_dim']} is not hidden_size / heads")
-    window = config.get("sliding_window")
-    if window is not None and window < arguments["max_seq_len"]:
-        raise UserError(
-            f"{path}: sliding_window={window} is shorter than the context; not supported"
-        )
-    # transformers 5 writes rope_parameters, older versions rope_scaling beside top-level fields
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    arguments["rope_base"] = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if architecture == "LlamaForCausalLM":
-        if kind != "default" or partial != 1.0:
-            raise UserError(f"{path}: rope type {kind!r} is not supported for {architecture}")
-        return smollm2, arguments
-    rotary = int(head_dim * partial)
-    arguments["partial_rotary_factor"] = partial
-    original = rope.get(
-        "original_max_position_embeddings", config.get("original_max_position_embeddings")
-    )
-    if kind == "longrope":
-        factors = {k: tuple(map(float, rope[k])) for k in ("short_factor", "long_factor")}
-        for name, factor in factors.items():
-            if len(factor) != rotary // 2:
-                raise UserError(f"{path}: {name} has {len(factor)} values, expected {rotary // 2}")
-    elif kind == "default":
-        factors = dict.fromkeys(("short_factor", "long_factor"), (1.0,) * (rotary // 2))
-        original = arguments["max_seq_len"]
-    else:
-        raise UserError(f"{path}: rope type {kind!r} is not supported (longrope, default)")
-    arguments |= factors | {"original_max_seq_len": original or arguments["max_seq_len"]}
-    return phi4_mini, arguments
-
-
-def served_rope_factors(folder: str | Path, max_model_len: int) -> tuple[float, ...] | None:
-    """The LongRoPE factors that vLLM computes with: it picks the branch once, by the longest
-    sequence that it is to serve. None for models of another family, which are not trained here.
-    """
-    if (read_config(folder).get("architectures") or ["?"])[0] != "Phi3ForCausalLM":
-        return None
-    _, arguments = builder_arguments(folder)
-    branch = "long" if max_model_len > arguments["original_max_seq_len"] else "short"
-    return arguments[f"{branch}_factor"]
-
-
-def from_folder(
-    path: str | Path,
-    rope_factor: RopeFactor = "long",
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
-) -> Decoder:
-    """The decoder that a Hugging Face folder describes, of any supported family; without its weights.
+    Its weights are random: the checkpointer reads them.
 
     Args:
         path: folder with config.json.
-        rope_factor: LongRoPE's branch; of no effect for models without.
-        lora_rank, lora_alpha, lora_modules: as for `phi4_mini`.
+        rope_factor: LongRoPE's branch; without effect on models without LongRoPE.
     """
-    builder, arguments = builder_arguments(path)
-    if builder is phi4_mini:
-        arguments["rope_factor"] = rope_factor
-    return builder(
-        **arguments, lora_rank=lora_rank, lora_alpha=lora_alpha, lora_modules=lora_modules
-    )
+    return read_model_config(path).build(rope_factor)
 
 
 def build_from_folder(folder: str | Path, rope_factor: RopeFactor = "long") -> Decoder:
-    """The decoder that a Hugging Face folder describes, with its weights (float32).
+    """Build the decoder that a Hugging Face folder describes, with its weights (float32).
 
     Args:
-        folder: config.json and safetensors.
-        rope_factor: LongRoPE's branch; of no effect where the folder's factors are equal.
+        folder: folder with config.json and safetensors.
+        rope_factor: LongRoPE's branch; without effect if the folder's factors are equal.
     """
     model = from_folder(folder, rope_factor)
     model.load_state_dict(HFCheckpointer(folder).load_checkpoint()["model"], strict=True)
     return model
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: weight file {name} is missing")
-    return [folder / name for name in names]
-
-
 class HFCheckpointer:
-    """Reads and writes a model as a Hugging Face folder, in torchtune's state-dict names.
+    """Read and write a model as a Hugging Face folder, in torchtune's state-dict names.
 
     Args:
         checkpoint_dir: folder with config.json, tokenizer files and safetensors.
 
     Raises:
-        UserError: when the folder is not one, or its config is not supported.
+        UserError: if the folder is not a model folder, or its config is not supported.
     """
 
-    def __init__(self, checkpoint_dir: str) -> None:
+    def __init__(self, checkpoint_dir: str | Path) -> None:
         self.folder = Path(checkpoint_dir)
         self.config = read_config(self.folder)
-        self.builder, self.arguments = builder_arguments(self.folder)
+        self.model_config = read_model_config(self.folder)
+        self.is_phi3 = self.model_config.architecture == "Phi3ForCausalLM"
 
     def load_checkpoint(self) -> dict[str, Any]:
-        """{"model": state dict in torchtune's names, float32}.
+        """Return {"model": state dict in torchtune's names, float32}.
 
         Raises:
-            UserError: on a missing or damaged weight file.
+            UserError: if a weight file is missing or damaged.
         """
         weights = {}
         for file in _weight_files(self.folder):
@@ -213,22 +81,22 @@ class HFCheckpointer:
                 raise UserError(f"{file} is damaged ({e})") from e
         return {"model": self.to_tune(weights)}
 
-    def _heads(self) -> dict[str, int]:
-        names = {"num_heads": "num_heads", "num_kv_heads": "num_kv_heads", "dim": "embed_dim"}
-        return {ours: self.arguments[theirs] for ours, theirs in names.items()}
-
     def to_tune(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A Hugging Face state dict in torchtune's names and layout; a tied head is dropped."""
+        """Convert a Hugging Face state dict to torchtune's names and layout; drop a tied head."""
         weights = {k: v for k, v in weights.items() if k != "lm_head.weight"}
-        if self.builder is phi4_mini:
-            return phi3_hf_to_tune(weights, **self._heads())
+        if self.is_phi3:
+            size = self.model_config.size
+            return phi3_hf_to_tune(
+                weights,
+                num_heads=size.num_heads,
+                num_kv_heads=size.num_kv_heads,
+                dim=size.embed_dim,
+            )
         return qwen2_hf_to_tune(weights)
 
     def to_hf(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A torchtune state dict in Hugging Face's names and layout."""
-        if self.builder is phi4_mini:
-            return phi3_tune_to_hf(state_dict)
-        return qwen2_tune_to_hf(state_dict)
+        """Convert a torchtune state dict to Hugging Face's names and layout."""
+        return phi3_tune_to_hf(state_dict) if self.is_phi3 else qwen2_tune_to_hf(state_dict)
 
     def check_model(self, model: Decoder) -> None:
         """Check that a built model is the one the folder describes.
@@ -237,7 +105,7 @@ class HFCheckpointer:
             UserError: naming the first thing that differs.
         """
         with torch.device("meta"):
-            described = self.builder(**self.arguments)
+            described = self.model_config.build()
         ours = {k: tuple(v.shape) for k, v in model.state_dict().items() if not is_adapter(k)}
         theirs = {k: tuple(v.shape) for k, v in described.state_dict().items()}
         for name in ours.keys() | theirs.keys():
@@ -246,17 +114,14 @@ class HFCheckpointer:
                     f"model and checkpoint differ: {name} is {ours.get(name)} in the built model "
                     f"and {theirs.get(name)} in {self.folder}"
                 )
-        # only the branch in use: an export writes the trained branch under both names
-        rope, other = (m.layers[0].attn.pos_embeddings for m in (model, described))
-        branch = getattr(rope, "rope_factor", None)
-        for name in ("scale", "base", "rotary_dim", "factors"):
-            ours, theirs = getattr(rope, name, None), getattr(other, name, None)
-            if name == "factors" and branch in ("short", "long"):
-                ours, theirs = ours[branch], theirs[branch]
-            if ours != theirs:
+        # Only the branch in use counts: an export writes the trained branch under both names.
+        branch = rope_factor_of(model) or ""
+        built, stored = (_rotary_traits(m.rope, branch) for m in (model, described))
+        for name, value in built.items():
+            if value != stored[name]:
                 raise UserError(
-                    f"model and checkpoint differ in the rotary embedding's {name}: {ours} built, "
-                    f"{theirs} in {self.folder}"
+                    f"model and checkpoint differ in the rotary embedding's {name}: {value} built, "
+                    f"{stored[name]} in {self.folder}"
                 )
 
     def save_model(
@@ -278,8 +143,8 @@ class HFCheckpointer:
         Args:
             state_dict: whole model, torchtune's names.
             output: folder to write.
-            dtype: of the stored weights.
-            rope_factor: the branch trained on; None for models without LongRoPE.
+            dtype: dtype of the stored weights.
+            rope_factor: branch the model was trained on; None for models without LongRoPE.
             stop_ids: token ids that end generation, for the generation config.
             card: text of README.md.
         """
@@ -307,6 +172,24 @@ class HFCheckpointer:
             _save_sharded(self.to_hf(state_dict), folder, dtype)
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: weight file {name} is missing")
+    return [folder / name for name in names]
+
+
+def _rotary_traits(rope: nn.Module, branch: str) -> dict[str, Any]:
+    factors = rope.factors if isinstance(rope, LongRoPE) else None
+    traits = {name: getattr(rope, name, None) for name in ("scale", "base", "rotary_dim")}
+    return traits | {"factors": factors.get(branch, factors) if factors else None}
+
+
 def _save_sharded(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:
     shards: list[dict[str, torch.Tensor]] = [{}]
     size = total = 0
@@ -328,15 +211,3 @@ def _save_sharded(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.d
         weight_map |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-
-def rope_factor_of(model: Decoder) -> RopeFactor | None:
-    """The LongRoPE branch a model computes; None for other rotary embeddings."""
-    rope = model.layers[0].attn.pos_embeddings
-    return rope.rope_factor if isinstance(rope, LongRoPE) else None
-
-
-def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
-    """The LongRoPE factors a model computes with; None for other rotary embeddings."""
-    branch = rope_factor_of(model)
-    return model.layers[0].attn.pos_embeddings.factors[branch] if branch else None

@@ -1,4 +1,4 @@
-"""Rotary position embedding with LongRoPE factors and partial rotary dimensions.
+"""Rotate queries and keys with LongRoPE factors on part of each head.
 
 Source: LongRoPE (arXiv 2402.13753) as Phi-4-mini uses it: the first
 `partial_rotary_factor * head_dim` dimensions rotate, frequency i is divided by `factor[i]`, and
@@ -7,32 +7,37 @@ long factors alike.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, Self
 
 import torch
 from torch import nn
+
+from custom_components.models.decoder import Decoder
 
 RopeFactor = Literal["short", "long", "by_length"]
 
 
 class LongRoPE(nn.Module):
-    """Rotates queries or keys; plugs into torchtune's `MultiHeadAttention(pos_embeddings=)`.
+    """Rotate queries or keys; for torchtune's `MultiHeadAttention(pos_embeddings=)`.
 
     Args:
         head_dim: size of one head.
         rotary_dim: leading dimensions of a head that rotate (even, <= head_dim).
         max_seq_len: longest position + 1 the model is built for.
-        original_max_seq_len: length before extension; decides the scale and `by_length`.
+        original_max_seq_len: length before the extension; decides the scale and `by_length`.
         short_factor, long_factor: rotary_dim / 2 frequency divisors each.
-        rope_factor: the branch in use. `by_length` is transformers' rule (long as soon as the
+        rope_factor: branch in use. `by_length` is transformers' rule (long as soon as the
             batch's longest position exceeds the original length): for parity only, since it
             makes a loss depend on how a batch is cut.
         base: rotary base (theta).
 
     Raises:
-        ValueError: when a factor list has the wrong length, or `rope_factor` is unknown.
+        ValueError: if a factor list has the wrong length, or `rope_factor` is unknown.
     """
+
+    short_inv_freq: torch.Tensor
+    long_inv_freq: torch.Tensor
 
     def __init__(
         self,
@@ -51,8 +56,11 @@ class LongRoPE(nn.Module):
                 raise ValueError(f"{name} has {len(factor)} values, expected {rotary_dim // 2}")
         if rope_factor not in ("short", "long", "by_length"):
             raise ValueError(f"rope_factor must be short, long or by_length, not {rope_factor!r}")
-        self.head_dim, self.rotary_dim, self.base = head_dim, rotary_dim, base
-        self.original_max_seq_len, self.rope_factor = original_max_seq_len, rope_factor
+        self.head_dim = head_dim
+        self.rotary_dim = rotary_dim
+        self.base = base
+        self.original_max_seq_len = original_max_seq_len
+        self.rope_factor: RopeFactor = rope_factor
         self.factors = {"short": tuple(short_factor), "long": tuple(long_factor)}
         ratio = max_seq_len / original_max_seq_len
         self.scale = (
@@ -61,19 +69,19 @@ class LongRoPE(nn.Module):
         self.rope_init()
 
     def rope_init(self) -> None:
-        """(Re)compute the frequencies; recipes call it after materialising from meta."""
+        """Compute the frequencies; recipes call it again after materialising from meta."""
         device = None
         if hasattr(self, "short_inv_freq") and self.short_inv_freq.device.type != "meta":
             device = self.short_inv_freq.device
         for name, factor in self.factors.items():
-            # float32 whatever the default dtype: bf16 frequencies ruin far positions
+            # Always float32, whatever the default dtype: bf16 frequencies ruin far positions.
             exponent = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=device)
             divisor = torch.tensor(factor, dtype=torch.float32, device=device)
             inv_freq = 1.0 / (divisor * self.base ** (exponent / self.rotary_dim))
             self.register_buffer(f"{name}_inv_freq", inv_freq, persistent=False)
 
-    def _apply(self, fn, recurse=True):
-        # `.to(bfloat16)` must not round the frequencies: recompute them on the new device
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # `.to(bfloat16)` must not round the frequencies, so they are recomputed on the new device.
         super()._apply(fn, recurse)
         if self.short_inv_freq.dtype != torch.float32:
             self.rope_init()
@@ -95,8 +103,18 @@ class LongRoPE(nn.Module):
         if branch == "by_length":
             branch = "long" if int(input_pos.max()) + 1 > self.original_max_seq_len else "short"
         inv_freq = self.long_inv_freq if branch == "long" else self.short_inv_freq
-        angle = input_pos[..., None].float() * inv_freq  # [b, s, rotary/2]
+        angle = input_pos[..., None].float() * inv_freq  # [batch, seq, rotary_dim / 2]
         cos = (angle.cos() * self.scale).to(x.dtype)[:, :, None]
         sin = (angle.sin() * self.scale).to(x.dtype)[:, :, None]
         first, second, rest = x.tensor_split((self.rotary_dim // 2, self.rotary_dim), dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def rope_factor_of(model: Decoder) -> RopeFactor | None:
+    """Return the LongRoPE branch that a model computes, or None for other rotary embeddings."""
+    return model.rope.rope_factor if isinstance(model.rope, LongRoPE) else None
+
+
+def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
+    """Return the LongRoPE factors of the branch in use, or None for other rotary embeddings."""
+    return model.rope.factors[model.rope.rope_factor] if isinstance(model.rope, LongRoPE) else None

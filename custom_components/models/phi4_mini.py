@@ -1,12 +1,12 @@
-"""Builders of the Phi-4-mini family (Phi3ForCausalLM with LongRoPE and tied embeddings)."""
+"""Build the Phi-4-mini family (Phi3ForCausalLM with LongRoPE and tied embeddings)."""
 
 from collections.abc import Sequence
 
-from custom_components.models.decoder import Decoder, build_decoder
+from custom_components.models.decoder import Decoder, DecoderSize, build_decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor
-from custom_components.models.lora import LORA_MODULES
+from custom_components.models.lora import with_adapters
 
-# microsoft/Phi-4-mini-instruct, config.json
+# Source: config.json of microsoft/Phi-4-mini-instruct.
 PHI4_MINI_LONG_FACTOR = (
     1, 1.118320672, 1.250641126, 1.398617824, 1.564103225, 1.74916897, 1.956131817, 2.187582649,
     2.446418898, 2.735880826, 3.059592084, 3.421605075, 3.826451687, 4.279200023, 4.785517845,
@@ -17,6 +17,7 @@ PHI4_MINI_LONG_FACTOR = (
 )  # fmt: skip
 
 
+@with_adapters
 def phi4_mini(
     vocab_size: int,
     num_layers: int,
@@ -32,33 +33,43 @@ def phi4_mini(
     partial_rotary_factor: float = 0.75,
     rope_base: float = 10_000.0,
     norm_eps: float = 1e-5,
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
 ) -> Decoder:
-    """A decoder of Phi-4-mini's shape: GQA, SwiGLU, RMSNorm, LongRoPE on part of each head,
+    """Build a decoder of Phi-4-mini's shape: GQA, SwiGLU, RMSNorm, LongRoPE on part of each head,
     input and output embeddings tied, no biases.
 
     Args:
         vocab_size: rows of the embedding.
-        num_layers, num_heads, num_kv_heads, embed_dim, intermediate_dim: the usual sizes.
-        max_seq_len, original_max_seq_len: lengths after and before LongRoPE's extension.
-        short_factor, long_factor: frequency divisors, rotary_dim / 2 each.
+        num_layers: transformer layers.
+        num_heads: query heads of a layer.
+        num_kv_heads: key and value heads of a layer.
+        embed_dim: width of the hidden states.
+        intermediate_dim: width inside the feed-forward network.
+        max_seq_len: longest sequence after LongRoPE's extension, tokens.
+        original_max_seq_len: longest sequence before the extension, tokens.
+        short_factor: frequency divisors of the short branch, one for two rotating dimensions.
+        long_factor: frequency divisors of the long branch, one for two rotating dimensions.
         rope_factor: LongRoPE's branch, `short` or `long` (`by_length` for parity tests only).
         partial_rotary_factor: share of each head's dimensions that rotate.
         rope_base: rotary base.
         norm_eps: epsilon of the RMS norms.
-        lora_rank: rank of the LoRA adapters, which alone are trained; 0 trains the whole model.
-        lora_alpha: their output is scaled by lora_alpha / lora_rank.
-        lora_modules: which linear layers get one.
 
     Returns:
         `Decoder` with random weights.
     """
-    head_dim = embed_dim // num_heads
+    size = DecoderSize(
+        vocab_size=vocab_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=embed_dim // num_heads,
+        embed_dim=embed_dim,
+        intermediate_dim=intermediate_dim,
+        max_seq_len=max_seq_len,
+        norm_eps=norm_eps,
+    )
     rope = LongRoPE(
-        head_dim=head_dim,
-        rotary_dim=int(head_dim * partial_rotary_factor),
+        head_dim=size.head_dim,
+        rotary_dim=int(size.head_dim * partial_rotary_factor),
         max_seq_len=max_seq_len,
         original_max_seq_len=original_max_seq_len,
         short_factor=short_factor,
@@ -66,29 +77,12 @@ def phi4_mini(
         rope_factor=rope_factor,
         base=rope_base,
     )
-    return build_decoder(
-        rope,
-        vocab_size,
-        num_layers,
-        num_heads,
-        num_kv_heads,
-        embed_dim,
-        intermediate_dim,
-        max_seq_len,
-        norm_eps,
-        lora_rank,
-        lora_alpha,
-        lora_modules,
-    )
+    return build_decoder(size, rope)
 
 
-def phi4_mini_3_8b(
-    rope_factor: RopeFactor = "long",
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
-) -> Decoder:
-    """microsoft/Phi-4-mini-instruct: 3,836,021,760 parameters. Arguments as for `phi4_mini`."""
+@with_adapters
+def phi4_mini_3_8b(rope_factor: RopeFactor = "long") -> Decoder:
+    """Build microsoft/Phi-4-mini-instruct (3,836,021,760 parameters). Arguments as for `phi4_mini`."""
     return phi4_mini(
         vocab_size=200_064,
         num_layers=32,
@@ -101,24 +95,16 @@ def phi4_mini_3_8b(
         short_factor=(1.0,) * 48,
         long_factor=PHI4_MINI_LONG_FACTOR,
         rope_factor=rope_factor,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_modules=lora_modules,
     )
 
 
-def phi4_mini_tiny(
-    vocab_size: int = 88,
-    rope_factor: RopeFactor = "long",
-    lora_rank: int = 0,
-    lora_alpha: float = 16.0,
-    lora_modules: Sequence[str] = LORA_MODULES,
-) -> Decoder:
-    """The same shape at about 2M parameters: the `tiny` track, minutes on a CPU. Arguments as for
-    `phi4_mini`.
+@with_adapters
+def phi4_mini_tiny(vocab_size: int = 88, rope_factor: RopeFactor = "long") -> Decoder:
+    """Build the same shape at about 2M parameters: the `tiny` track, which takes minutes on a CPU.
+    Arguments as for `phi4_mini`.
 
     Heads of 32 are the smallest that vLLM's CPU build accepts; a quarter of each does not
-    rotate, and the context is extended 4 times by LongRoPE, as the real model's is 32 times.
+    rotate, and LongRoPE extends the context 4 times, where it extends the real model's 32 times.
     """
     return phi4_mini(
         vocab_size=vocab_size,
@@ -132,7 +118,4 @@ def phi4_mini_tiny(
         short_factor=(1.0,) * 12,
         long_factor=tuple(1.0 + 0.25 * i for i in range(12)),
         rope_factor=rope_factor,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_modules=lora_modules,
     )

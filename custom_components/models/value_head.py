@@ -1,4 +1,4 @@
-"""A value head on the policy's own trunk: the critic of PPO."""
+"""Add a value head to the policy's own trunk: the critic of PPO."""
 
 import torch
 from torch import nn
@@ -7,20 +7,20 @@ VALUE_HEAD = "value_head"
 
 
 class ValueHead(nn.Linear):
-    """Expected reward from a hidden state.
+    """Predict the expected reward from a hidden state.
 
     Args:
-        dim: of the hidden states.
-        shapes_trunk: let its loss train the decoder too; otherwise only the head.
+        dim: width of the hidden states.
+        shapes_trunk: whether the head's loss also trains the decoder, or the head alone.
     """
 
     def __init__(self, dim: int, shapes_trunk: bool) -> None:
         super().__init__(dim, 1)
         self.shapes_trunk = shapes_trunk
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[batch, seq, dim] -> [batch, seq] float32."""
-        hidden = hidden if self.shapes_trunk else hidden.detach()
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map hidden states [batch, seq, dim] to values [batch, seq] float32."""
+        hidden = input if self.shapes_trunk else input.detach()
         with torch.autocast(hidden.device.type, enabled=False):
             return nn.functional.linear(
                 hidden.float(), self.weight.float(), self.bias.float()
@@ -28,7 +28,7 @@ class ValueHead(nn.Linear):
 
 
 def initial_value_head(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Zeros for the value head, if there is one: it expects nothing yet."""
+    """Return zeros for the value head, if the model has one: it expects nothing yet."""
     return {
         name: torch.zeros(parameter.shape)
         for name, parameter in model.state_dict().items()
@@ -37,5 +37,5 @@ def initial_value_head(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def without_value_head(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict of the decoder alone."""
+    """Return the state dict of the decoder alone."""
     return {k: v for k, v in weights.items() if not k.startswith(f"{VALUE_HEAD}.")}

@@ -1,4 +1,4 @@
-"""What goes wrong in RL, said by name while it can still be mended."""
+"""Name what goes wrong in an RL run while it can still be fixed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,21 +8,24 @@ from custom_components.config import option
 
 @dataclass
 class AlarmConfig:
-    """Thresholds of the alarms."""
+    """Configure the thresholds of the alarms."""
 
     truncated: float = option(0.9, "share of truncated responses, with all rewards at -1")
     steps_without_positive: int = option(5, "steps in a row without a +1")
-    entropy: float = option(1e-3, "mean entropy of a token, nats, below which it has collapsed")
+    entropy: float = option(
+        1e-3, "mean entropy of a token, nats, below which the policy counts as collapsed"
+    )
     logprob_gap: float = option(0.1, "mean |trainer - engine| log-prob of a token")
-    undecided: float = option(0.05, "share of responses that the verifier could not judge")
+    undecided: float = option(0.05, "share of responses that the verifier leaves undecided")
 
 
 class Alarms:
-    """Watches the metrics of one step after the other.
+    """Check the metrics of one step after the other.
 
     Args:
-        config: thresholds.
-        without_positive, active: `state()` of a run that goes on.
+        config: Thresholds.
+        without_positive: Steps in a row without a +1, from `state()` of a resumed run.
+        active: Alarms of the last step, from `state()` of a resumed run.
     """
 
     def __init__(
@@ -33,19 +36,19 @@ class Alarms:
         self.active: set[str] = set(active)
 
     def state(self) -> dict[str, Any]:
-        """What a run that goes on has to know."""
+        """Return what a resumed run passes to the constructor."""
         return {"without_positive": self.without_positive, "active": sorted(self.active)}
 
     def check(self, stats: dict[str, float]) -> list[str]:
-        """Alarms that this step raises and the step before did not.
+        """Return the alarms that this step raises and the step before did not.
 
         Args:
-            stats: the step's metrics: accuracy, truncated, undecided and, where something was
-                learned, entropy and logprob_gap.
+            stats: Metrics of the step: `accuracy`, `truncated`, `undecided` and, if there was an
+                update, `entropy` and `logprob_gap`.
         """
         config = self.config
         self.without_positive = 0 if stats["accuracy"] > 0 else self.without_positive + 1
-        raised = {
+        conditions = {
             "all rewards are -1 and most responses are cut off: raise max_new_tokens": (
                 stats["accuracy"] == 0 and stats["truncated"] > config.truncated
             ),
@@ -61,7 +64,7 @@ class Alarms:
                 stats["undecided"] > config.undecided
             ),
         }
-        now = {message for message, holds in raised.items() if holds}
-        fresh = [message for message in raised if message in now - self.active]
-        self.active = now
-        return fresh
+        raised = [message for message, holds in conditions.items() if holds]
+        new = [message for message in raised if message not in self.active]
+        self.active = set(raised)
+        return new

@@ -1,11 +1,12 @@
-"""The update of an RL step: from samples with advantages to new weights."""
+"""Learn from a step's samples: from responses with advantages to new weights."""
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,25 +19,28 @@ from custom_components.losses.policy_gradient import (
     policy_gradient_loss,
     token_weights,
 )
+from custom_components.rl.groups import Sample
 from custom_components.rl.rl_config import CriticConfig, RLConfig
-from custom_components.rl.samples import Sample
+from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer
 
 
 @dataclass
 class PolicyBatch:
-    """One micro-batch of responses; [tokens] are its response tokens in order.
+    """Hold one micro-batch of responses. [tokens] are its response tokens in order.
 
     Attributes:
-        inputs: the responses with their prompts, laid end to end.
-        lengths: tokens of each response.
-        rewards: [responses] float32.
-        engine_logprobs, advantages, weights: [tokens] float32.
-        old_logprobs: [tokens], by the trainer before this step's updates; None where the first
-            forward pass gives them.
-        reference_logprobs: [tokens], by the frozen start model; None without a KL term.
-        old_values, returns: [tokens], of the critic before this step's updates, and what it should
-            have said; None without a critic.
+        inputs: Prompts and responses, laid end to end.
+        lengths: Tokens of each response.
+        rewards: Rewards [responses] float32.
+        engine_logprobs: Log-probs [tokens] float32 by the engine that sampled them.
+        advantages: Advantages [tokens] float32.
+        weights: Weights [tokens] float32 of the token losses; see `token_weights`.
+        old_logprobs: Log-probs [tokens] by the trainer before this step's updates; None if the
+            first forward pass gives them.
+        reference_logprobs: Log-probs [tokens] by the frozen start model; None without a KL term.
+        old_values: Values [tokens] by the critic before this step's updates; None without a critic.
+        returns: Values [tokens] that the critic should have predicted; None without a critic.
     """
 
     inputs: MicroBatch
@@ -51,130 +55,210 @@ class PolicyBatch:
     returns: torch.Tensor | None = None
 
 
-def learn(
-    trainer: Trainer[RLConfig],
-    samples: list[Sample],
-    setting: PolicyGradient,
-    temperature: float,
-    rng: random.Random,
-    reference: Callable[..., Any] | None = None,
-    critic: CriticConfig | None = None,
-) -> tuple[float, float, dict[str, float]]:
-    """Update the weights from a step's samples (the same list on every rank).
+class ResponseTokens(NamedTuple):
+    """Hold what a forward pass says of the response tokens of a micro-batch.
+
+    Attributes:
+        logprobs: Log-probs [tokens] at the sampling temperature.
+        entropies: Entropies [tokens] in nats, without gradient.
+        values: Values [tokens] by the critic; None without one.
+    """
+
+    logprobs: torch.Tensor
+    entropies: torch.Tensor
+    values: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """Hold the outcome of a step's update.
+
+    Attributes:
+        loss: Mean loss over the optimizer steps.
+        norm: Mean norm of their gradients.
+        metrics: Further values to log.
+    """
+
+    loss: float
+    norm: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Update the policy from samples by a policy gradient.
+
+    Attributes:
+        trainer: Model, optimizer, and the config of the recipe.
+        setting: Policy gradient to follow.
+        reference: Frozen start model for the KL term; None without one.
+        critic: Config of the value head on the model, which then gives the advantages and is
+            trained too; None to use the advantages of the samples.
+    """
+
+    trainer: Trainer[RLConfig]
+    setting: PolicyGradient
+    reference: Callable[..., Any] | None = None
+    critic: CriticConfig | None = None
+
+    def learn(self, samples: list[Sample], temperature: float, rng: random.Random) -> Update:
+        """Update the weights, one optimizer step per mini-batch and pass.
+
+        Args:
+            samples: Samples of all ranks, the same list on every rank.
+            temperature: Temperature the samples were drawn at; their log-probs are taken at it too.
+            rng: Source of the mini-batches, in the same state on every rank.
+
+        Returns:
+            Outcome of the update; zeros if there are fewer samples than ranks.
+        """
+        trainer, cfg, world = self.trainer, self.trainer.cfg, self.trainer.world
+        if len(samples) < world.size:
+            return Update(0.0, 0.0, {"updates": 0})
+        forward = partial(trainer.forward_logprobs, temperature=temperature, entropy=True)
+        has_critic = self.critic is not None
+
+        # Divide the samples into mini-batches, and this rank's share of each into micro-batches.
+        shuffled = rng.sample(samples, len(samples))
+        count = max(1, min(cfg.minibatches, len(samples) // world.size))
+        minibatches = [self.policy_batches(shuffled[i::count]) for i in range(count)]
+        batches = [batch for minibatch in minibatches for batch in minibatch]
+
+        # Take log-probs and values before the first update, where later updates compare with them.
+        with torch.no_grad():
+            for batch in batches:
+                if count * cfg.update_epochs > 1 or has_critic:
+                    output = forward(batch.inputs, values=has_critic)
+                    old = response_tokens(batch, output, has_critic)
+                    batch.old_logprobs = old.logprobs
+                    batch.old_values = old.values
+                if self.reference is not None:
+                    output = forward(batch.inputs, self.reference)
+                    batch.reference_logprobs = response_tokens(batch, output).logprobs
+        critic_metrics = critic_advantages(batches, self.critic, world) if self.critic else {}
+
+        # Follow the gradient of each mini-batch.
+        sums: Counter[str] = Counter()
+        losses, norms = [], []
+        for _, minibatch in product(range(cfg.update_epochs), minibatches):
+            shares = (
+                self.loss(batch, forward(batch.inputs, values=has_critic), sums)
+                for batch in minibatch
+            )
+            losses.append(trainer.backward(shares))
+            norms.append(trainer.update())
+
+        largest_gap = max(world.gather([sums.pop("largest_gap", 0.0)]))
+        totals = world.sums(dict(sums))
+        tokens = totals.pop("tokens")
+        metrics = {name: total / tokens for name, total in totals.items()}
+        metrics |= {
+            "largest_logprob_gap": largest_gap,
+            "updates": len(losses),
+            "trained_tokens": tokens,
+            **critic_metrics,
+        }
+        return Update(sum(losses) / len(losses), sum(norms) / len(norms), metrics)
+
+    def policy_batches(self, samples: list[Sample]) -> list[PolicyBatch]:
+        """Return this rank's micro-batches of one mini-batch.
+
+        Args:
+            samples: Samples of the mini-batch, of all ranks.
+        """
+        cfg, world = self.trainer.cfg, self.trainer.world
+        lengths = [s.length for s in samples]
+        weights = token_weights(lengths, self.setting.aggregation, cfg.max_new_tokens)
+        sequence_lengths = [len(s.prompt_ids) + s.length for s in samples]
+        parts = split_batch(sequence_lengths, cfg.max_tokens_per_micro_batch, world.size)
+
+        def per_token(values: list[float], part: list[int]) -> torch.Tensor:
+            repeats = torch.tensor([lengths[i] for i in part])
+            per_response = torch.tensor([values[i] for i in part])
+            return per_response.repeat_interleave(repeats).to(world.device)
+
+        return [
+            PolicyBatch(
+                inputs=collate([samples[i].row() for i in part]),
+                lengths=[lengths[i] for i in part],
+                rewards=torch.tensor([samples[i].reward for i in part], device=world.device),
+                engine_logprobs=torch.tensor(
+                    [x for i in part for x in samples[i].completion.logprobs], device=world.device
+                ),
+                advantages=per_token([s.advantage for s in samples], part),
+                weights=per_token(weights, part),
+            )
+            for part in parts[world.rank]
+        ]
+
+    def loss(self, batch: PolicyBatch, output: Any, sums: Counter[str]) -> torch.Tensor:
+        """Return a micro-batch's share of the loss of its mini-batch.
+
+        Args:
+            batch: Micro-batch.
+            output: Forward pass of the trained model on it; see `response_tokens`.
+            sums: Sums over tokens of the logged values, which are added to; `largest_gap` is a
+                maximum.
+        """
+        cfg, setting, critic = self.trainer.cfg, self.setting, self.critic
+        tokens = response_tokens(batch, output, critic is not None)
+        old = tokens.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        losses, ratios, clipped = policy_gradient_loss(
+            tokens.logprobs, old, batch.advantages, setting.clip_low, setting.clip_high
+        )
+        correction = importance_weights(old, batch.engine_logprobs, cfg.importance_cap)
+        gap = (old - batch.engine_logprobs).abs()
+        sums.update(
+            tokens=len(losses),
+            entropy=float(tokens.entropies.sum()),
+            ratio=float(ratios.sum()),
+            clip_fraction=float(clipped.sum()),
+            importance_weight=float(correction.sum()),
+            logprob_gap=float(gap.sum()),
+        )
+        sums["largest_gap"] = max(sums["largest_gap"], float(gap.max()))
+        losses = losses * correction
+        if batch.reference_logprobs is not None:
+            kl = kl_penalty(tokens.logprobs, batch.reference_logprobs, cfg.loss.kl_estimator)
+            sums.update(kl=float(kl.detach().sum()))
+            losses = losses + cfg.loss.kl_coefficient * kl
+        if critic is not None:
+            errors = value_loss(tokens.values, batch.old_values, batch.returns, critic.clip)
+            sums.update(value_loss=float(errors.detach().sum()))
+            losses = losses + critic.coefficient * errors
+        return (losses * batch.weights).sum()
+
+
+def response_tokens(batch: PolicyBatch, output: Any, with_values: bool = False) -> ResponseTokens:
+    """Pick the response tokens out of a forward pass over prompts and responses.
 
     Args:
-        trainer: model, optimizer, and the recipe's config.
-        samples: over all ranks, each with its advantage, or judged where a critic gives it.
-        setting: the policy gradient.
-        temperature: that the samples were drawn at; the log-probs are taken at it too.
-        rng: shuffles the samples into mini-batches, alike on every rank.
-        reference: frozen start model, for the KL term.
-        critic: take the advantages from the model's value head, and train it.
-
-    Returns:
-        (mean loss, mean gradient norm, metrics); zeros when there are fewer samples than ranks.
+        batch: Micro-batch of the forward pass.
+        output: (log-probs, entropies), each [1, seq]; with values ((log-probs, entropies), values).
+        with_values: Whether the output has values.
     """
-    cfg, world = trainer.cfg, trainer.world
-    if len(samples) < world.size:
-        return 0.0, 0.0, {"updates": 0}
-    samples = rng.sample(samples, len(samples))
-    count = max(1, min(cfg.minibatches, len(samples) // world.size))
-    minibatches = [policy_batches(trainer, samples[i::count], setting) for i in range(count)]
-    every = [batch for minibatch in minibatches for batch in minibatch]
-    with torch.no_grad():
-        for batch in every:
-            # later updates need the policy, and the critic, as they are now
-            if count * cfg.update_epochs > 1 or critic is not None:
-                batch.old_logprobs, _, batch.old_values = forward(
-                    trainer, batch, temperature, critic is not None
-                )
-            if reference is not None:
-                batch.reference_logprobs = forward(trainer, batch, temperature, model=reference)[0]
-    criticised = estimate_advantages(trainer, every, critic) if critic is not None else {}
-    sums: Counter[str] = Counter()
-    losses, norms = [], []
-    for _, minibatch in product(range(cfg.update_epochs), minibatches):
-        terms = loss_terms(trainer, minibatch, setting, temperature, sums, critic)
-        losses.append(trainer.backward(terms))
-        norms.append(trainer.update())
-    largest_gap = max(world.gather([sums.pop("largest_gap", 0.0)]))
-    sums = world.sums(dict(sums))
-    tokens = sums.pop("tokens")
-    metrics = {name: value / tokens for name, value in sums.items()}
-    metrics |= {
-        "largest_logprob_gap": largest_gap,
-        "updates": len(losses),
-        "trained_tokens": tokens,
-        **criticised,
-    }
-    return sum(losses) / len(losses), sum(norms) / len(norms), metrics
-
-
-def policy_batches(
-    trainer: Trainer[RLConfig], samples: list[Sample], setting: PolicyGradient
-) -> list[PolicyBatch]:
-    """This rank's micro-batches of one mini-batch."""
-    cfg, world = trainer.cfg, trainer.world
-    responses = [s.completion for s in samples]
-    lengths = [len(c.token_ids) for c in responses]
-    weights = token_weights(lengths, setting.aggregation, cfg.max_new_tokens)
-    totals = [len(s.prompt_ids) + n for s, n in zip(samples, lengths, strict=True)]
-    parts = split_batch(totals, cfg.max_tokens_per_micro_batch, world.size)
-
-    def tokenwise(values: list[float], part: list[int]) -> torch.Tensor:
-        repeats = torch.tensor([lengths[i] for i in part])
-        return torch.tensor([values[i] for i in part]).repeat_interleave(repeats).to(world.device)
-
-    return [
-        PolicyBatch(
-            inputs=collate([samples[i].row() for i in part]),
-            lengths=[lengths[i] for i in part],
-            rewards=torch.tensor([samples[i].reward for i in part], device=world.device),
-            engine_logprobs=torch.tensor(
-                [x for i in part for x in responses[i].logprobs], device=world.device
-            ),
-            advantages=tokenwise([s.advantage for s in samples], part),
-            weights=tokenwise(weights, part),
-        )
-        for part in parts[world.rank]
-    ]
-
-
-def forward(
-    trainer: Trainer[RLConfig],
-    batch: PolicyBatch,
-    temperature: float,
-    values: bool = False,
-    model: Callable[..., Any] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """(log-probs, entropies, values) of the response tokens at the sampling temperature, [tokens].
-
-    `model` is the trained one unless another is given; without `values` the third is None.
-    """
-    result = trainer.forward_logprobs(
-        batch.inputs, model, temperature=temperature, entropy=True, values=values
-    )
-    (logprobs, entropies), of_states = result if values else (result, None)
+    (logprobs, entropies), values = output if with_values else (output, None)
     scored = batch.inputs.scored.to(logprobs.device)
-    return (
+    return ResponseTokens(
         logprobs[0, scored],
         entropies[0, scored].detach(),
-        None if of_states is None else of_states[0, scored],
+        None if values is None else values[0, scored],
     )
 
 
-def estimate_advantages(
-    trainer: Trainer[RLConfig], batches: list[PolicyBatch], critic: CriticConfig
+def critic_advantages(
+    batches: list[PolicyBatch], critic: CriticConfig, world: World
 ) -> dict[str, float]:
-    """Give every token its advantage and its return, by the critic's old values.
+    """Replace the advantages by those of the critic, and set the returns it should predict.
 
     Args:
-        trainer: to sum over the ranks.
-        batches: of a step, with `old_values`; their advantages are replaced.
-        critic: how.
+        batches: This rank's micro-batches of a step, with `old_values`.
+        critic: Discount, lambda, and whether to normalise.
+        world: Ranks to sum over.
 
     Returns:
-        metrics: mean value, and the share of the returns' variance that the values explain.
+        Metrics: `value`, the mean value, and `explained_variance`, the share of the returns'
+        variance that the values explain.
     """
     sums: Counter[str] = Counter()
     for batch in batches:
@@ -194,7 +278,7 @@ def estimate_advantages(
             advantages=float(advantages.sum()),
             advantages_squared=float(advantages.square().sum()),
         )
-    totals = trainer.world.sums(dict(sums))
+    totals = world.sums(dict(sums))
     tokens = totals["tokens"]
 
     def variance(name: str) -> float:
@@ -204,47 +288,6 @@ def estimate_advantages(
         mean, std = totals["advantages"] / tokens, variance("advantages") ** 0.5
         for batch in batches:
             batch.advantages = (batch.advantages - mean) / (std + 1e-8)
-    spread = variance("returns")
-    return {
-        "value": totals["value"] / tokens,
-        "explained_variance": 1 - variance("error") / spread if spread > 1e-12 else 0.0,
-    }
-
-
-def loss_terms(
-    trainer: Trainer[RLConfig],
-    minibatch: list[PolicyBatch],
-    setting: PolicyGradient,
-    temperature: float,
-    sums: Counter[str],
-    critic: CriticConfig | None = None,
-) -> Iterator[torch.Tensor]:
-    """Each micro-batch's share of the mini-batch's loss; `sums` collects what is logged."""
-    for batch in minibatch:
-        logprobs, entropies, values = forward(trainer, batch, temperature, critic is not None)
-        old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        losses, ratios, clipped = policy_gradient_loss(
-            logprobs, old, batch.advantages, setting.clip_low, setting.clip_high
-        )
-        correction = importance_weights(old, batch.engine_logprobs, trainer.cfg.importance_cap)
-        gap = (old - batch.engine_logprobs).abs()
-        sums.update(
-            tokens=len(losses),
-            entropy=float(entropies.sum()),
-            ratio=float(ratios.sum()),
-            clip_fraction=float(clipped.sum()),
-            importance_weight=float(correction.sum()),
-            logprob_gap=float(gap.sum()),
-        )
-        sums["largest_gap"] = max(sums["largest_gap"], float(gap.max()))
-        losses = losses * correction
-        if batch.reference_logprobs is not None:
-            config = trainer.cfg.loss
-            kl = kl_penalty(logprobs, batch.reference_logprobs, config.kl_estimator)
-            sums.update(kl=float(kl.detach().sum()))
-            losses = losses + config.kl_coefficient * kl
-        if critic is not None:
-            errors = value_loss(values, batch.old_values, batch.returns, critic.clip)
-            sums.update(value_loss=float(errors.detach().sum()))
-            losses = losses + critic.coefficient * errors
-        yield (losses * batch.weights).sum()
+    returns_variance = variance("returns")
+    explained = 1 - variance("error") / returns_variance if returns_variance > 1e-12 else 0.0
+    return {"value": totals["value"] / tokens, "explained_variance": explained}

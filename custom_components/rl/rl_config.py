@@ -8,71 +8,81 @@ from custom_components.losses.policy_gradient import LossConfig
 from custom_components.rl.alarms import AlarmConfig
 from custom_components.runs.run_config import named_inputs
 from custom_components.training.training_config import TrainingConfig
-from custom_components.verifier.options import VerifierConfig
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass
 class SelectionConfig:
-    """Prompt selection before the first step, with the start model."""
+    """Configure the selection of prompts by the start model, before the first step."""
 
     rounds: int = option(0, "sampling rounds; 0 keeps every prompt")
-    samples: int = option(8, "responses to each prompt and round")
+    samples: int = option(8, "responses to each prompt in a round")
     statistic: Literal["length_cv", "length_range"] = option(
-        "length_cv", "which statistic of a prompt's response lengths decides"
+        "length_cv",
+        "statistic of a prompt's response lengths that decides: standard deviation (length_cv) or "
+        "range (length_range) over the mean",
     )
     threshold: float = option(0.5, "largest value of the statistic")
-    max_accuracy: float = option(1.0, "prompts with a higher pass rate are left out")
+    max_accuracy: float = option(1.0, "largest pass rate; easier prompts are dropped")
 
 
 @dataclass
 class RebalanceConfig:
-    """Reward rebalancing."""
+    """Configure reward rebalancing."""
 
-    enabled: bool = option(True, "keep every +1 and as many -1 of a group")
-    max_accuracy: float = option(0.5, "groups with a larger share of +1 are dropped")
-    max_samples: int = option(16, "a prompt without +1 is sampled again up to this many")
+    enabled: bool = option(True, "learn from every +1 of a group and as many -1")
+    max_accuracy: float = option(0.5, "largest share of +1; easier groups are dropped")
+    max_samples: int = option(
+        16, "number of responses up to which a prompt without a +1 is sampled again"
+    )
 
 
 @dataclass
 class TemperatureConfig:
-    """Temperature annealing."""
+    """Configure temperature annealing."""
 
-    start: float = option(1.0, "at the first step")
-    end: float = option(0.6, "when annealed")
-    fraction: float = option(0.5, "share of the steps over which it falls linearly")
+    start: float = option(1.0, "temperature of the first step")
+    end: float = option(0.6, "temperature after annealing")
+    fraction: float = option(0.5, "share of the steps over which the temperature falls linearly")
 
 
 @dataclass
 class HeldOutConfig:
-    """Accuracy on held-out problems while training goes on."""
+    """Configure the accuracy on held-out problems while training goes on."""
 
     every: int = option(0, "steps between evaluations; 0 for none")
     problems: Component | None = option(None, "function that yields problems not trained on")
     samples: int = option(1, "responses to each problem")
-    temperature: float = option(0.6, "of these responses")
-    top_p: float = option(0.95, "of these responses")
-    keep_best: bool = option(True, "end with the weights of the highest accuracy, not the last")
+    temperature: float = option(0.6, "sampling temperature of these responses")
+    top_p: float = option(0.95, "nucleus mass of these responses")
+    keep_best: bool = option(
+        True, "export the weights with the highest accuracy instead of the last ones"
+    )
 
 
 @dataclass
 class RLConfig(TrainingConfig):
-    """Keys that GRPO and PPO share. A row of a batch is a prompt."""
+    """Configure what GRPO and PPO share. A row of a batch is a prompt."""
 
     problems: Component = required("function of custom_components.data that yields problems")
     engine: Component = required("rollout engine; one per rank")
-    group_size: int = option(8, "responses to each prompt and round")
+    group_size: int = option(8, "responses to each prompt in a round")
     max_new_tokens: int = option(1024, "longest response, tokens")
-    loss: LossConfig = option(LossConfig, "which policy gradient")
+    loss: LossConfig = option(LossConfig, "policy gradient")
     minibatches: int = option(1, "optimizer steps per pass over a step's samples")
     update_epochs: int = option(1, "passes over a step's samples")
-    importance_cap: float = option(2.0, "largest weight for the engine's other log-probs")
+    importance_cap: float = option(
+        2.0, "largest importance weight, which corrects for the engine's different log-probs"
+    )
     selection: SelectionConfig = option(SelectionConfig, "prompt selection")
     temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
-    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool")
+    verifier: VerifierConfig = option(VerifierConfig, "verifier processes")
     held_out: HeldOutConfig = option(HeldOutConfig, "accuracy on held-out problems")
-    alarms: AlarmConfig = option(AlarmConfig, "when to speak up")
-    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
-    logged_samples: int = option(4, "responses of a step kept in samples.jsonl")
+    alarms: AlarmConfig = option(AlarmConfig, "thresholds of the alarms")
+    engine_timeout: float = option(
+        1800.0, "seconds without progress of the engine after which the run ends"
+    )
+    logged_samples: int = option(4, "responses of a step written to samples.jsonl")
 
     def inputs(self) -> dict[str, str]:
         """Return the problems, the held-out problems, the engine's model and the start weights."""
@@ -86,38 +96,44 @@ class RLConfig(TrainingConfig):
 
 @dataclass
 class CriticConfig:
-    """PPO's critic: a value head on the policy, and how advantages follow from it."""
+    """Configure PPO's critic, a value head on the policy, and the advantages it gives."""
 
-    gamma: float = option(1.0, "discount of a token")
-    lam: float = option(1.0, "of GAE: 1 trusts the reward, 0 the next token's value")
+    gamma: float = option(1.0, "discount per token")
+    lam: float = option(
+        1.0, "lambda of GAE: 1 trusts the reward, 0 trusts the value of the next token"
+    )
     lr: float = option(1e-3, "learning rate of the value head")
     coefficient: float = option(0.1, "weight of the value loss")
-    clip: float = option(0.2, "largest change of a value in a step that the loss rewards")
+    clip: float = option(0.2, "change of a value in a step beyond which the loss does not fall")
     shapes_trunk: bool = option(False, "let the value loss train the decoder too")
-    normalise: bool = option(True, "advantages of a step get mean 0 and standard deviation 1")
+    normalise: bool = option(
+        True, "scale the advantages of a step to mean 0 and standard deviation 1"
+    )
 
 
 @dataclass
 class OverlongConfig:
-    """Over-long responses."""
+    """Configure the treatment of over-long responses."""
 
     filter: bool = option(False, "leave truncated responses out of the update")
-    buffer: int = option(0, "tokens below max_new_tokens over which the reward falls by 1; 0: none")
+    buffer: int = option(
+        0, "tokens below max_new_tokens over which the reward falls by 1; 0 for no penalty"
+    )
 
 
 @dataclass
 class GRPOConfig(RLConfig):
-    """Config of recipes/grpo.py. A row of a batch is a prompt."""
+    """Configure recipes/grpo.py. A row of a batch is a prompt."""
 
     rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
     refill_rounds: int = option(
-        0, "rounds in which prompts without contrast make room for others (DAPO)"
+        0, "rounds in which other prompts make up for those whose rewards are all equal (DAPO)"
     )
     overlong: OverlongConfig = option(OverlongConfig, "over-long responses (DAPO)")
 
 
 @dataclass
 class PPOConfig(RLConfig):
-    """Config of recipes/ppo.py. A row of a batch is a prompt."""
+    """Configure recipes/ppo.py. A row of a batch is a prompt."""
 
     critic: CriticConfig = option(CriticConfig, "value head and advantages")

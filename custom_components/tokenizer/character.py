@@ -1,4 +1,4 @@
-"""The tiny track's character tokenizer, saved as an ordinary Hugging Face tokenizer folder."""
+"""Build the tiny track's character tokenizer, an ordinary Hugging Face tokenizer."""
 
 import string
 from pathlib import Path
@@ -7,10 +7,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ("<|endoftext|>", "<|assistant|>", "<|end|>", "<|user|>", "<|system|>")
-# ordinary text, as in Phi-4-mini-reasoning's vocabulary, but one symbol each
+# These are ordinary text, as in Phi-4-mini-reasoning's vocabulary, but one token each.
 WORDS = ("<think>", "</think>", "\\boxed{")
 CHARACTERS = "\n " + string.digits + "+-*/=.,:?(){}" + string.ascii_letters
-# Phi-4-mini's turns: no newlines between the parts, no BOS
+# Turns are written as Phi-4-mini writes them: without newlines between the parts, without BOS.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
@@ -20,9 +20,9 @@ CHAT_TEMPLATE = (
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character (and per word of `WORDS`), with a Phi-style chat template."""
+    """Build a tokenizer of one token per character or word of `WORDS`, with Phi's chat format."""
     vocab = {token: i for i, token in enumerate((*SPECIAL, *WORDS, *CHARACTERS))}
-    # an unknown character becomes a space rather than vanishing
+    # An unknown character becomes a space; it must not vanish.
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=" "))
     pattern = r"<think>|</think>|\\boxed\{|[\s\S]"
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
@@ -38,7 +38,7 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_character_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Write the tokenizer files into `folder`; returns the tokenizer."""
+    """Write the tokenizer files into `folder`, and return the tokenizer."""
     tokenizer = character_tokenizer()
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -1,4 +1,4 @@
-"""One wrapper around any Hugging Face tokenizer with a chat template."""
+"""Encode and decode with any Hugging Face tokenizer that has a chat template."""
 
 import json
 from pathlib import Path
@@ -12,20 +12,24 @@ from custom_components.hub import local_folder
 
 
 class TemplateError(UserError):
-    """A chat template with which a model could not learn to stop."""
+    """Signal a chat template with which a model could not learn to stop."""
 
 
 class TurnsError(UserError, ValueError):
-    """Turns that the chat template cannot render. As a ValueError it makes a row of them a reject."""
+    """Signal turns that the chat template cannot render.
+
+    It is a ValueError, so that a data row with such turns is rejected instead of ending the run.
+    """
 
 
-_SENTINEL = "\ue000{}\ue001"  # private use characters: no template and no problem holds them
+# Private use characters occur in no template and in no problem.
+_SENTINEL = "\ue000{}\ue001"
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """A folder's tokenizer.json; what has none, or brings code, goes through `AutoTokenizer`.
+    """Load a folder's tokenizer.json, or use `AutoTokenizer` if it has none or brings code.
 
-    That class gives the same result, but importing it takes seconds at the start of every recipe.
+    `AutoTokenizer` gives the same result, but its import adds seconds to every recipe's start.
     """
     if (folder / "tokenizer.json").is_file() and not trust_remote_code:
         return PreTrainedTokenizerFast.from_pretrained(folder)
@@ -34,21 +38,39 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
-class ChatTokenizer:
-    """Encodes problems and responses with the model's own chat template.
-
-    A prompt and a response are encoded apart and joined, so the tokens trained on are exactly
-    those that the model is given and produces when it generates.
+def complete_turns(
+    messages: list[dict[str, str]], system_prompt: str | None, instruction: str
+) -> list[dict[str, str]]:
+    """Add a system prompt before the turns, and an instruction after the problem.
 
     Args:
-        path: a Hugging Face folder with tokenizer files and a chat template, or a hub id.
-        system_prompt: content of a system turn before the problem; none when None.
-        instruction: text appended to every problem, after a newline; none when empty.
+        messages: turns with role and content; the last holds the problem.
+        system_prompt: content of the system turn; None, or a system turn in `messages`, adds none.
+        instruction: text appended to the last turn, after a newline; nothing when empty.
+    """
+    *earlier, last = messages
+    if instruction:
+        last = {**last, "content": f"{last['content']}\n{instruction}"}
+    if system_prompt and messages[0]["role"] != "system":
+        earlier = [{"role": "system", "content": system_prompt}, *earlier]
+    return [*earlier, last]
+
+
+class ChatTokenizer:
+    """Encode problems and responses with the model's own chat template.
+
+    Prompt and response are encoded separately and joined, so the tokens in training are exactly
+    those that the model reads and produces when it generates.
+
+    Args:
+        path: Hugging Face folder with tokenizer files and a chat template, or a hub id.
+        system_prompt: content of a system turn before the problem; no such turn when None.
+        instruction: text appended to every problem, after a newline; nothing when empty.
         trust_remote_code: run tokenizer code that comes with the folder.
 
     Raises:
-        UserError: when the folder has no tokenizer, or no chat template that renders.
-        TemplateError: when the template does not end an assistant turn with a special token.
+        UserError: if the folder has no tokenizer, or no chat template that renders.
+        TemplateError: if the template does not end an assistant turn with a special token.
     """
 
     def __init__(
@@ -68,7 +90,8 @@ class ChatTokenizer:
         self.hf = load_tokenizer(folder, trust_remote_code)
         if not self.hf.chat_template:
             raise UserError(f"{folder} has no chat template; add chat_template.jinja to the folder")
-        self.system_prompt, self.instruction = system_prompt, instruction
+        self.system_prompt = system_prompt
+        self.instruction = instruction
         self.special_ids = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
         self.end_of_turn_id = self._find_end_of_turn()
         self.stop_ids = self._find_stop_ids()
@@ -84,11 +107,11 @@ class ChatTokenizer:
             roles = ", ".join(str(m.get("role")) for m in messages)
             raise TurnsError(
                 f"{self.path}: the chat template cannot render the turns {roles} "
-                f"({str(e).partition(chr(10))[0]}); mend the template or the turns"
+                f"({str(e).partition(chr(10))[0]}); fix the template or the turns"
             ) from e
 
     def generation_prompt(self) -> str:
-        """What the template writes between the user's text and the model's response."""
+        """Return what the template writes between the user's text and the model's response."""
         mark = _SENTINEL.format(0)
         return self._render([{"role": "user", "content": mark}], generate=True).partition(mark)[2]
 
@@ -100,7 +123,7 @@ class ChatTokenizer:
         if not ids or ids[0] not in self.special_ids:
             raise TemplateError(
                 f"{self.path}: the chat template does not end an assistant turn with a special "
-                f"token (it writes {after!r}), so the model could not learn to stop; mend the template"
+                f"token (it writes {after!r}), so the model could not learn to stop; fix the template"
             )
         return ids[0]
 
@@ -115,26 +138,18 @@ class ChatTokenizer:
         return sorted(stop)
 
     def complete_prompt(self, messages: list[dict[str, str]]) -> list[dict[str, str]]:
-        """The turns as the model sees them: system prompt first, instruction after the problem.
-
-        A system turn of the conversation's own takes the place of `system_prompt`.
-        """
-        *earlier, last = messages
-        if self.instruction:
-            last = {**last, "content": f"{last['content']}\n{self.instruction}"}
-        if self.system_prompt and (messages[0]["role"] != "system"):
-            earlier = [{"role": "system", "content": self.system_prompt}, *earlier]
-        return [*earlier, last]
+        """Return the turns that the model sees; see `complete_turns`."""
+        return complete_turns(messages, self.system_prompt, self.instruction)
 
     def encode_prompt(self, problem: str) -> list[int]:
-        """Token ids up to and including the start of the assistant's turn."""
+        """Return token ids up to and including the start of the assistant's turn."""
         return self.encode_messages(self.complete_prompt([{"role": "user", "content": problem}]))
 
     def encode_messages(self, messages: list[dict[str, str]]) -> list[int]:
-        """Token ids of `messages` and the start of an assistant turn.
+        """Return token ids of `messages` and the start of an assistant turn.
 
-        Special tokens come from the template alone: text of a message that spells one is
-        encoded as ordinary characters.
+        Special tokens come from the template alone: message text that spells one is encoded as
+        ordinary characters.
         """
         marked = [{**m, "content": _SENTINEL.format(i)} for i, m in enumerate(messages)]
         rendered = self._render(marked, generate=True)
@@ -154,28 +169,31 @@ class ChatTokenizer:
         return ids + self.hf(rest, add_special_tokens=False)["input_ids"]
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of plain text; spelled-out special tokens stay ordinary text."""
+        """Return token ids of plain text; spelled-out special tokens stay ordinary text."""
         return self.hf(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
-    def encode_example(self, messages: list[dict[str, str]], finished: bool = True):
-        """A conversation that ends in the assistant's turn, as one sequence.
+    def encode_example(
+        self, messages: list[dict[str, str]], finished: bool = True
+    ) -> tuple[list[int], int]:
+        """Encode a conversation that ends in the assistant's turn as one sequence.
 
         Args:
-            messages: turns with role and content, the last the assistant's.
-            finished: append the end-of-turn token, so that stopping is learned.
+            messages: turns with role and content; the last is the assistant's.
+            finished: append the end-of-turn token, so that the model learns to stop.
 
         Returns:
             (token ids, length of the prompt): tokens from that length on are the response.
 
         Raises:
-            ValueError: when the last turn is not the assistant's, or there is none before it.
+            ValueError: if the last turn is not the assistant's, or no turn precedes it.
         """
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise ValueError("a training example must end in an assistant turn after a user turn")
         prompt = self.encode_messages(self.complete_prompt(messages[:-1]))
         answer = self.encode_text(messages[-1]["content"])
-        return prompt + answer + ([self.end_of_turn_id] if finished else []), len(prompt)
+        end = [self.end_of_turn_id] if finished else []
+        return prompt + answer + end, len(prompt)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of generated ids, special tokens left out."""
+        """Return the text of generated ids, without special tokens."""
         return self.hf.decode(ids, skip_special_tokens=True)

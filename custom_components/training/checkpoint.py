@@ -1,13 +1,14 @@
-"""Step checkpoints: the complete training state, renamed into place when whole."""
+"""Write step checkpoints: the complete training state, renamed into place when whole."""
 
 import os
 import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -17,39 +18,43 @@ from custom_components.config import UserError
 from custom_components.training.distributed import World
 
 STEP = re.compile(r"step_(\d+)")
-# frozen weights (LoRA's base) are those of the start model, and come from there
+# Frozen weights (LoRA's base) are left out: they are loaded from the start model.
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class StepCheckpoints:
-    """`<folder>/step_N/` with weights, optimizer, schedule, RNG and whatever the recipe adds.
+    """Keep `<folder>/step_N/` with weights, optimizer, schedule, RNG and the recipe's own state.
 
-    Sharded state goes through torch's DCP, so a run continues on another number of ranks.
+    torch's DCP stores the sharded state, so a run can resume on another number of ranks.
 
     Args:
-        folder: the run folder's `checkpoints`.
+        folder: run folder's `checkpoints`.
         world: this process among all.
-        keep: how many of the latest to keep.
-        background: copy the state and write it while training goes on.
+        keep: number of latest checkpoints to keep.
+        background: copy the state, and write the copy while training continues.
     """
 
     def __init__(
         self, folder: str | Path, world: World, keep: int = 2, background: bool = False
     ) -> None:
-        self.folder, self.world, self.keep = Path(folder), world, keep
-        self.background, self._pending, self._best = background, None, None
-        # the default group's collectives belong to training
+        self.folder = Path(folder)
+        self.world = world
+        self.keep = keep
+        self.background = background
+        self._pending: tuple[int, Future[Any] | None] | None = None
+        self._best: int | None = None
+        # A background save needs its own process group: training uses the default one meanwhile.
         separate = background and world.size > 1
-        self._group = torch.distributed.new_group(backend="gloo") if separate else None
+        self._group: Any = torch.distributed.new_group(backend="gloo") if separate else None
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, ascending."""
-        found = [STEP.fullmatch(p.name) for p in self.folder.glob("step_*")]
-        return sorted(int(m.group(1)) for m in found if m)
+        """Return the steps of the complete checkpoints, ascending."""
+        matches = [STEP.fullmatch(p.name) for p in self.folder.glob("step_*")]
+        return sorted(int(m.group(1)) for m in matches if m)
 
     @property
     def latest(self) -> int:
-        """Steps done at the latest complete checkpoint; 0 when there is none."""
+        """Return the step of the latest complete checkpoint, or 0 without one."""
         return max(self.steps(), default=0)
 
     def save(
@@ -65,10 +70,10 @@ class StepCheckpoints:
 
         Args:
             step: steps done so far.
-            model, optimizer, scheduler: their state is saved.
-            extra: what else the recipe needs to continue; the same on every rank, and readable
-                by `torch.load(weights_only=True)`.
-            best: keep this one until another is the best.
+            model, optimizer, scheduler: objects whose state is saved.
+            extra: other state that the recipe needs to resume; the same on every rank, and
+                readable by `torch.load(weights_only=True)`.
+            best: keep this checkpoint until another one is the best.
         """
         self.publish()
         temporary = self.folder / f".tmp-step_{step}"
@@ -92,31 +97,29 @@ class StepCheckpoints:
             _save(state, temporary / "state.pt")
         weights, optim = get_state_dict(model, optimizer, options=TRAINED)
         held = {"model": weights, "optimizer": optim}
-        # DCP fsyncs what it writes
+        # DCP calls fsync on the files it writes.
         with quiet_single_process():
             if self.background:
                 alone = self.world.size == 1
-                self._pending = (
-                    step,
-                    dcp.async_save(
-                        held, checkpoint_id=temporary, process_group=self._group, no_dist=alone
-                    ),
+                future = dcp.async_save(
+                    held, checkpoint_id=temporary, process_group=self._group, no_dist=alone
                 )
+                self._pending = step, cast(Future, future)
                 return
             dcp.save(held, checkpoint_id=temporary)
         self._pending = step, None
         self.publish()
 
     def publish(self, wait: bool = True) -> None:
-        """Give a written checkpoint its name, and remove those that are not kept.
+        """Rename a written checkpoint into place, and remove those that are not kept.
 
         Args:
-            wait: for one that is being written in the background.
+            wait: wait for a checkpoint that is being written in the background.
         """
         if self._pending is not None:
             step, future = self._pending
-            # done on rank 0, which writes the index of all parts, means done everywhere
-            if not wait and not (self.world.rank == 0 and future.done()):
+            # Rank 0 writes the global index last, so when it is done every rank is.
+            if not wait and not (self.world.rank == 0 and future is not None and future.done()):
                 return
             if future is not None:
                 future.result()
@@ -137,10 +140,10 @@ class StepCheckpoints:
         """Restore the latest checkpoint in place.
 
         Returns:
-            (steps done, `extra` as saved); (0, {}) when there is none.
+            (steps done, `extra` as saved); (0, {}) without a checkpoint.
 
         Raises:
-            UserError: when the latest checkpoint cannot be read.
+            UserError: if the latest checkpoint cannot be read.
         """
         steps = self.steps()
         return self.load(steps[-1], model, optimizer, scheduler) if steps else (0, {})
@@ -148,7 +151,7 @@ class StepCheckpoints:
     def load(
         self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
     ) -> tuple[int, dict[str, Any]]:
-        """Restore `step_N` in place; returns and raises as `load_latest`."""
+        """Restore `step_N` in place. It returns and raises what `load_latest` does."""
         folder = self.folder / f"step_{step}"
         try:
             weights, optim = get_state_dict(model, optimizer, options=TRAINED)
@@ -164,7 +167,7 @@ class StepCheckpoints:
             )
             state = torch.load(folder / "state.pt", weights_only=True)
             rng_file = folder / f"rng_{self.world.rank}.pt"
-            if rng_file.is_file():  # absent for ranks that the saving run did not have
+            if rng_file.is_file():  # ranks that the saving run did not have find none
                 rng = torch.load(rng_file, weights_only=True)
                 torch.set_rng_state(rng["cpu"])
                 if "cuda" in rng and self.world.device.type == "cuda":
@@ -181,7 +184,7 @@ class StepCheckpoints:
 
 @contextmanager
 def quiet_single_process() -> Iterator[None]:
-    """DCP warns whenever there is no process group; a single process means just that."""
+    """Silence DCP's warning about a missing process group: a single process needs none."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,11 +1,11 @@
-"""Process group, device and FSDP2 set-up, the same from one CPU to many nodes."""
+"""Set up process group, device and FSDP2, the same way from one CPU to many nodes."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,49 +17,57 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 
 from custom_components.config import UserError
+from custom_components.models.decoder import Decoder
 from custom_components.runs.processes import die_with_parent
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: rank, number of ranks, and its device."""
+    """Describe this process among all.
+
+    Attributes:
+        rank: number of this process.
+        size: number of processes.
+        device: device that this process computes on.
+    """
 
     rank: int
     size: int
     device: torch.device
 
     def describe(self) -> str:
-        """Ranks and what they compute on: `8 x NVIDIA H100 80GB HBM3`, `2 x cpu`."""
+        """Return the number of ranks and their device: `8 x NVIDIA H100 80GB HBM3`, `2 x cpu`."""
         cuda = self.device.type == "cuda"
         return f"{self.size} x {torch.cuda.get_device_name(self.device) if cuda else 'cpu'}"
 
     def barrier(self) -> None:
+        """Wait until all ranks are here."""
         if self.size > 1:
             dist.barrier()
 
     def sum(self, value: float) -> float:
-        """Sum of a number over all ranks."""
+        """Return the sum of a number over all ranks."""
         if self.size == 1:
             return value
         return self.sums({"value": value})["value"]
 
     def max(self, value: float) -> float:
-        """The largest of all ranks' numbers."""
+        """Return the largest of all ranks' numbers."""
         return max(self.gather([value]))
 
     def sums(self, values: dict[str, float]) -> dict[str, float]:
-        """Sums of several numbers over all ranks, which give the same keys."""
+        """Return the sums of several numbers over all ranks, which must pass the same keys."""
         return dict(zip(values, self.sum_tensor(list(values.values())).tolist(), strict=True))
 
     def sum_tensor(self, values: Any) -> torch.Tensor:
-        """Sum of an array over all ranks, float64 on CPU."""
+        """Return the sum of an array over all ranks, float64 on CPU."""
         total = torch.as_tensor(values, dtype=torch.float64).clone()
         if self.size > 1:
             dist.all_reduce(total)
         return total
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """All ranks' items, in the order of the ranks, on every rank."""
+        """Return all ranks' items on every rank, in the order of the ranks."""
         if self.size == 1:
             return items
         parts: list[Any] = [None] * self.size
@@ -68,10 +76,10 @@ class World:
 
 
 def device_type(device: str) -> str:
-    """`cpu` or `cuda`, as the config's `device` asks: auto is cuda where there is one.
+    """Resolve a config's `device` to `cpu` or `cuda`: auto is cuda if torch sees one.
 
     Raises:
-        UserError: when it is none of the three, or cuda is asked for and there is none.
+        UserError: if `device` is not auto, cpu or cuda, or is cuda without a CUDA device.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device must be auto, cpu or cuda, not {device!r}")
@@ -84,15 +92,15 @@ def device_type(device: str) -> str:
 
 @contextmanager
 def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
-    """Join the process group that torchrun announces, if any; leave it at the end.
+    """Join the process group that torchrun announces, if any, and leave it at the end.
 
     Args:
-        device: cpu, cuda, or auto (cuda where there is one).
-        uneven: ranks work by themselves for as long as it takes, and wait for each other at the
-            end; otherwise one that is minutes late counts as lost.
+        device: cpu, cuda, or auto (cuda if torch sees one).
+        uneven: let ranks work on their own for any time before they wait for each other;
+            otherwise a rank that is minutes late counts as lost.
 
     Raises:
-        UserError: from `device_type`.
+        UserError: see `device_type`.
     """
     device = device_type(device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -103,8 +111,8 @@ def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
     if size == 1:
         yield World(0, 1, target)
         return
-    die_with_parent()  # a killed launcher must not leave ranks that write on
-    # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl
+    die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
+    # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl.
     dist.init_process_group(
         "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
         timeout=timedelta(days=30) if uneven else None,
@@ -115,8 +123,11 @@ def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def shard(model: torch.nn.Module, world: World, reshard_after_forward: bool = True) -> None:
-    """FSDP2 over all ranks: each layer a group, the embedding and final norm the root's."""
+def shard(model: Decoder, world: World, reshard_after_forward: bool = True) -> None:
+    """Shard a model over all ranks with FSDP2.
+
+    Each layer is a group; embedding and final norm belong to the root.
+    """
     if world.size == 1:
         return
     for layer in model.layers:
@@ -127,23 +138,24 @@ def shard(model: torch.nn.Module, world: World, reshard_after_forward: bool = Tr
 def load_full_state_dict(
     model: torch.nn.Module, state_dict: dict[str, torch.Tensor], world: World
 ) -> None:
-    """Load a full (unsharded) state dict, present on rank 0 at least, into a sharded model."""
+    """Load a full (unsharded) state dict, which only rank 0 needs, into a sharded model."""
     if world.size == 1:
         model.load_state_dict(state_dict, strict=True)
         return
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
-    set_model_state_dict(model, state_dict if world.rank == 0 else {}, options=options)
+    weights: dict[str, Any] = dict(state_dict) if world.rank == 0 else {}
+    set_model_state_dict(model, weights, options=options)
 
 
 def full_state_dict(
     model: torch.nn.Module, world: World, every_rank: bool = False
 ) -> dict[str, torch.Tensor]:
-    """The whole model's weights: on CPU on rank 0, empty on the others.
+    """Return the whole model's weights: on CPU on rank 0, empty on the other ranks.
 
     Args:
-        model: sharded or not.
+        model: model, sharded or not.
         world: this process among all.
-        every_rank: give them to every rank, where they are.
+        every_rank: return them on every rank instead, on the model's device.
     """
     if every_rank:
         full = model.state_dict()
@@ -151,4 +163,4 @@ def full_state_dict(
     if world.size == 1:
         return {k: v.detach().cpu() for k, v in model.state_dict().items()}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_model_state_dict(model, options=options)
+    return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))

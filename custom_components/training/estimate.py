@@ -1,15 +1,17 @@
-"""Memory and time of a training stage, from its config alone, before anything is loaded.
+"""Estimate the memory of a training stage from its config alone, before anything is loaded.
 
-The forward and backward pass of one micro-batch are run on fake tensors (shapes without data) by
-the same code that trains, counting the bytes alive; with few layers, and extended linearly to all.
-What sharding saves and what the optimizer keeps is arithmetic on top.
+The training code runs the forward and backward pass of one micro-batch on fake tensors (shapes
+without data), and the bytes alive are counted. It runs a few layers, and the result is extended
+linearly to all. Sharding and the optimizer's state are added by arithmetic.
 """
 
 import functools
 import json
 import weakref
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -24,29 +26,30 @@ from custom_components.training.flops import model_size
 from custom_components.training.trainer import prepare_layers
 from custom_components.training.training_config import TrainingConfig
 
-# bytes of optimizer state per trained parameter with float32 weights; states have their dtype
+# Bytes of optimizer state per trained parameter with float32 weights; torch's states have the
+# weights' dtype.
 OPTIMIZER_BYTES = {
     "torch.optim.AdamW": 8.0,
     "torch.optim.Adam": 8.0,
     "torch.optim.SGD": 0.0,
-    # two one-byte moments and a float32 scale for each block of 256
+    # Two one-byte moments, each with a float32 scale for every block of 256.
     "torchao.optim.AdamW8bit": 2 + 2 * 4 / 256,
 }
-# CUDA context, NCCL buffers and the allocator's cut-offs, by experience
+# CUDA context, NCCL buffers and the allocator's fragmentation take about this much.
 OVERHEAD_GIB = 1.5
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one rank at its highest point in bytes, by what holds it.
+    """Hold one rank's memory at its highest point by what uses it, in bytes.
 
     Attributes:
-        weights, gradients, optimizer: this rank's shards; gradients as far as they exist there.
-        reference: a second frozen model (GRPO's KL term).
+        weights, gradients, optimizer: this rank's shards; gradients as far as they exist then.
+        reference: second, frozen model (GRPO's KL term).
         gathered: full weights of the layers at work, under sharding.
-        activations: saved for backward, and temporary.
-        engine: what the rollout engine reserves.
+        activations: tensors saved for backward, and temporary ones.
+        engine: memory that the rollout engine reserves.
     """
 
     weights: float
@@ -59,33 +62,44 @@ class Memory:
 
     @property
     def trainer(self) -> float:
-        """All but the engine."""
+        """Return the memory of everything except the engine."""
         return sum(vars(self).values()) - self.engine
 
 
 def build_on_meta(cfg: TrainingConfig) -> Decoder:
-    """The config's model, without data."""
+    """Build the config's model without data."""
     with torch.device("meta"):
         return instantiate(cfg.model, "model")
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make within it; `peak` is the most at once."""
+    """Count the bytes of all storages that operations create within this context.
+
+    Attributes:
+        alive: bytes of the storages that exist now.
+        peak: largest number of bytes that existed at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.alive = self.peak = 0
         self._seen: set[int] = set()
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self._count(leaf.untyped_storage())
         return result
 
-    def ignore(self, tensors) -> None:
-        """Leave out storages made before."""
+    def ignore(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Leave the storages of existing tensors out of the count."""
         self._seen |= {t.untyped_storage()._cdata for t in tensors}
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -108,15 +122,15 @@ def pass_peak(
     entropy: bool = False,
     keep: bool = True,
 ) -> float:
-    """Most bytes at once in the forward and backward pass of one micro-batch, besides the weights.
+    """Return the most bytes at once in one micro-batch's forward and backward, besides weights.
 
     Args:
-        cfg: a training recipe's config. Every token counts as scored, and documents are as long
-            as `max_seq_len` allows: the most that the config can ask for.
-        layers: of the model's layers, so many.
-        documents_per_row: 2 for preference pairs.
-        entropy: as in RL, where the head also computes entropies.
-        keep: keep the gradients; False drops each as soon as it is whole.
+        cfg: config of a training recipe. Every token counts as scored, and documents are as long
+            as `max_seq_len` allows: the most that the config can need.
+        layers: number of the model's layers to run.
+        documents_per_row: 2 for preference pairs, else 1.
+        entropy: whether the head also computes entropies, as in RL.
+        keep: keep the gradients; False drops each as soon as it is complete.
     """
     total = max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len)
     return _pass_peak(
@@ -133,7 +147,7 @@ def pass_peak(
     )
 
 
-@functools.lru_cache(maxsize=256)  # the stages of a chain are often alike
+@functools.lru_cache(maxsize=256)  # stages of a chain often have the same sizes
 def _pass_peak(
     model_node: str,
     dtype: str,
@@ -147,7 +161,10 @@ def _pass_peak(
     keep: bool,
 ) -> float:
     whole, rest = divmod(total, max_seq_len)
-    documents = Documents((max_seq_len,) * whole + ((rest,) if rest else ()))
+    lengths = [max_seq_len] * whole
+    if rest:
+        lengths.append(rest)
+    documents = Documents(tuple(lengths))
     with FakeTensorMode():
         model = instantiate(json.loads(model_node), "model")
         model.layers = model.layers[:layers]
@@ -180,15 +197,15 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
-    """Peak memory of a rank of a training stage.
+    """Estimate the peak memory of one rank of a training stage.
 
     Args:
         cfg: config of midtrain, sft, dpo, grpo or ppo.
-        ranks: that the model is sharded over (FSDP2).
-        device_gib: memory of the device, for the share that a vLLM engine reserves.
+        ranks: number of ranks that the model is sharded over (FSDP2).
+        device_gib: memory of the device, GiB, of which a vLLM engine reserves a share.
 
     Raises:
-        UserError: when the optimizer's state is not known.
+        UserError: if the size of the optimizer's state is not known.
     """
     component = cfg.optimizer["_component_"]
     if component not in OPTIMIZER_BYTES:
@@ -209,8 +226,8 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
     has_copy = engine is not None and cfg.loss.kl_coefficient and full
     gathered = 0.0
     if ranks > 1:
-        # the root's weights stay; one layer is at work while the next is gathered; the same again
-        # in gradients before they are reduced
+        # The root's weights stay gathered, and one layer is at work while the next is gathered.
+        # Gradients take as much again before they are reduced.
         layer = sum(p.numel() * p.element_size() for p in model.layers[0].parameters())
         root = weights - len(model.layers) * layer
         gathered = (root + 2 * layer) * (2 if full else 1)
@@ -219,7 +236,8 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
         p.numel() * p.element_size() for p in model.layers[0].parameters() if p.requires_grad
     )
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    # activations are highest where backward begins; gradients where it ends, one layer still at work
+    # Activations are highest at the start of backward, gradients at its end, when one layer is
+    # still at work.
     two, four = (pass_peak(cfg, n, **options, keep=False) for n in (2, 4))
     highest = two + (len(model.layers) - 2) / 2 * (four - two)
     last_layer = pass_peak(cfg, 1, **options)
@@ -238,6 +256,6 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
 
 
 def kv_bytes_per_token(model: Decoder, element_size: int = 2) -> int:
-    """KV cache of one token over all layers, bytes."""
-    attention = model.layers[0].attn
-    return 2 * len(model.layers) * attention.num_kv_heads * attention.head_dim * element_size
+    """Return the bytes that one token takes in the KV cache of all layers."""
+    size = model.size
+    return 2 * size.num_layers * size.num_kv_heads * size.head_dim * element_size

@@ -1,17 +1,19 @@
-"""FLOPs of training, and what known GPUs can do: for model FLOPs utilisation and the estimate."""
+"""Count the FLOPs of training, and name what known GPUs can do: for MFU and the estimate."""
 
 from dataclasses import dataclass
 
 from torch import nn
 
+from custom_components.models.decoder import Decoder
+
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU.
+    """Describe a GPU.
 
     Attributes:
-        flops: dense bf16 peak, per second, by its data sheet.
-        memory_gib: that a process can take, GiB.
+        flops: dense bf16 peak per second, from its data sheet.
+        memory_gib: memory that a process can take, GiB.
     """
 
     flops: float
@@ -26,28 +28,32 @@ DEVICES = {
     "RTX 4090": Device(165e12, 23.5),
     "RTX 3090": Device(71e12, 23.5),
 }
-"""By a part of the name that torch.cuda.get_device_name gives."""
+"""GPUs by a part of the name that torch.cuda.get_device_name returns."""
 
 
 def known_device(name: str) -> Device | None:
-    """The device whose name contains one of `DEVICES`; None for others."""
+    """Return the device whose key in `DEVICES` is part of `name`, or None."""
     return next((d for part, d in DEVICES.items() if part in name), None)
 
 
 def model_size(model: nn.Module) -> int:
-    """Parameters of a model, tied ones once."""
+    """Return the number of parameters of a model, counting tied ones once."""
     return sum(p.numel() for p in model.parameters())
 
 
-def training_flops(model: nn.Module, tokens: float, document_length: float) -> float:
-    """Model FLOPs of training on `tokens` tokens in documents of a length; no recomputation.
+def training_flops(model: Decoder, tokens: float, document_length: float) -> float:
+    """Return the model FLOPs of training, without recomputation.
 
-    2 per weight and token forward (the tied embedding serves as the head), as much again for the
-    gradients of the inputs and, where they are trained, of the weights; causal attention adds
-    2 * length * width per layer and token forward.
+    The forward pass takes 2 per weight and token (the tied embedding serves as the head). The
+    gradients of the inputs take as many, and so do those of the trained weights. Causal attention
+    adds 2 * length * width per layer and token to the forward pass.
+
+    Args:
+        model: decoder; weights that require no gradient are not trained.
+        tokens: number of tokens.
+        document_length: length of the document around a token, mean over the tokens.
     """
     size, trained = model_size(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
-    attention = model.layers[0].attn
-    width = attention.num_heads * attention.head_dim
+    width = model.size.num_heads * model.size.head_dim
     per_token = 4 * size + 2 * trained + 3 * 2 * document_length * width * len(model.layers)
     return per_token * tokens

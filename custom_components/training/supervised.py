@@ -1,4 +1,4 @@
-"""Global batches of prepared rows, and the next-token objective on them."""
+"""Divide global batches of prepared rows, and compute the next-token objective on them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from custom_components.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class GlobalBatch:
-    """A global batch as one rank sees it.
+    """Hold one rank's part of a global batch.
 
     Attributes:
         parts: this rank's micro-batches, each with the indices of its rows.
         rows, scored, tokens: counts of the whole batch, over all ranks. They are known
             beforehand, so no split of the batch changes the loss.
-        document_length: of the document that a token stands in, mean over the tokens.
+        document_length: length of the document around a token, mean over the tokens.
     """
 
     parts: list[tuple[list[int], MicroBatch]]
@@ -34,9 +34,9 @@ def global_batch(
     """Divide a global batch over ranks and micro-batches.
 
     Args:
-        trainer: gives the ranks and the token limit.
-        rows: Arrow rows (`input_ids`, `labels`, `lengths`, `num_scored`).
-        indices: rows of the global batch.
+        trainer: trainer with the ranks and the token limit.
+        rows: Arrow table (`input_ids`, `labels`, `lengths`, `num_scored`).
+        indices: indices of the global batch's rows.
         document_mask: see `collate`.
     """
     batch = rows[indices]
@@ -59,6 +59,6 @@ def global_batch(
 
 
 def next_token_losses(trainer: Trainer, batch: GlobalBatch) -> Iterator[torch.Tensor]:
-    """Each micro-batch's share of the mean negative log-likelihood per scored token."""
+    """Yield each micro-batch's share of the mean negative log-likelihood per scored token."""
     for _, micro_batch in batch.parts:
         yield -trainer.forward_logprobs(micro_batch).sum() / batch.scored

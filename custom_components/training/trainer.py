@@ -1,4 +1,4 @@
-"""What every training recipe shares, to be called from its loop: set-up, a step, state, export."""
+"""Share what every training recipe's loop calls: set-up, a step, state and export."""
 
 import dataclasses
 import json
@@ -11,14 +11,17 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
 from torchtune.training import get_cosine_schedule_with_warmup, set_activation_checkpointing
 from tqdm import tqdm
 
 from custom_components.cards import model_card
 from custom_components.config import UserError, instantiate
-from custom_components.data.batching import batch_order
-from custom_components.models.hf import DTYPES, rope_factor_of
+from custom_components.data.batching import MicroBatch, batch_order
+from custom_components.models.decoder import Decoder
+from custom_components.models.hf import DTYPES
+from custom_components.models.longrope import rope_factor_of
 from custom_components.models.lora import (
     adapter_scale,
     adapters_off,
@@ -50,7 +53,11 @@ Cfg = TypeVar("Cfg", bound=TrainingConfig)
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
-    """Optimizer steps of a run over `rows` rows."""
+    """Return the optimizer steps of a run over `rows` rows.
+
+    Raises:
+        UserError: if the config and the rows give no step.
+    """
     steps = (
         cfg.max_steps if cfg.max_steps is not None else round(cfg.epochs * rows / cfg.batch_size)
     )
@@ -63,19 +70,20 @@ def total_steps(cfg: TrainingConfig, rows: int) -> int:
 
 
 class Trainer(Generic[Cfg]):
-    """Model, optimizer, schedule and checkpoints of one run.
+    """Hold model, optimizer, schedule and checkpoints of one run.
 
     Args:
-        cfg: the recipe's config.
-        run: its run folder.
+        cfg: config of the recipe.
+        run: run folder of the recipe.
         world: this process among all.
-        tokenizer: its stop ids go into the exported generation config.
+        tokenizer: tokenizer whose stop ids go into the exported generation config.
         steps: optimizer steps of the whole run.
-        value_head: a critic on the decoder, trained beside it and left out of `model/`.
-        value_lr: its learning rate.
+        value_head: builder of a critic on the decoder, given the decoder's width; the critic is
+            trained beside the decoder and left out of `model/`.
+        value_lr: learning rate of the critic.
 
     Raises:
-        UserError: when model, weights and tokenizer do not fit each other.
+        UserError: if model, weights and tokenizer do not fit each other.
     """
 
     def __init__(
@@ -88,7 +96,10 @@ class Trainer(Generic[Cfg]):
         value_head: Callable[[int], ValueHead] | None = None,
         value_lr: float = 0.0,
     ) -> None:
-        self.cfg, self.run, self.world, self.tokenizer = cfg, run, world, tokenizer
+        self.cfg = cfg
+        self.run = run
+        self.world = world
+        self.tokenizer = tokenizer
         self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
         self.model = self._build()
         check_fit(self.model, tokenizer, cfg.max_seq_len)
@@ -96,7 +107,7 @@ class Trainer(Generic[Cfg]):
         self.adapter_scale = adapter_scale(self.model)
         if value_head is not None:
             with torch.device("meta"):
-                self.model.value_head = value_head(self.model.tok_embeddings.embedding_dim)
+                self.model.value_head = value_head(self.model.size.embed_dim)
         prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
         self._place(self.model.train())
         trained: list[Any] = [
@@ -125,22 +136,23 @@ class Trainer(Generic[Cfg]):
         self.steps = steps
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
-        self._nonfinite, self._batch = 0, ([], [])
+        self._nonfinite = 0
+        self._batch: tuple[Sequence[dict[str, Any]], list[int]] = [], []
         self._interruption = Interruption()
 
-    def _build(self) -> torch.nn.Module:
-        """The model on meta: no rank ever holds more than its shards."""
+    def _build(self) -> Decoder:
+        """Build the model on meta, so that no rank ever holds more than its shards."""
         with torch.device("meta"):
             return instantiate(self.cfg.model, "model")
 
-    def _place(self, model: torch.nn.Module) -> None:
+    def _place(self, model: Decoder) -> None:
         cast_weights(model, DTYPES[self.cfg.dtype], DTYPES[self.cfg.weights_dtype])
         shard(model, self.world)
         model.to_empty(device=self.world.device)
         with self.world.device:  # torchtune's rotary cache goes to the default device
             for module in model.modules():
-                if hasattr(module, "rope_init"):
-                    module.rope_init()
+                if callable(initialise := getattr(module, "rope_init", None)):
+                    initialise()
         weights = {}
         if self.world.rank == 0 or self.world.size == 1:
             weights = self.checkpointer.load_checkpoint()["model"]
@@ -148,8 +160,10 @@ class Trainer(Generic[Cfg]):
         load_full_state_dict(model, weights, self.world)
 
     def frozen_start(self) -> Callable[..., Any]:
-        """The start model, without gradients: the trained one with its adapters off where it has
-        some, else a second model, sharded alike.
+        """Return the start model, without gradients.
+
+        That is the trained model with its adapters off, or a second model, sharded alike, if the
+        trained one has no adapters.
         """
         if self.adapter_scale is not None:
             return self._without_adapters
@@ -162,16 +176,23 @@ class Trainer(Generic[Cfg]):
             return self.model(*args, **kwargs)
 
     def plain_weights(self, every_rank: bool = False) -> dict[str, torch.Tensor]:
-        """The whole decoder's weights, adapters merged (see `full_state_dict`)."""
+        """Return the whole decoder's weights, adapters merged (see `full_state_dict`)."""
         weights = without_value_head(full_state_dict(self.model, self.world, every_rank))
         return merge_adapters(weights, self.adapter_scale)
 
     def forward_logprobs(
-        self, batch: Any, model: Callable[..., Any] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Per-token log-probs [1, T] float32 of a `MicroBatch`'s targets (see `Decoder`).
+        self, batch: MicroBatch, model: Callable[..., Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Compute per-token log-probs of a micro-batch's targets.
 
-        `model` is the trained one unless another is given.
+        Args:
+            batch: micro-batch of T tokens.
+            model: model to run; the trained one when None.
+            kwargs: further arguments of `Decoder.forward`.
+
+        Returns:
+            log-probs [1, T] float32; with `entropy` or `values` the tuple that `Decoder.forward`
+            returns.
         """
         device = self.world.device
         batch = batch.to(device)
@@ -195,21 +216,21 @@ class Trainer(Generic[Cfg]):
                 that their sum over micro-batches and ranks is the batch's loss.
 
         Returns:
-            the batch's loss, summed over all ranks.
+            loss of the batch, summed over all ranks.
         """
         self.optimizer.zero_grad(set_to_none=True)
         local = 0.0
         for loss in losses:
-            # FSDP averages gradients over ranks; the losses are shares of a sum
+            # FSDP averages gradients over ranks, but the losses are shares of a sum.
             (loss * self.world.size).backward()
             local += float(loss.detach())
         return self.world.sum(local)
 
     def batches(self, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[int]]]:
-        """(epoch, row indices) of each global batch still to do, with a progress bar.
+        """Yield (epoch, row indices) of each remaining global batch, with a progress bar.
 
         Args:
-            rows: with their `ids` (a pack's) or `id`, for the record of steps gone wrong.
+            rows: rows with `id`, or `ids` for a pack, which the log of failed steps names.
         """
         order = batch_order(len(rows), self.cfg.batch_size, self.cfg.seed)
         with (
@@ -228,16 +249,16 @@ class Trainer(Generic[Cfg]):
                 yield epoch, indices
 
     def update(self) -> float:
-        """Clip the gradient and update the weights. Returns the gradient's norm.
+        """Clip the gradient, update the weights, and return the gradient's norm.
 
         A gradient that is not finite changes nothing: the ids of its batch's rows go to
-        nonfinite.jsonl, and `max_nonfinite_steps` of them in a row end the run.
+        nonfinite.jsonl, and `max_nonfinite_steps` such steps in a row end the run.
 
         Raises:
-            UserError: at that number.
+            UserError: after `max_nonfinite_steps` steps in a row.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
-        norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
+        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
         if math.isfinite(norm):
             self.optimizer.step()
             self._nonfinite = 0
@@ -266,20 +287,20 @@ class Trainer(Generic[Cfg]):
         extra: dict[str, Any] | None = None,
         **metrics: Any,
     ) -> None:
-        """Move the schedule, log, and write a checkpoint when one is due.
+        """Advance the schedule, log, and write a checkpoint when one is due.
 
-        After SIGTERM or Ctrl-C on any rank it writes one and ends the process, with 128 + the
-        signal's number.
+        After SIGTERM or Ctrl-C on any rank it writes a checkpoint and ends the process with
+        128 + the signal's number.
 
         Args:
-            loss: of the global batch.
-            tokens: in the global batch, for the rate.
-            norm: of the gradient, from `update`; None does the update here.
-            document_length: of the document that a token stands in, for the FLOPs; None where
-                the step is more than training on its tokens.
+            loss: loss of the global batch.
+            tokens: tokens of the global batch, for the rate.
+            norm: norm of the gradient, from `update`; None does the update here.
+            document_length: length of the document around a token, mean over the tokens, for
+                the FLOPs; None if the step does more than train on its tokens.
             best: write a checkpoint now, and keep it until there is a better one.
-            extra: what else the checkpoint has to hold.
-            metrics: what else to log.
+            extra: other state that the checkpoint has to hold.
+            metrics: other metrics to log.
         """
         norm = self.update() if norm is None else norm
         lr = float(self.schedule.get_last_lr()[0])  # torchao keeps it in a tensor
@@ -318,17 +339,17 @@ class Trainer(Generic[Cfg]):
             raise SystemExit(128 + stop)
 
     def restore(self, step: int) -> None:
-        """Go back to the weights of a checkpoint that was kept as the best."""
+        """Restore the weights of a checkpoint that was kept as the best."""
         self.checkpoints.publish()
         self.checkpoints.load(step, self.model, self.optimizer, self.schedule)
 
     def say(self, message: str) -> None:
-        """A line above the progress bar, on rank 0."""
+        """Print a line above the progress bar, on rank 0."""
         if self.world.rank == 0:
             self._bar.write(message)
 
     def alarm(self, message: str) -> None:
-        """Say what goes wrong in the step under way, and keep it in alarms.jsonl."""
+        """Report a problem of the current step, and log it in alarms.jsonl."""
         self.say(f"alarm at step {self.step + 1}: {message}")
         self.alarms.log(self.step + 1, alarm=message)
 
@@ -352,8 +373,8 @@ class Trainer(Generic[Cfg]):
         self.run.finish([output], {"steps": self.step, **(counts or {})})
 
 
-def prepare_layers(model: torch.nn.Module, compiled: bool, activation_checkpointing: bool) -> None:
-    """Compile and checkpoint layer by layer; before sharding, which wraps what is here."""
+def prepare_layers(model: Decoder, compiled: bool, activation_checkpointing: bool) -> None:
+    """Compile and checkpoint layer by layer. Call it before sharding, which wraps the layers."""
     if compiled:
         for layer in model.layers:
             layer.compile(dynamic=True)
@@ -362,20 +383,20 @@ def prepare_layers(model: torch.nn.Module, compiled: bool, activation_checkpoint
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory held so far, GiB: the allocator's on CUDA, the process's on a CPU."""
+    """Return the peak memory so far, GiB: the allocator's on CUDA, the process's on a CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
 
 
-def check_fit(model: torch.nn.Module, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
+def check_fit(model: Decoder, tokenizer: ChatTokenizer, max_seq_len: int) -> None:
     """Check that tokenizer and lengths fit the model.
 
     Raises:
-        UserError: when ids exceed the embedding, sequences the context, or the LongRoPE branch
-            depends on the length.
+        UserError: if token ids exceed the embedding, sequences exceed the context, or the
+            LongRoPE branch depends on the length.
     """
-    rows = model.tok_embeddings.num_embeddings
+    rows = model.size.vocab_size
     if len(tokenizer.hf) > rows:
         raise UserError(
             f"the tokenizer in {tokenizer.path} has {len(tokenizer.hf)} tokens, the model's "

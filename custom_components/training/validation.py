@@ -1,4 +1,4 @@
-"""Validation loss on held-out packs, and the rule that ends training when it saturates."""
+"""Measure the loss on held-out packs, and keep track of the best value so far."""
 
 import math
 from dataclasses import dataclass
@@ -11,23 +11,25 @@ from custom_components.training.trainer import Trainer
 
 
 @dataclass
-class Saturation:
-    """Whether the validation loss still falls.
+class BestSoFar:
+    """Keep the lowest of the values seen so far, such as a validation loss, and its step.
 
     Attributes:
-        best: lowest loss so far, nats per token.
-        best_step: when.
-        waited: validations since.
+        best: lowest value.
+        best_step: step of the lowest value.
+        waited: number of values since.
     """
 
     best: float = math.inf
     best_step: int = 0
     waited: int = 0
 
-    def update(self, step: int, loss: float, min_delta: float) -> bool:
-        """Take a new loss in. Returns whether it is the best."""
-        if loss < self.best - min_delta:
-            self.best, self.best_step, self.waited = loss, step, 0
+    def update(self, step: int, value: float, min_delta: float) -> bool:
+        """Add a value, and return whether it is the best by more than `min_delta`."""
+        if value < self.best - min_delta:
+            self.best = value
+            self.best_step = step
+            self.waited = 0
             return True
         self.waited += 1
         return False
@@ -36,12 +38,12 @@ class Saturation:
 def validation_losses(
     trainer: Trainer, tables: dict[str, Any], max_packs: int, document_mask: bool = True
 ) -> dict[str, float]:
-    """Mean loss per scored token of each domain's packs, and over all.
+    """Compute the mean loss per scored token, of each domain's packs and of all.
 
     Args:
-        trainer: runs the model.
+        trainer: trainer that runs the model.
         tables: {domain: packs}.
-        max_packs: of each domain, the first ones.
+        max_packs: number of packs of each domain to use, the first ones.
         document_mask: see `collate`.
 
     Returns:
@@ -55,7 +57,8 @@ def validation_losses(
         for domain, rows in tables.items():
             total, count = 0.0, 0
             indices = list(range(min(max_packs, len(rows))))
-            # every rank needs a pack in each batch: the first ones are seen again where they must
+            # Repeat the first packs until their number is a multiple of the rank count, so that
+            # every rank gets one.
             indices += [i % len(indices) for i in range(-len(indices) % ranks)]
             for start in range(0, len(indices), size):
                 batch = global_batch(trainer, rows, indices[start : start + size], document_mask)

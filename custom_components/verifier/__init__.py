@@ -1,4 +1,4 @@
-"""The only place that decides whether an answer is right (docs/VERIFIER.md).
+"""Decide whether an answer is right; no other code in this project does (docs/VERIFIER.md).
 
 Importing this package imports neither torch nor sympy; the computer algebra is loaded by the
 first comparison that needs it, in the pool's worker processes.

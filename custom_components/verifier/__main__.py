@@ -1,63 +1,41 @@
-"""Verdicts on a file of pairs: `python -m custom_components.verifier --input a --output b`.
+"""Verify a file of pairs: `python -m custom_components.verifier --input a --output b`.
 
 Reads JSON lines with `gold` and either `response` or a bare `prediction` (the answer itself), and
 optionally `reasoning_open`, `truncated`, `allow_fallback`, `choices`, `problem`. Writes the same
 rows in order with `verdict`, `reason` and `prediction`, atomically, and prints a summary. The exit
-code is 0 whatever the verdicts are, and 2 when a file or a row cannot be read (nothing is
-written then).
+code is 0 whatever the verdicts are, and 2 when a file cannot be read or written or a row is bad;
+nothing is written then.
 """
 
-from __future__ import annotations
-
 import argparse
+import itertools
 import json
-import os
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from custom_components.io import read_jsonl, write_jsonl
 from custom_components.verifier.pool.pool import VerifierPool
-from custom_components.verifier.types import Item, Verdict
+from custom_components.verifier.types import Item
 
-_OPTIONS = {
-    "reasoning_open": bool,
-    "truncated": bool,
-    "allow_fallback": bool,
-    "choices": str,
-    "problem": str,
+MAX_SHOWN = 20  # bad rows that are named one by one
+KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "gold": ("a string or a number", (str, int, float)),
+    "response": ("a string", (str,)),
+    "prediction": ("a string or a number", (str, int, float)),
+    "reasoning_open": ("true or false", (bool, NoneType)),
+    "truncated": ("true or false", (bool, NoneType)),
+    "allow_fallback": ("true or false", (bool, NoneType)),
+    "choices": ("a string", (str, NoneType)),
+    "problem": ("a string", (str, NoneType)),
 }
-_SHOWN = 20  # bad rows named one by one
-
-
-class BadRow(ValueError):
-    """A row that is no pair; the message names the key."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _arguments(argv)
-    try:
-        bad = list(_bad_rows(args.input))
-    except OSError as error:
-        print(f"{args.input}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    if bad:
-        for message in bad[:_SHOWN]:
-            print(f"{args.input}: {message}", file=sys.stderr)
-        print(f"{args.input}: {len(bad)} bad rows, nothing written", file=sys.stderr)
-        return 2
-    try:
-        outcomes = _verify_file(args)
-    except OSError as error:
-        print(f"{args.output}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    _print_summary(outcomes)
-    return 0
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Verify the file that the command line names and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m custom_components.verifier", description=__doc__.split("\n")[0]
     )
@@ -66,128 +44,100 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="worker processes")
     parser.add_argument("--time-limit", type=float, default=5.0, help="seconds for one pair")
     parser.add_argument("--memory-limit", type=int, default=1 << 30, help="bytes for one worker")
-    parser.add_argument(
-        "--reasoning-open", action="store_true", help="the prompts opened <think> (all rows)"
+    for_all = parser.add_argument_group("options for all rows")
+    for_all.add_argument("--reasoning-open", action="store_true", help="the prompts opened <think>")
+    for_all.add_argument(
+        "--allow-fallback", action="store_true", help="accept 'the answer is', ####"
     )
-    parser.add_argument(
-        "--allow-fallback", action="store_true", help="accept #### and 'the answer is' (all rows)"
-    )
-    parser.add_argument("--choices", help="letters of multiple-choice questions, ABCD (all rows)")
-    return parser.parse_args(argv)
+    for_all.add_argument("--choices", help="letters of multiple-choice questions, ABCD")
+    args = parser.parse_args(argv)
+
+    outcomes: Counter[tuple[str, str]] = Counter()
+    path = args.input
+    try:
+        if bad := list(bad_rows(args.input)):
+            return fail(args.input, *bad[:MAX_SHOWN], f"{len(bad)} bad rows, nothing written")
+        path = args.output
+        if path.is_dir():
+            return fail(path, "is a folder; name the file to write")
+        write_jsonl(path, verified_rows(args, outcomes))
+    except OSError as error:
+        return fail(path, error.strerror or str(error))
+    print_summary(outcomes)
+    return 0
 
 
-def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(row number from 1, line) of the lines that are not blank."""
+def fail(path: Path, *messages: str) -> int:
+    """Print messages about a file and return the exit code of a failure."""
+    for message in messages:
+        print(f"{path}: {message}", file=sys.stderr)
+    return 2
+
+
+def bad_rows(path: Path) -> Iterator[str]:
+    """Yield the number of each bad row and what is wrong with it."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line
+            try:
+                if line.strip():
+                    item_of(json.loads(line.decode("utf-8")), {})
+            except UnicodeDecodeError as error:
+                yield f"row {number}: not UTF-8 at byte {error.start}"
+            except (json.JSONDecodeError, RecursionError) as error:
+                yield f"row {number}: not JSON: {error}"
+            except ValueError as error:
+                yield f"row {number}: {error}"
 
 
-def _bad_rows(path: Path) -> Iterator[str]:
-    for number, line in _rows(path):
-        try:
-            _item(_parse(line))
-        except BadRow as error:
-            yield f"row {number}: {error}"
+def item_of(row: object, defaults: dict[str, Any]) -> Item:
+    """Return the pair in a row, with `defaults` for the options that the row does not have.
 
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadRow(f"not UTF-8 at byte {error.start}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise BadRow(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise BadRow("not a JSON object")
-    return row
-
-
-def _item(row: dict[str, Any], defaults: dict[str, Any] | None = None) -> Item:
-    """The Item of a row. Raises BadRow."""
-    if "response" in row:
-        response, extract = row["response"], True
-        if not isinstance(response, str):
-            raise BadRow(f"key 'response' is no string but {_kind(response)}")
-    elif "prediction" in row:
-        response, extract = _text(row, "prediction"), False
-    else:
-        raise BadRow("key 'response' (or 'prediction') is missing")
-    if "gold" not in row:
-        raise BadRow("key 'gold' is missing")
-    options = dict(defaults or {})
-    for key, kind in _OPTIONS.items():
-        if row.get(key) is None:
-            continue
-        if not isinstance(row[key], kind):
-            raise BadRow(f"key {key!r} is no {kind.__name__} but {_kind(row[key])}")
-        options[key] = row[key]
-    return Item(gold=_text(row, "gold"), response=response, extract=extract, **options)
-
-
-def _text(row: dict[str, Any], key: str) -> str:
-    """A string, or a number as JSON writes it."""
-    value = row[key]
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return json.dumps(value)
-    raise BadRow(f"key {key!r} is no string and no number but {_kind(value)}")
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__
-
-
-def _verify_file(args: argparse.Namespace) -> Counter[tuple[str, str]]:
-    """Writes the verdicts beside the output and renames; returns the counts of (verdict, reason).
-
-    Streams: holds only the rows that are on their way.
+    Raises:
+        ValueError: when the row is not an object, or a key is missing or has the wrong type.
     """
-    defaults = {"reasoning_open": args.reasoning_open, "allow_fallback": args.allow_fallback}
-    if args.choices:
-        defaults["choices"] = args.choices
-    outcomes: Counter[tuple[str, str]] = Counter()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=args.output.parent, prefix=f".{args.output.name}.", suffix=".tmp"
-    )
-    try:
-        with (
-            os.fdopen(descriptor, "w", encoding="utf-8") as out,
-            VerifierPool(args.workers, args.time_limit, args.memory_limit) as pool,
-        ):
-            items = (_item(_parse(line), defaults) for _, line in _rows(args.input))
-            lines = (line for _, line in _rows(args.input))
-            for line, verdict in zip(lines, pool.imap(items), strict=True):
-                out.write(_dump(_with_verdict(_parse(line), verdict)) + "\n")
-                outcomes[verdict.verdict, verdict.reason] += 1
-            out.flush()
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, args.output)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return outcomes
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    fields = {key: row[key] for key in KEYS if key in row}
+    if "response" in fields:
+        fields.pop("prediction", None)
+    elif "prediction" not in fields:
+        raise ValueError("key 'response' (or 'prediction') is missing")
+    if "gold" not in fields:
+        raise ValueError("key 'gold' is missing")
+    for key, value in fields.items():
+        kind, types = KEYS[key]
+        if type(value) not in types:
+            raise ValueError(f"key {key!r} must be {kind}, not {json.dumps(value)[:80]}")
+        if type(value) in (int, float):
+            fields[key] = json.dumps(value)
+    if "prediction" in fields:
+        fields |= {"response": fields.pop("prediction"), "extract": False}
+    return Item(**(defaults | {key: value for key, value in fields.items() if value is not None}))
 
 
-def _with_verdict(row: dict[str, Any], verdict: Verdict) -> dict[str, Any]:
-    prediction = verdict.prediction if "response" in row else row["prediction"]
-    return {**row, "verdict": verdict.verdict, "reason": verdict.reason, "prediction": prediction}
+def verified_rows(
+    args: argparse.Namespace, outcomes: Counter[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows with their verdicts; count (verdict, reason) in `outcomes`.
+
+    Only the rows that the pool works on are held in memory.
+    """
+    defaults = {key: getattr(args, key) for key in ("reasoning_open", "allow_fallback", "choices")}
+    rows, ahead = itertools.tee(row for _, row in read_jsonl(args.input))
+    with VerifierPool(args.workers, args.time_limit, args.memory_limit) as pool:
+        verdicts = pool.imap(item_of(row, defaults) for row in ahead)
+        for row, verdict in zip(rows, verdicts, strict=True):
+            outcomes[verdict.verdict, verdict.reason] += 1
+            prediction = verdict.prediction if "response" in row else row["prediction"]
+            yield row | {
+                "verdict": verdict.verdict,
+                "reason": verdict.reason,
+                "prediction": prediction,
+            }
 
 
-def _dump(row: dict[str, Any]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate: only its escape can be written
-        return json.dumps(row)
-    return text
-
-
-def _print_summary(outcomes: Counter[tuple[str, str]]) -> None:
+def print_summary(outcomes: Counter[tuple[str, str]]) -> None:
+    """Print how many rows have each verdict and each reason."""
     total = outcomes.total()
     print(f"{total} rows")
     for outcome in ("correct", "incorrect", "undecided"):

@@ -1,10 +1,10 @@
-"""`verify`: one pair, one verdict. The policy of the verifier, read top to bottom."""
+"""Decide one pair: `verify` and the policy of the verifier, to be read from top to bottom."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from custom_components.verifier.compare.equal import equal, exercise
+from custom_components.verifier.compare.equal import equal_nodes, exercise
 from custom_components.verifier.compare.scalars import Unevaluated
 from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooComplex, Unreadable
 from custom_components.verifier.read import extract as extraction
@@ -28,48 +28,52 @@ def verify(
     extract: bool = True,
     problem: str | None = None,
 ) -> Verdict:
-    """Whether a response answers as the gold does. Never raises.
+    """Return the verdict on whether a response gives the gold's answer. Never raises.
+
+    An input that no cap catches may take long: use VerifierPool for what a model wrote.
 
     Args:
-        gold: the reference answer, LaTeX or text; one in a box or behind `####` is taken out.
-        response: the model's text.
-        reasoning_open: the prompt already opened `<think>`.
-        truncated: generation stopped at a length limit (it explains a missing answer).
-        allow_fallback: without a box, accept `####`, `<answer>`, "the answer is".
-        choices: the letters of a multiple-choice question, "ABCD".
-        extract: False when `response` is the answer itself.
-        problem: the question; an answer copied from it is then no answer.
-
-    In process, an input that no cap catches may take long: use VerifierPool for what a model wrote.
+        gold: Reference answer, LaTeX or text; it may be in a box or behind `####`.
+        response: Text of the model.
+        reasoning_open: Whether the prompt already opened `<think>`.
+        truncated: Whether generation stopped at a length limit, which explains a missing answer.
+        allow_fallback: Whether `####`, `<answer>` and "the answer is" count where there is no box.
+        choices: Letters of a multiple-choice question, such as "ABCD".
+        extract: Whether to look for the answer in `response`; False when it is the answer itself.
+        problem: Text of the question; an expression copied from it does not count as an answer.
     """
     try:
-        return decide(
-            Item(
-                gold, response, reasoning_open, truncated, allow_fallback, choices, extract, problem
-            )
+        item = Item(
+            gold, response, reasoning_open, truncated, allow_fallback, choices, extract, problem
         )
+        return decide(item)
     except Exception:
         return Verdict("undecided", "internal_error")
 
 
 def decide(item: Item) -> Verdict:
-    """As `verify`, but raises MemoryError, and TypeError where a field has the wrong type."""
+    """Return the verdict on an item, as `verify` does, but let errors through.
+
+    Raises:
+        MemoryError: when the process has no memory left.
+        TypeError: when a field of the item has the wrong type.
+    """
     gold = read_gold(item.gold, item.choices)
     if isinstance(gold, str):
         return Verdict("undecided", gold)
-    found = _answers(item)
-    if isinstance(found, Verdict):
-        return found
-    prediction = ", ".join(found)
+    answers = _answers(item)
+    if isinstance(answers, Verdict):
+        return answers
+    prediction = ", ".join(answers)
     if item.choices:
-        return _decide_choice(gold, found, item.choices)
+        return _decide_choice(gold, answers, item.choices)
     try:
-        return _decide_answers(gold, found, prediction, item.problem)
+        return _decide_answers(gold, answers, prediction, item.problem)
     except Unevaluated:
         return Verdict("incorrect", "unevaluated", prediction)
     except (Unreadable, TooComplex) as error:
         kind = "too_complex" if isinstance(error, TooComplex) else "unreadable"
-        if getattr(error, "side", "answer") == "gold":
+        if error.side == "gold":
             return Verdict("undecided", f"gold_{kind}", prediction)
         return Verdict("incorrect", f"answer_{kind}", prediction)
     except RecursionError:
@@ -77,7 +81,7 @@ def decide(item: Item) -> Verdict:
 
 
 def check_gold(gold: str, choices: str | None = None) -> str:
-    """ "ok", or the reason why a gold cannot be compared with anything."""
+    """Return "ok", or the reason why a gold cannot be compared with anything."""
     node = read_gold(gold, choices)
     if isinstance(node, str):
         return node
@@ -92,7 +96,7 @@ def check_gold(gold: str, choices: str | None = None) -> str:
 
 @lru_cache(maxsize=4096)
 def read_gold(gold: str, choices: str | None = None) -> Node | str:
-    """The gold's tree, or the reason why there is none."""
+    """Return the gold's tree, or the reason why it has none."""
     text = gold.strip()
     if "\\boxed" in text or "\\fbox" in text or "####" in text:
         text = ", ".join(extraction.final_answer(text[-MAX_RESPONSE:], fallback=True).answers)
@@ -111,32 +115,34 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
 
 
 def _answers(item: Item) -> tuple[str, ...] | Verdict:
-    """The texts of the final answer, or the verdict on a response that has none."""
+    """Return the texts of the final answer, or the verdict on a response that has none."""
     if len(item.response) > MAX_RESPONSE:
         return Verdict("incorrect", "response_too_long")
     if item.extract:
-        found = extraction.final_answer(
+        extracted = extraction.final_answer(
             item.response,
             reasoning_open=item.reasoning_open,
             truncated=item.truncated,
             fallback=item.allow_fallback,
         )
     else:
-        found = extraction.bare_answer(item.response)
-    shown = ", ".join(found.answers)[:MAX_ANSWER] if found.answers else None
-    if found.problem:
-        return Verdict("incorrect", found.problem, shown)
-    if any(len(answer) > MAX_ANSWER for answer in found.answers):
+        extracted = extraction.bare_answer(item.response)
+    answers = extracted.answers
+    shown = ", ".join(answers)[:MAX_ANSWER] if answers else None
+    if extracted.problem:
+        return Verdict("incorrect", extracted.problem, shown)
+    if any(len(answer) > MAX_ANSWER for answer in answers):
         return Verdict("incorrect", "answer_too_long", shown)
-    return found.answers
+    return answers
 
 
 def _decide_answers(
     gold: Node, answers: tuple[str, ...], prediction: str, problem: str | None
 ) -> Verdict:
     nodes = [parse(answer) for answer in answers]
-    if len(nodes) > 1:  # all boxes say the same, or together they are the gold
-        if all(_same(gold, node) for node in nodes) or _same(gold, parse(prediction)):
+    if len(nodes) > 1:  # every box must be the gold, or all of them together
+        every_box = all(equal_nodes(gold, node) for node in nodes)
+        if every_box or equal_nodes(gold, parse(prediction)):
             return Verdict("correct", "equal", prediction)
         return Verdict("incorrect", "several_answers", prediction)
     node = nodes[0]
@@ -148,18 +154,14 @@ def _decide_answers(
             return Verdict("correct", "same_choice", prediction)
     if problem and _copied(node, problem):
         return Verdict("incorrect", "copied_from_problem", prediction)
-    if not _same(gold, node):
+    if not equal_nodes(gold, node):
         return Verdict("incorrect", "not_equal", prediction)
     numbers = isinstance(gold, Num) and isinstance(node, Num)
     return Verdict("correct", "same_number" if numbers else "equal", prediction)
 
 
-def _same(gold: Node, node: Node) -> bool:
-    return gold.key == node.key or equal(gold, node)
-
-
 def _copied(node: Node, problem: str) -> bool:
-    """Whether an expression stands in the problem as it is."""
+    """Return whether the problem contains an expression as it is."""
     if isinstance(node, (Num, Word)) or len(node.key) < 3:
         return False
     return node.key in compact(clean(problem[:MAX_RESPONSE]))

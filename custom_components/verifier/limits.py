@@ -1,6 +1,6 @@
-"""Caps on what is looked at: an input beyond them is answered at once, without any parsing.
+"""Cap the size of what is read: an input beyond a cap is answered at once, without parsing it.
 
-They keep `verify` cheap in process; what they cannot foresee is bounded by VerifierPool.
+The caps keep `verify` cheap in process; VerifierPool bounds what they cannot foresee.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ MAX_EXPONENT = 1_000_000  # exponent of a power that is evaluated
 
 
 class TooComplex(Exception):
-    """The text exceeds a cap."""
+    """Signal that a text exceeds a cap; `side` is "gold" where that is known to be the gold's."""
+
+    side = "answer"
 
 
 class Unreadable(Exception):
-    """The text is not an answer this verifier can read."""
+    """Signal that a text is not an answer that can be read; `side` as in TooComplex."""
+
+    side = "answer"
 
 
 _DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}", re.ASCII)
 
 
 def check_size(text: str) -> None:
-    """Raises TooComplex when an answer is too long, too deep or has too long a number."""
+    """Raise TooComplex when an answer is too long, too deep or has too long a number."""
     if len(text) > MAX_ANSWER:
         raise TooComplex(f"{len(text)} characters")
     depth = 0

@@ -1,4 +1,4 @@
-"""What a verdict and an item are. No imports beyond the standard library."""
+"""Define the verdict and the item, with imports from the standard library alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Outcome = Literal["correct", "incorrect", "undecided"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The opinion on one response.
+    """Hold the verdict on one response; it is true in a condition only when it is "correct".
 
-    `verdict` is "correct", "incorrect" or "undecided" (not the response's fault: no caller may
-    treat it as correct). `reason` is a short snake_case code (docs/VERIFIER.md lists them).
-    `prediction` is the answer that was extracted, None when there was none.
-
-    `bool(verdict)` is True for "correct" only, so that `if verify(...)` is not a trap.
+    Attributes:
+        verdict: "correct", "incorrect" or "undecided". The last is not the response's fault, and no
+            caller may treat it as correct.
+        reason: Short code in snake case (docs/VERIFIER.md lists them).
+        prediction: Answer that was extracted; None without one.
     """
 
     verdict: Outcome
@@ -30,7 +30,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Item:
-    """One pair to verify, with the keyword arguments of `verify`."""
+    """Hold one pair to verify, with the keyword arguments of `verify`.
+
+    Raises:
+        TypeError: when `gold` or `response` is not a string.
+    """
 
     gold: str
     response: str
@@ -48,7 +52,11 @@ class Item:
 
     @classmethod
     def of(cls, item: Item | Mapping[str, Any]) -> Item:
-        """An Item from a mapping; raises TypeError on an unknown or a missing key."""
+        """Return an item from a mapping with its fields; an Item is returned as it is.
+
+        Raises:
+            TypeError: when a key is unknown or missing, or `item` is not a mapping.
+        """
         if isinstance(item, Item):
             return item
         if not isinstance(item, Mapping):
@@ -56,4 +64,5 @@ class Item:
         return cls(**item)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,4 +1,4 @@
-"""The user's documents, and the commands in them."""
+"""Read the user's documents and the commands in them."""
 
 import re
 import shlex
@@ -10,14 +10,14 @@ from conftest import ROOT
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 ASSIGNMENT = re.compile(r"^\w+=(?:\S*)\s+")
-# words that begin a command; in a block for the shell every line has to be one
+# These words begin a command. In a block for the shell, every line has to be a command.
 PROGRAMS = ("tune", "python", "make", "lm_eval")
 SHELL = ("cp", "mkdir", "mv", "sed", "head", "source", "sbatch", "pip", "export")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a document: its words, without variables set before it."""
+    """Hold a command of a document: its words, without the variables set before it."""
 
     document: str
     text: str
@@ -32,19 +32,19 @@ class Command:
 
 
 def blocks(document: Path) -> list[tuple[str, str]]:
-    """(language, text) of the fenced blocks."""
+    """Return (language, text) of each fenced block."""
     return FENCE.findall(document.read_text())
 
 
 def lines_of(block: str) -> list[str]:
-    """Logical lines: continued ones joined, here-documents and comments left out."""
+    """Return the logical lines: continued lines joined, without here-documents and comments."""
     block = re.sub(r"<< '(\w+)'\n.*?^\1$", "<<", block, flags=re.DOTALL | re.MULTILINE)
     joined = re.sub(r"\\\n\s*", " ", block)
     return [line.strip() for line in joined.splitlines() if line.strip() and line[0] != "#"]
 
 
 def parsed(document: str, line: str) -> Command:
-    """A line as a command."""
+    """Parse a line as a command."""
     bare = line
     while ASSIGNMENT.match(bare):
         bare = ASSIGNMENT.sub("", bare, count=1)
@@ -53,7 +53,7 @@ def parsed(document: str, line: str) -> Command:
 
 
 def is_command_block(language: str, text: str) -> bool:
-    """Whether a block is for the shell: it says so, or its first line begins with a program."""
+    """Tell whether a block is for the shell: by its language, or by the program on its first line."""
     first = (lines_of(text) or [""])[0]
     while ASSIGNMENT.match(first):
         first = ASSIGNMENT.sub("", first, count=1)
@@ -63,16 +63,16 @@ def is_command_block(language: str, text: str) -> bool:
 
 
 def commands() -> list[Command]:
-    """All commands in blocks, and those in running text that name a file or module to run."""
-    found = []
+    """Return the commands in blocks, and those in running text that name a file or module to run."""
+    listed = []
     for document in DOCUMENTS:
         name = document.name
         for language, text in blocks(document):
             if is_command_block(language, text):
-                found += [parsed(name, line) for line in lines_of(text)]
+                listed += [parsed(name, line) for line in lines_of(text)]
         prose = FENCE.sub("", document.read_text())
         for inline in re.findall(
             r"`((?:tune run|python -m|python benchmarks/|make|lm_eval) [^`]*)`", prose
         ):
-            found.append(parsed(name, " ".join(inline.split())))
-    return found
+            listed.append(parsed(name, " ".join(inline.split())))
+    return listed

@@ -1,8 +1,8 @@
-"""Every command of the documents can be typed as it stands.
+"""Check that every command of the documents works as written.
 
-Each is of one class, by its first words; one that is of none fails. Recipes are loaded with their
-config and overrides, other programs are asked for the options that the document gives them.
-`test_walkthroughs.py` runs those of the README and the tutorial.
+The first words of a command decide its class, and a command without a class fails. Recipes are loaded
+with their config and overrides; other programs must have the options that the document gives them.
+`test_walkthroughs.py` runs the commands of the README and the tutorial.
 """
 
 import importlib
@@ -20,19 +20,19 @@ from custom_components.config import load
 from recipes import doctor
 
 COMMANDS = commands()
-# in running text, a form and not a command
+# Running text uses these as forms, not as commands.
 FORMS = re.compile(r"…|recipes/x\.py")
 LAUNCH = {"--nproc_per_node", "--nnodes", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint"}
 
 
-def of(program):
-    found = [c for c in COMMANDS if c.program == program and not FORMS.search(c.text)]
-    assert found
-    return found
+def commands_of(program):
+    listed = [c for c in COMMANDS if c.program == program and not FORMS.search(c.text)]
+    assert listed
+    return listed
 
 
 def kind(command):
-    """Which of the tests below looks at a command."""
+    """Return the class of a command, which decides the test that checks it."""
     words = command.words
     if FORMS.search(command.text):
         return "form"
@@ -54,7 +54,7 @@ def test_no_command_is_of_no_class():
     assert [str(c) for c in COMMANDS if kind(c) is None] == []
 
 
-@pytest.mark.parametrize("command", of("tune"), ids=str)
+@pytest.mark.parametrize("command", commands_of("tune"), ids=str)
 def test_a_recipe_takes_its_config_and_overrides(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = list(command.words[2:])
@@ -64,7 +64,7 @@ def test_a_recipe_takes_its_config_and_overrides(command, monkeypatch):
     recipe, flag, config, *overrides = words
     assert Path(recipe).is_file(), f"{recipe} does not exist"
     assert flag == "--config"
-    config = config.replace("configs/mine/", "configs/tutorial/")  # the tutorial's reader copies it
+    config = config.replace("configs/mine/", "configs/tutorial/")  # the tutorial copies it
     name = Path(recipe).stem
     if name == "doctor":
         own = [o.removeprefix("doctor.") for o in overrides if o.startswith("doctor.")]
@@ -88,11 +88,11 @@ def flags(command):
 
 
 def modules():
-    return [c for c in of("python") if kind(c) == "module"]
+    return [c for c in commands_of("python") if kind(c) == "module"]
 
 
 def without_help(name):
-    """Modules that take no options, so that nothing could be asked."""
+    """Tell whether a module takes no options and so has no --help."""
     return name in ("custom_components.reference", "tests.verifier.corpus")
 
 
@@ -115,7 +115,7 @@ def test_a_benchmark_has_the_options(name):
 
 
 def test_benchmarks_exist_and_their_options_are_declared():
-    """The fast half of the test above: their source names the options."""
+    """Check fast what the test above checks by running: the source names the options."""
     for command in COMMANDS:
         if kind(command) == "benchmark":
             source = (ROOT / command.words[1]).read_text()
@@ -123,7 +123,7 @@ def test_benchmarks_exist_and_their_options_are_declared():
                 assert f'"{flag}"' in source, f"{command}: {flag}"
 
 
-@pytest.mark.parametrize("command", of("make"), ids=str)
+@pytest.mark.parametrize("command", commands_of("make"), ids=str)
 def test_make_has_the_target(command):
     done = subprocess.run(
         ["make", "-n", *command.words[1:]], cwd=ROOT, capture_output=True, text=True
@@ -137,11 +137,11 @@ def test_lm_eval_has_the_options_and_tasks():
     parser = HarnessCLI()._subparsers.choices["run"]
     known = set(re.findall(r"--[\w-]+", parser.format_help()))
     tasks = {p.stem for p in (ROOT / "eval" / "tasks").glob("*.yaml")}
-    for command in of("lm_eval"):
+    for command in commands_of("lm_eval"):
         assert flags(command) <= known, str(command)
         if "--tasks" in command.words:
-            asked = command.words[command.words.index("--tasks") + 1]
-            assert re.sub(r"_x\d+$", "", asked) in tasks, str(command)
+            task = command.words[command.words.index("--tasks") + 1]
+            assert re.sub(r"_x\d+$", "", task) in tasks, str(command)
 
 
 def test_files_named_by_shell_commands_exist():
@@ -151,7 +151,7 @@ def test_files_named_by_shell_commands_exist():
 
 
 def test_blocks_for_the_shell_are_marked_or_recognised():
-    """A block with a program's name at the start of a line is one."""
+    """Check that a block with a program at the start of a line counts as one for the shell."""
     for document in {c.document for c in COMMANDS}:
         path = ROOT / document if (ROOT / document).exists() else ROOT / "docs" / document
         for language, text in blocks(path):

@@ -1,4 +1,4 @@
-"""Links, quoted messages, and the Slurm script."""
+"""Check links, quoted messages, and the Slurm script."""
 
 import os
 import re
@@ -29,14 +29,14 @@ def test_the_readme_lists_every_document():
 
 
 def source_text():
-    """The project's messages: Python source with adjacent string literals joined."""
+    """Return the Python source with adjacent string literals joined, for finding messages."""
     files = [p for d in ("custom_components", "recipes", "eval") for p in (ROOT / d).rglob("*.py")]
     text = "\n".join(p.read_text() for p in files)
     return re.sub(r'"\s*\n?\s*f?"', "", text)
 
 
 def test_quoted_messages_are_the_codes_own():
-    """In the first column of the tables: each fragment in backticks stands in the source."""
+    """Check that each fragment in backticks in a table's first column is in the source."""
     source = source_text()
     elsewhere = {"Skipping import of cpp extensions due to incompatible torch version"}  # torchao
     text = (ROOT / "docs" / "TROUBLESHOOTING.md").read_text()
@@ -51,20 +51,20 @@ SLURM = ROOT / "configs" / "phi4_mini" / "slurm.sh"
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "requeued"),
+    ("message", "status", "requeued"),
     [
         ("stopped after step 7 of 9; the same command continues", 1, True),
         ("error: required key 'data' has no value", 1, False),
         ("done", 0, False),
     ],
 )
-def test_the_slurm_script(tmp_path, said, status, requeued):
-    """With stand-ins for Slurm: the command it starts, and when it queues itself again."""
+def test_the_slurm_script(tmp_path, message, status, requeued):
+    """Check, with stand-ins for Slurm, the command it starts and when it queues itself again."""
     subprocess.run(["bash", "-n", str(SLURM)], check=True)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text("")
     for name, body in (
-        ("srun", f'echo "$@"; echo "{said}"; exit {status}'),
+        ("srun", f'echo "$@"; echo "{message}"; exit {status}'),
         ("scontrol", 'if [ "$1" = show ]; then echo a; echo b; else echo "$@" >> requeued; fi'),
     ):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")

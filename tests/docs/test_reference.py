@@ -1,4 +1,4 @@
-"""docs/CONFIGURATION.md is what the code says."""
+"""Check that docs/CONFIGURATION.md agrees with the code."""
 
 from conftest import ROOT
 

@@ -1,4 +1,4 @@
-"""What a reader types, in order: the README's stages and the tutorial, cut down."""
+"""Run what a reader types, in order: the README's stages and the tutorial, with fewer steps."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def run(command, folder, **env):
 
 @pytest.mark.slow
 def test_the_readmes_stages_in_order(tmp_path):
-    """All on a run folder of the test's own."""
+    """Run every stage in a run folder of this test."""
     run_dir = tmp_path / "run"
     evaluation = tmp_path / "evaluate.yaml"
     shorter = "\nlimit: 8\nsampling: {max_gen_toks: 24}\n"
@@ -71,7 +71,7 @@ def test_the_readmes_stages_in_order(tmp_path):
 
 @pytest.mark.slow
 def test_the_tutorial_in_order(tmp_path):
-    """Its blocks, in a copy of the checkout; the stages take a few steps each."""
+    """Run the tutorial's blocks in a copy of the checkout, with a few steps for each stage."""
     for name in ("recipes", "custom_components", "eval", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     typed = [text for language, text in blocks(ROOT / "docs" / "TUTORIAL.md") if language == "sh"]

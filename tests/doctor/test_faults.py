@@ -24,7 +24,7 @@ from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stag
 from custom_components.doctor.forecast import verdicts
 from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
-from custom_components.rl.samples import Group, Sample
+from custom_components.rl.groups import Group, Sample
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
 from recipes.doctor import check_chain, check_one, recipe_of

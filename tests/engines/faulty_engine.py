@@ -1,4 +1,4 @@
-"""Engines that fail in the ways engines do, for tests/recipes/test_grpo.py."""
+"""Fail in the ways engines do, for tests/recipes/test_grpo.py."""
 
 import os
 import signal
@@ -30,11 +30,12 @@ class NeverStarts:
 
 
 class Dies(TorchEngine):
-    """Kills its process in the fourth step, once: while it samples, or just after."""
+    """Kill the process once, in the fourth step: while it samples, or just after."""
 
     def __init__(self, model, tokenizer, marker, after=False):
         super().__init__(model, tokenizer, progress=False)
-        self.marker, self.after = Path(marker), after
+        self.marker = Path(marker)
+        self.after = after
 
     def generate(self, prompt_ids, n, sampling):
         now = self.version == 3 and not self.marker.exists()
@@ -43,7 +44,7 @@ class Dies(TorchEngine):
             if not self.after:
                 self._die()
         completions = super().generate(prompt_ids, n, sampling)
-        if now:  # in a moment: while the responses are judged
+        if now:  # in a moment, while the responses are verified
             threading.Timer(0.003, self._die).start()
         return completions
 
@@ -52,7 +53,7 @@ class Dies(TorchEngine):
 
 
 class Forgetful(TorchEngine):
-    """Samples by the clock: no two runs are the same, as with engines that take no seed."""
+    """Sample by the clock, so that runs differ, as with engines that take no seed."""
 
     def generate(self, prompt_ids, n, sampling):
         seed = time.time_ns() % (1 << 40)

@@ -1,4 +1,4 @@
-"""The server engine, against an endpoint on this machine."""
+"""Test the server engine against an endpoint on this machine."""
 
 import threading
 import time
@@ -10,9 +10,9 @@ from custom_components import http
 from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Reply, Sampling, TokensAsText
 from custom_components.engines.heartbeat import beats
-from custom_components.engines.replies import Spool, cost_of_spools
+from custom_components.engines.replies import ReplyFile, cost_of_unfinished
 from custom_components.engines.server_engine import ServerEngine, response_text
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from custom_components.http import ChatReply
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
@@ -20,7 +20,7 @@ SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch):
-    """The waits between attempts, not waited."""
+    """Record the waits between attempts instead of waiting."""
     waited = []
     monkeypatch.setattr("custom_components.http.time.sleep", waited.append)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -28,7 +28,7 @@ def waits(monkeypatch):
 
 
 def ask(server, *questions, n=1, **options):
-    """Replies by question, failures by index, and the engine."""
+    """Return replies by question, failures by index, and the engine."""
     options = {"concurrency": 4, "timeout": 20, **options}
     engine = ServerEngine(server if isinstance(server, str) else server.url, "teacher", **options)
     got: dict[str, list[Reply]] = {}
@@ -97,7 +97,7 @@ def test_texts(message, finish_reason, text):
 
 def test_order_and_number_of_replies():
     def reply(question, number):
-        time.sleep(0.02 * (question == "a"))
+        time.sleep(0.02 if question == "a" else 0)
         return completion(f"{question}{number}", "length" if question == "b" else "stop")
 
     questions = ["a", "b", "c", "d", "e"]
@@ -164,7 +164,7 @@ def test_a_conversation_fails_alone(said, why):
     assert set(got) == {"a", "b"} and set(failed) == {1}
     assert why in failed[1] and "(3 attempts)" in failed[1] and server.url in failed[1]
     assert "\n" not in failed[1]
-    assert server.asked() == {"a": 2, "bad": 3, "b": 2}  # its second reply is not asked for
+    assert server.asked() == {"a": 2, "bad": 3, "b": 2}  # no request for its second reply
 
 
 def test_a_refused_request_is_not_repeated():
@@ -199,7 +199,7 @@ def test_an_endpoint_that_goes_away_stops_the_rest():
 
 def test_costs_up_to_a_limit():
     with FakeEndpoint(lambda *_: completion("x")) as server:
-        prices = {"price_in": 1000.0, "price_out": 2000.0, "concurrency": 1}  # 0.02 a reply
+        prices = {"price_in": 1000.0, "price_out": 2000.0, "concurrency": 1}  # 0.02 per reply
         with pytest.raises(UserError) as stopped:
             ask(server, *map(str, range(50)), max_cost=0.0799, **prices)
         assert 4 <= len(server.requests) <= 5
@@ -220,7 +220,7 @@ def test_a_limit_of_cost_needs_prices_and_usage():
 
 
 def test_a_rate_limit_spaces_the_requests(monkeypatch):
-    """Six requests at 30 a minute, counted on a clock that stands still: 0, 2, 4, ... seconds."""
+    """Six requests at 30 a minute, on a stopped clock, wait 0, 2, 4, ... seconds."""
     waited = []
     monkeypatch.setattr(
         http,
@@ -253,7 +253,7 @@ def test_retry_after(header, seconds):
     assert http._retry_after(header) == seconds
 
 
-def test_arguments_without_sense():
+def test_arguments_out_of_range():
     for options in (
         {"url": "localhost:8000"},
         {"attempts": 0},
@@ -267,9 +267,9 @@ def test_arguments_without_sense():
 NODE = {"_component_": "custom_components.engines.server_engine.ServerEngine", "model": "t"}
 
 
-def test_guarded_and_out_of_place():
+def test_a_watched_endpoint_and_calls_it_cannot_answer():
     with FakeEndpoint(lambda *_: completion("x")) as server:
-        engine = GuardedEngine(NODE | {"url": server.url}, None, timeout=60)
+        engine = WatchedEngine(NODE | {"url": server.url}, None, timeout=60)
         got = []
         engine.complete(
             [[{"role": "user", "content": "q"}]], 2, SAMPLING, lambda i, r: got.append(r)
@@ -280,14 +280,14 @@ def test_guarded_and_out_of_place():
         with pytest.raises(UserError, match="text, not token ids"):
             engine.generate([[1]], 1, SAMPLING)
     with pytest.raises(UserError, match="engine: .*does not start with http"):
-        GuardedEngine(NODE | {"url": "x"}, None, timeout=60)
+        WatchedEngine(NODE | {"url": "x"}, None, timeout=60)
     teacher = {"_component_": "custom_components.engines.teacher.AdditionTeacher"}
     with pytest.raises(UserError, match="^tokenizer: .*AdditionTeacher needs its model's"):
-        GuardedEngine(teacher, None, timeout=60)
+        WatchedEngine(teacher, None, timeout=60)
 
 
 class Letters:
-    """An engine and a tokenizer of character codes: it repeats the prompt, n times."""
+    """Act as engine and tokenizer of character codes; it repeats the prompt n times."""
 
     name = "letters"
 
@@ -311,21 +311,21 @@ def test_tokens_as_text():
     assert got == {0: [Reply("ab!", 3, "length")] * 2, 1: [Reply("c!", 2, "length")] * 2}
 
 
-def test_a_spool_survives_being_cut_anywhere(tmp_path):
+def test_a_reply_file_survives_being_cut_anywhere(tmp_path):
     path = tmp_path / ".spool-00000.jsonl"
-    spool = Spool(path)
+    kept_replies = ReplyFile(path)
     for i in range(3):
-        spool.add(0, i, [Reply("é\n" * 3, i, "stop", 0.5)] * 2)
-    whole, data = dict(spool.replies), path.read_bytes()
+        kept_replies.add(0, i, [Reply("é\n" * 3, i, "stop", 0.5)] * 2)
+    whole, data = dict(kept_replies.replies), path.read_bytes()
     ends = [0] + [k + 1 for k, byte in enumerate(data) if byte == ord("\n")]
     for size in range(len(data) + 1):
         path.write_bytes(data[:size])
-        again = Spool(path)
+        again = ReplyFile(path)
         kept = sum(end - 1 <= size for end in ends) - 1  # an entry without its line's end counts
         assert again.replies == {key: whole[key] for key in list(whole)[:kept]}
-        assert cost_of_spools(tmp_path) == kept * 1.0
+        assert cost_of_unfinished(tmp_path) == kept * 1.0
         for (number, i), replies in list(whole.items())[kept:]:
             again.add(number, i, replies)
-        assert Spool(path).replies == whole
+        assert ReplyFile(path).replies == whole
     again.remove()
     assert not path.exists()

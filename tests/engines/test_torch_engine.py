@@ -29,7 +29,7 @@ def prompts(engine):
 
 
 def test_greedy_equals_transformers(engine, folder):
-    # the folder's long branch is forced in ours; transformers switches by length, so stay above it
+    # Ours computes the long branch; transformers switches by length, so the lengths stay above it.
     long_prompt = engine.tokenizer.encode_prompt("1" * 300 + "+2=?")
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
     expected = theirs.generate(
@@ -56,7 +56,7 @@ def test_logprobs_are_those_of_the_tempered_full_forward(engine, temperature, to
                 again = engine.model(row[:, :-1], targets=row[:, 1:], temperature=temperature)
             again = again[0, len(prompt) - 1 :]
             assert (again - torch.tensor(c.logprobs)).abs().max() < 1e-4
-            if temperature != 1:  # those of the model as it is are of another distribution
+            if temperature != 1:  # without the temperature they differ
                 plain = engine.model(row[:, :-1], targets=row[:, 1:])[0, len(prompt) - 1 :]
                 assert (plain - torch.tensor(c.logprobs)).abs().max() > 1e-2
             assert c.finish_reason == ("stop" if c.token_ids[-1] in (0, 2) else "length")

@@ -1,4 +1,4 @@
-"""In-process vLLM, in a process of its own: one start for all checks."""
+"""Test in-process vLLM in a separate process: one start serves all checks."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ folder, other = sys.argv[1:]
 tokenizer = ChatTokenizer(folder)
 trainer = build_from_folder(folder, "long")
 ours = TorchEngine(folder, tokenizer, progress=False)
-# beyond the original 4096: vLLM takes the long branch, for short prompts too
+# Beyond the original 4096, vLLM takes the long branch for short prompts, too.
 theirs = VLLMEngine(folder, tokenizer, max_model_len=4608, dtype="float32", enforce_eager=True,
                     cpu_kv_cache_gib=1, progress=False)
 check_rope(theirs, trainer)
@@ -43,7 +43,7 @@ def agree():
         assert a.token_ids == b.token_ids, (a, b)
 
 agree()
-# log-probs are those after temperature, in the trainer's packed forward as in both engines
+# Log-probs are taken after temperature, in the trainer's packed forward as in both engines.
 for engine in (ours, theirs):
     sampled = engine.generate(prompts, 2, Sampling(temperature=0.6, max_new_tokens=16))
     for prompt, completions in zip(prompts, sampled):
@@ -54,7 +54,7 @@ for engine in (ours, theirs):
                 again = trainer(row[:, :-1], mask=documents, input_pos=documents.positions(),
                                 targets=row[:, 1:], temperature=0.6)[0, len(prompt) - 1:]
             assert (again - torch.tensor(c.logprobs)).abs().max() < 1e-3
-# new weights reach vLLM without the disk
+# New weights reach vLLM without the disk.
 new = TorchEngine(other, tokenizer, progress=False)
 tensors = new.checkpointer.to_hf(new.model.state_dict())
 for engine in (ours, theirs):
@@ -66,7 +66,7 @@ print("vllm agrees")
 
 
 def extend(folder):
-    """Give a tiny start model the real one's original context of 4096, and 8192 in all."""
+    """Give a tiny start model the real one's original context of 4096, and 8192 in total."""
     config = json.loads((folder / "config.json").read_text())
     config |= {"max_position_embeddings": 8192, "original_max_position_embeddings": 4096}
     config["rope_parameters"] |= {"original_max_position_embeddings": 4096, "factor": 2.0}
@@ -101,7 +101,7 @@ def test_an_engine_that_is_not_installed_is_one_clear_line(monkeypatch, tmp_path
 
 
 def test_sleep_mode_wakes_weights_before_the_cache():
-    """The order of calls, on a stand-in: there is no GPU to sleep on here."""
+    """Check the order of calls on a stand-in, since sleeping needs a GPU."""
     from custom_components.engines.vllm_engine import VLLMEngine
 
     calls = []
@@ -115,7 +115,7 @@ def test_sleep_mode_wakes_weights_before_the_cache():
     engine = object.__new__(VLLMEngine)
     engine.llm, engine.sleep_mode, engine.asleep = LLM(), True, False
     engine.sleep()
-    engine.sleep()  # twice is once
+    engine.sleep()  # the second call does nothing
     engine.load_weights([], 3)
     assert [c for c in calls if c[0] != "collective_rpc" or len(c) > 1] == [
         ("sleep",),

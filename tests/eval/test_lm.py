@@ -8,7 +8,7 @@ from lm_eval.api.instance import Instance
 
 from custom_components.config import UserError
 from custom_components.engines.engine import Completion, Reply
-from custom_components.engines.watchdog import GuardedEngine
+from custom_components.engines.watchdog import WatchedEngine
 from eval.lm import EngineLM
 
 OPTIONS = {"until": [], "temperature": 0.6, "top_p": 0.95, "max_gen_toks": 8}
@@ -82,7 +82,7 @@ def test_an_endpoint_answers_conversations_and_pays_once(tmp_path):
             "url": endpoint.url,
             "model": "m",
         }
-        lm = EngineLM(GuardedEngine(node, None, 60), None, replies=tmp_path / "s.jsonl", group=2)
+        lm = EngineLM(WatchedEngine(node, None, 60), None, replies=tmp_path / "s.jsonl", group=2)
         got = lm.generate_until(requests(with_chat))
         assert [g[0] for g in got] == list("aabbcc")
         assert len(set(got)) == 6  # repeats are requests of their own

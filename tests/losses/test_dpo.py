@@ -1,3 +1,5 @@
+"""Check the DPO loss and its gradient against values computed by hand."""
+
 import math
 
 import torch
@@ -7,7 +9,7 @@ from custom_components.losses.dpo import dpo_loss
 
 
 def test_by_hand():
-    """chosen rose by 2, rejected fell by 1: the margin is beta * 3."""
+    """Chosen rose by 2 and rejected fell by 1, so the margin is beta * 3."""
     t = torch.tensor
     losses, good, bad = dpo_loss(t([-3.0]), t([-9.0]), t([-5.0]), t([-8.0]), beta=0.5)
     torch.testing.assert_close(losses, t([math.log(1 + math.exp(-1.5))]))

@@ -1,4 +1,4 @@
-"""GAE and the value loss against hand values, their definition, and torchtune's PPO loss."""
+"""Check GAE and the value loss against hand values, their definition, and torchtune's PPO."""
 
 import pytest
 import torch
@@ -13,9 +13,9 @@ def test_by_hand():
     values = torch.tensor([0.5, 0.25], dtype=torch.float64)
     reward = torch.tensor([1.0])
     plain = generalised_advantages(values, reward, [2], 1.0, 1.0)
-    assert plain.tolist() == [0.5, 0.75]  # the reward less the value
+    assert plain.tolist() == [0.5, 0.75]  # The reward less the value.
     none = generalised_advantages(values, reward, [2], 1.0, 0.0)
-    assert none.tolist() == [-0.25, 0.75]  # the deltas
+    assert none.tolist() == [-0.25, 0.75]  # The deltas.
     both = generalised_advantages(values, reward, [2], 0.5, 0.5)
     assert both.tolist() == pytest.approx([0.5 * 0.25 - 0.5 + 0.25 * 0.75, 0.75])
 
@@ -34,7 +34,7 @@ def test_equals_the_definition_and_torchtune(gamma, lam):
         assert ours[start : start + n].tolist() == pytest.approx(defined)
         dense = torch.zeros(1, n, dtype=torch.float64)
         dense[0, -1] = reward
-        # torchtune's advantages come normalised, its returns do not
+        # torchtune normalises its advantages, but not its returns.
         _, returns = estimate_advantages(values[None, start : start + n], dense, gamma, lam)
         torch.testing.assert_close(returns[0], ours[start : start + n] + values[start : start + n])
         start += n
@@ -50,7 +50,7 @@ def test_value_loss_by_hand():
     values = torch.tensor([0.1, 0.5, -0.5], dtype=torch.float64, requires_grad=True)
     old, returns = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     losses = value_loss(values, old, returns, 0.2)
-    # (0.1 - 1)^2 / 2; clipped to 0.2: (0.2 - 1)^2 / 2; -0.5 is worse than its clip: (-1.5)^2 / 2
+    # (0.1 - 1)^2 / 2; clipped to 0.2, (0.2 - 1)^2 / 2; -0.5 is worse than its clip, (-1.5)^2 / 2.
     assert losses.tolist() == pytest.approx([0.405, 0.32, 1.125])
     losses.sum().backward()
     assert values.grad.tolist() == pytest.approx([-0.9, 0.0, -1.5])

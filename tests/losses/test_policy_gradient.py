@@ -1,3 +1,5 @@
+"""Check the policy gradient's pure functions against values computed by hand."""
+
 import math
 
 import pytest
@@ -26,7 +28,7 @@ def test_clip_by_hand():
     torch.testing.assert_close(losses, expected)
     assert clipped.tolist() == [True, False, False, True]
     losses.sum().backward()
-    # where clipped no gradient; else -A * ratio
+    # The gradient is 0 where the ratio is clipped, else -A * ratio.
     torch.testing.assert_close(
         logprobs.grad, torch.tensor([0.0, 1.5, -0.5, 0.0], dtype=torch.float64)
     )
@@ -53,7 +55,7 @@ def test_aggregations_by_hand():
     lengths = [1, 3]
 
     def total(aggregation):
-        weights = token_weights(lengths, aggregation, longest=4)
+        weights = token_weights(lengths, aggregation, max_new_tokens=4)
         return sum(
             w * x
             for w, x in zip(

@@ -1,4 +1,4 @@
-"""Our DPO beside TRL's DPOTrainer: the same model, reference and pairs."""
+"""Compare our DPO with TRL's DPOTrainer on the same model, reference and pairs."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_dpo_equals_trl(tmp_path):
     for seed in (0, 1):
         (tmp_path / str(seed)).mkdir()
         random_tiny(tmp_path / str(seed), seed=seed)
-    # below the original context transformers computes the short branch, and so do ours here
+    # Below the original context transformers computes the short branch, so ours does here too.
     policy, reference = (build_from_folder(tmp_path / str(seed), "short") for seed in (0, 1))
     tokenizer = ChatTokenizer(tmp_path / "0")
 
@@ -93,7 +93,7 @@ def test_dpo_equals_trl(tmp_path):
     expected = trainer.compute_loss(trainer.model, batch)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
-    assert abs(loss.item() - 0.6931) > 0.005  # not the trivial case
+    assert abs(loss.item() - 0.6931) > 0.005  # Not the trivial case.
     checkpointer = HFCheckpointer(tmp_path / "0")
     ours = checkpointer.to_hf({n: p.grad for n, p in policy.named_parameters()})
     gradients = {n: p.grad for n, p in theirs.named_parameters()}

@@ -1,17 +1,18 @@
-"""Our policy gradient beside TRL's GRPOTrainer: the same log-probs, responses and advantages.
+"""Compare our policy gradient with TRL's GRPOTrainer on the same log-probs and responses.
 
-TRL's own methods go all the way from the rewards to the loss of each accumulation step; only the
-model is a table of log-probs, so that the gradient of each token's log-prob can be read off.
+TRL's own methods compute everything from the rewards to the loss of each accumulation step. Only the
+model is replaced by a table of log-probs, so that the gradient of each token's log-prob can be read.
 
-How the normalisations correspond, for B responses in S accumulation steps of B/S each:
+The normalisations correspond as follows, for B responses in S accumulation steps of B/S each:
     grpo: TRL takes the mean within each response, the mean over a step's responses, and divides
-        by S. Ours is the mean over all B at once; equal because all steps have B/S responses.
+        by S. Ours is the mean over all B at once; both are equal because all steps have B/S
+        responses.
     dapo: TRL divides the sum over tokens by the completion tokens of all S steps together (not
         of each step), as our token_mean does.
     dr_grpo: TRL divides the sum over tokens by (B/S) x max_completion_length x S, ours by
         B x max_new_tokens.
 
-`loss_type` sets no more than this in TRL; the clip and the reward scaling are set beside it here.
+In TRL `loss_type` sets no more than this; the test sets the clip and the reward scaling beside it.
 """
 
 from collections import Counter
@@ -24,29 +25,29 @@ from custom_components.engines.engine import Completion
 from custom_components.losses.policy_gradient import SETTINGS, LossConfig, kl_penalty, token_weights
 from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
-from custom_components.rl.learning import forward, loss_terms, policy_batches
-from custom_components.rl.samples import Sample
+from custom_components.rl.groups import Sample
+from custom_components.rl.learning import Learner, response_tokens
 
 LENGTHS = [3, 8, 5, 1, 12, 7]
 REWARDS = [1.0, -1.0, -0.75, 1.0, 1.0, -0.5]
-GROUP = 3  # responses to a prompt
-LONGEST = 16  # longer than every response: dr_grpo's constant does not depend on those
+GROUP = 3  # Responses to a prompt.
+LONGEST = 16  # Longer than every response: dr_grpo's constant does not depend on their lengths.
 CAP = 2.0
 PROMPT = [1, 2]
-# each token occurs once, so that its id is its place in a table of log-probs
+# Each token occurs once, so that its id is its place in a table of log-probs.
 IDS = [ids.tolist() for ids in torch.arange(sum(LENGTHS)).split(LENGTHS)]
-# below, between and above the bounds 0.8, 1.2 and 1.28
+# The ratios lie below, between and above the bounds 0.8, 1.2 and 1.28.
 RATIOS = torch.tensor([0.5, 0.75, 0.9, 1.1, 1.25, 1.6]).repeat(sum(LENGTHS) // 6)
 NAMES = ["grpo", "dapo", "dr_grpo"]
-# ours has its token weights in float32; all else is float64 on both sides
+# Our token weights are float32; everything else is float64 on both sides.
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 
 
 @pytest.fixture
 def data():
-    """Log-probs of every token, float64, by four models.
+    """Return the log-probs of every token, float64, by four models.
 
-    The values fit in float32, which both sides keep the engine's in.
+    The values fit in float32, in which both sides keep the engine's.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(3, sum(LENGTHS), generator=generator)
@@ -61,7 +62,7 @@ def data():
 
 
 class Table(torch.nn.Module):
-    """What TRL asks of a model, answered from a table."""
+    """Answer what TRL asks of a model from a table."""
 
     is_gradient_checkpointing = False
 
@@ -83,12 +84,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def trl_trainer(folder, monkeypatch):
-    """Makes a GRPOTrainer with the values of one of our settings."""
+    """Return a function that makes a GRPOTrainer with the values of one of our settings."""
     from datasets import Dataset
     from transformers import AutoTokenizer, Phi3ForCausalLM
     from trl import GRPOConfig, GRPOTrainer
 
-    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is experimental
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is experimental.
 
     def rollout(prompts, trainer):
         logprobs = [trainer.engine[ids].tolist() for ids in IDS]
@@ -131,15 +132,15 @@ def trl_trainer(folder, monkeypatch):
 
 
 def trl_loss(trainer, data, correct=False):
-    """(loss, gradient [tokens], advantages of the responses) by TRL."""
+    """Return (loss, gradient [tokens], advantages of the responses) by TRL."""
     trainer.model, trainer.ref_model = Table(data.old), Table(data.reference)
     trainer.engine = data.engine
-    # set after construction, the flag starts no vLLM and still switches the correction
+    # After construction the flag starts no vLLM, but still switches the correction.
     trainer.use_vllm, trainer._last_loaded_step = correct, 0
     steps = trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
     policy = data.policy.clone().requires_grad_()
     total, advantages = 0.0, {}
-    for trainer._step in range(steps):  # TRL samples in the first step, for all of them
+    for trainer._step in range(steps):  # TRL samples for all steps in the first one.
         inputs = trainer._prepare_inputs([{"prompt": "1+2=?"}] * len(IDS))
         trainer.model.logprobs = policy
         loss = trainer.compute_loss(trainer.model, inputs)
@@ -151,15 +152,14 @@ def trl_loss(trainer, data, correct=False):
 
 
 def our_loss(name, data, advantages, kl=0.0, on_policy=False):
-    """(loss, gradient [tokens]) by us, in micro-batches other than TRL's."""
+    """Return our (loss, gradient [tokens]), in micro-batches other than TRL's."""
     policy = data.policy.clone().requires_grad_()
 
-    def forward_logprobs(batch, model, **_):
+    def forward_logprobs(batch, model=None):
         logprobs = (policy if model is None else model)[batch.targets.clamp(min=0)]
         return logprobs, torch.zeros_like(logprobs)
 
     trainer = SimpleNamespace(
-        forward_logprobs=forward_logprobs,
         world=SimpleNamespace(size=1, rank=0, device=torch.device("cpu")),
         cfg=SimpleNamespace(
             max_new_tokens=LONGEST,
@@ -172,14 +172,19 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
         Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", "correct", advantage)
         for ids, advantage in zip(IDS, advantages, strict=True)
     ]
-    batches = policy_batches(trainer, samples, SETTINGS[name])
+    learner, sums = Learner(trainer, SETTINGS[name]), Counter()
+
+    def logprobs_by(model, batch):
+        return response_tokens(batch, forward_logprobs(batch.inputs, model)).logprobs
+
+    batches = learner.policy_batches(samples)
     assert len(batches) > 2
     for batch in batches:
         if not on_policy:
-            batch.old_logprobs = forward(trainer, batch, 1.0, model=data.old)[0]
+            batch.old_logprobs = logprobs_by(data.old, batch)
         if kl:
-            batch.reference_logprobs = forward(trainer, batch, 1.0, model=data.reference)[0]
-    total = sum(loss_terms(trainer, batches, SETTINGS[name], 1.0, Counter()))
+            batch.reference_logprobs = logprobs_by(data.reference, batch)
+    total = sum(learner.loss(batch, forward_logprobs(batch.inputs), sums) for batch in batches)
     total.backward()
     return total.detach(), policy.grad
 
@@ -191,9 +196,9 @@ def test_equals_trl(trl_trainer, data, name, kl, correct):
     """Off-policy, with ratios beyond both bounds of the clip."""
     if correct:
         assert ((data.old - data.engine).exp() > CAP).any()
-    else:  # ours always corrects: by 1 where the engine agrees
+    else:  # Ours always corrects, by 1 if the engine agrees.
         data.engine = data.old
-    # TRL's default KL has a further factor: see test_kl_of_trl_has_the_ratio_as_factor
+    # TRL's default KL has a further factor; see test_kl_of_trl_has_the_ratio_as_factor.
     trainer = trl_trainer(name, kl, num_iterations=2, use_bias_correction_kl=False)
     expected, gradient, advantages = trl_loss(trainer, data, correct)
     loss, ours = our_loss(name, data, advantages, kl)

@@ -1,11 +1,16 @@
+import inspect
+
 import pytest
 import torch
 from torchtune.modules.peft import get_merged_lora_ckpt
 
+from custom_components.config import UserError, check_component
 from custom_components.models.decoder import Documents
 from custom_components.models.lora import (
+    LoRA,
     adapter_scale,
     adapters_off,
+    add_adapters,
     cast_weights,
     initial_adapters,
     is_adapter,
@@ -13,11 +18,12 @@ from custom_components.models.lora import (
 )
 from custom_components.models.phi4_mini import phi4_mini_tiny
 
+TINY = "custom_components.models.phi4_mini.phi4_mini_tiny"
 TOKENS = torch.randint(0, 88, (1, 40), generator=torch.Generator().manual_seed(0))
 
 
 def adapted(**arguments):
-    """A model whose adapters are not zero."""
+    """Build a model whose adapters are not zero."""
     torch.manual_seed(0)
     model = phi4_mini_tiny(lora_rank=4, lora_alpha=12.0, **arguments)
     for name, parameter in model.named_parameters():
@@ -33,8 +39,35 @@ def test_only_the_adapters_are_trained():
     assert len(trained) == 4 * 7 * 2  # layers x linear layers x (A, B)
     some = phi4_mini_tiny(lora_rank=4, lora_modules=("q_proj", "v_proj"))
     assert sum(p.requires_grad for p in some.parameters()) == 4 * 2 * 2
-    with pytest.raises(ValueError, match="no \\['qproj'\\]"):
+    with pytest.raises(ValueError, match="unknown \\['qproj'\\]"):
         phi4_mini_tiny(lora_rank=4, lora_modules=("qproj",))
+
+
+def test_adapters_are_added_to_a_built_model_and_keep_its_weights():
+    torch.manual_seed(0)
+    plain = phi4_mini_tiny()
+    torch.manual_seed(0)
+    model = phi4_mini_tiny()
+    add_adapters(model, LoRA(2, modules=("q_proj", "down_proj")))
+    weights = {k: v for k, v in model.state_dict().items() if not is_adapter(k)}
+    assert all(torch.equal(v, weights[k]) for k, v in plain.state_dict().items())
+    names = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert all(".attn.q_proj.lora_" in n or ".mlp.w2.lora_" in n for n in names)
+    biased = phi4_mini_tiny()
+    biased.layers[0].attn.q_proj = torch.nn.Linear(192, 192)
+    expected = biased(TOKENS)
+    add_adapters(biased, LoRA(2))
+    with adapters_off(biased):
+        assert torch.equal(biased(TOKENS), expected)
+
+
+def test_a_builder_shows_its_own_arguments_and_those_of_the_adapters():
+    parameters = inspect.signature(phi4_mini_tiny).parameters
+    assert list(parameters)[-3:] == ["lora_rank", "lora_alpha", "lora_modules"]
+    assert list(parameters)[:2] == ["vocab_size", "rope_factor"]
+    check_component({"_component_": TINY, "lora_rank": 2, "rope_factor": "short"}, "model")
+    with pytest.raises(UserError, match="no argument 'lora_rnk'; did you mean 'lora_rank'"):
+        check_component({"_component_": TINY, "lora_rnk": 2}, "model")
 
 
 def test_merged_weights_compute_what_the_adapters_do():

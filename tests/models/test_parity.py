@@ -1,4 +1,4 @@
-"""Our decoders against transformers, on random models of several shapes."""
+"""Compare our decoders with transformers on random models of several shapes."""
 
 import json
 import os
@@ -10,8 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from custom_components.config import UserError
 from custom_components.models import hf
+from custom_components.models.config_json import read_model_config, served_rope_factors
 from custom_components.models.decoder import Documents
-from custom_components.models.hf import HFCheckpointer, build_from_folder, builder_arguments
+from custom_components.models.hf import HFCheckpointer, build_from_folder
+from custom_components.models.longrope import rope_factor_of
 from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
 from custom_components.models.smollm2 import smollm2_135m
 
@@ -82,7 +84,7 @@ def test_phi4_mini_equals_transformers(tmp_path, shape, length):
     ],
 )
 def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, lengths):
-    """Laid end to end or padded to a batch: what transformers computes for each by itself."""
+    """Documents in a row or in a padded batch get what transformers computes for each alone."""
     theirs = phi3_folder(tmp_path, *SHAPES[0])
     ours = build_from_folder(tmp_path, rope_factor)
     generator = torch.Generator().manual_seed(2)
@@ -94,7 +96,7 @@ def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, leng
         row = ours(torch.cat(documents, 1), mask=packed, input_pos=packed.positions())[0]
         for part, logits in zip(row.split(lengths), expected, strict=True):
             assert (part - logits).abs().max() < 1e-5
-        # left padding, as engines batch; a padded position attends to itself alone
+        # Engines pad on the left; a padded position attends to itself alone.
         pad = torch.tensor([longest - n for n in lengths])
         batch = torch.cat(
             [torch.nn.functional.pad(d, (longest - d.shape[1], 0)) for d in documents]
@@ -109,7 +111,7 @@ def test_packed_documents_equal_transformers_on_each(tmp_path, rope_factor, leng
 
 
 def test_smollm2_with_its_real_weights_equals_transformers():
-    """`REASONTUNE_SMOLLM2`: a folder with SmolLM2-135M, such as recipes/start.py leaves."""
+    """Needs `REASONTUNE_SMOLLM2`: a folder with SmolLM2-135M, as recipes/start.py writes it."""
     folder = os.environ.get("REASONTUNE_SMOLLM2")
     if not folder:
         pytest.skip("no folder with SmolLM2's weights (REASONTUNE_SMOLLM2)")
@@ -149,7 +151,7 @@ def all_tensors(folder):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_round_trip_is_bit_identical(tmp_path, monkeypatch, dtype, shards):
-    """Sharded or not, on both sides; what stands beside the weights is kept."""
+    """Both sides may be sharded; the files beside the weights are kept."""
     model = phi3_folder(tmp_path / "a", *SHAPES[0]).to(dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if shards > 1:
@@ -213,7 +215,7 @@ def test_what_cannot_be_represented_is_refused(tmp_path):
     ]:
         path.write_text(json.dumps(good | change))
         with pytest.raises(UserError, match=word):
-            builder_arguments(tmp_path)
+            read_model_config(tmp_path)
 
 
 def test_damaged_and_missing_weights_are_named(tmp_path):
@@ -243,7 +245,7 @@ def test_a_redundant_head_is_dropped(tmp_path):
 
 def test_older_configs_say_rope_scaling(tmp_path):
     phi3_folder(tmp_path, *SHAPES[0])
-    new = builder_arguments(tmp_path)
+    new = read_model_config(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
@@ -256,14 +258,14 @@ def test_older_configs_say_rope_scaling(tmp_path):
         },
     }
     path.write_text(json.dumps(config))
-    assert builder_arguments(tmp_path) == new
+    assert read_model_config(tmp_path) == new
 
 
 def test_vllm_serves_the_branch_that_its_context_decides(tmp_path):
     phi3_folder(tmp_path, *SHAPES[0])
-    _, arguments = builder_arguments(tmp_path)
-    assert hf.served_rope_factors(tmp_path, 32) == arguments["short_factor"]
-    assert hf.served_rope_factors(tmp_path, 33) == arguments["long_factor"]
+    factors = read_model_config(tmp_path).rotary.factors
+    assert served_rope_factors(tmp_path, 32) == factors["short"]
+    assert served_rope_factors(tmp_path, 33) == factors["long"]
 
 
 def test_a_builder_that_is_not_the_checkpoint_is_refused(tmp_path):
@@ -276,7 +278,7 @@ def test_a_folder_says_which_model_it_is(tmp_path):
     phi3_folder(tmp_path, 64, 4, 2, 2, 96, 0.75)
     plain = hf.from_folder(tmp_path, "short")
     HFCheckpointer(tmp_path).check_model(plain)
-    assert hf.rope_factor_of(plain) == "short"
+    assert rope_factor_of(plain) == "short"
     adapted = hf.from_folder(tmp_path, lora_rank=2, lora_modules=["q_proj"])
     names = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert names and all(".q_proj.lora_" in name for name in names)

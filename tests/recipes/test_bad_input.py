@@ -66,7 +66,7 @@ def test_a_gold_that_cannot_be_read_is_undecided(traces, tmp_path):
         (
             "sft",
             ["model.lora_rank=2", "model.lora_modules=[q]"],
-            "lora_modules: no ['q']; there are",
+            "lora_modules: unknown ['q']; valid: ['q_proj'",
         ),
         (
             "rollout",

@@ -1,4 +1,4 @@
-"""GRPO through the real `tune run`, from a model that is right half of the time."""
+"""Run GRPO through the real `tune run`, from a model that is right half of the time."""
 
 import os
 import random
@@ -11,10 +11,13 @@ import torch
 from conftest import ROOT, TUNE, kill_in_step, manifest, metrics, recipe
 from safetensors.torch import load_file
 
+# With this path recipes find the faulty engines and the code of this checkout.
+FAULTY = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'engines'}"}
+
 
 @pytest.fixture(scope="session")
 def whole(coin, tmp_path_factory):
-    """One uninterrupted run."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("grpo") / "whole"
     recipe("grpo", *coin, f"output_dir={folder}")
     return folder
@@ -27,32 +30,33 @@ def test_the_reward_rises(whole):
     assert rows[-1]["accuracy"] > rows[0]["accuracy"] + 0.15
     counts = manifest(whole)["counts"]
     assert (counts["steps"], counts["prompts"]) == (8, 8)
-    assert 64 <= counts["selection_tokens"] <= 64 * 8  # 8 prompts, 2 rounds of 4 responses
+    assert 64 <= counts["selection_tokens"] <= 64 * 8  # 8 prompts, 2 rounds of 4 responses.
 
 
 def test_what_is_logged_adds_up(whole):
     rows = metrics(whole)
     for row in rows:
-        assert row["reward"] == pytest.approx(2 * row["accuracy"] - 1)  # nothing undecided here
+        assert row["reward"] == pytest.approx(2 * row["accuracy"] - 1)  # Nothing is undecided here.
         assert row["responses"] >= 32
         assert row["updates"] in (0, 1)
         shares = [row[k] for k in ("all_wrong", "hard", "medium", "easy", "all_right")]
         assert sum(shares) == pytest.approx(1)
-        fates = [row[k] for k in ("kept_prompts", "too_easy", "all_wrong", "all_right")]
-        assert sum(fates) == pytest.approx(1)
+        outcomes = [row[k] for k in ("kept_prompts", "too_easy", "all_wrong", "all_right")]
+        assert sum(outcomes) == pytest.approx(1)
     temperatures = [r["temperature"] for r in rows]
     assert temperatures == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6])
     samples = metrics(whole, "samples.jsonl")
     assert len(samples) == 8 * 4
     assert {s["verdict"] for s in samples} == {"correct", "incorrect"}
-    assert all(s["weights"] == s["step"] - 1 for s in samples)  # each step samples anew
+    # Each step samples with the weights of the step before.
+    assert all(s["weights"] == s["step"] - 1 for s in samples)
 
 
 def test_the_engine_and_the_trainer_agree_at_every_temperature(whole):
     for row in metrics(whole):
         if row["updates"]:
             assert row["largest_logprob_gap"] < 1e-3
-            assert row["ratio"] == pytest.approx(1, abs=1e-6)  # one update per step: on policy
+            assert row["ratio"] == pytest.approx(1, abs=1e-6)  # One update per step is on policy.
 
 
 def test_several_updates_per_step_leave_the_policy(coin, tmp_path):
@@ -68,20 +72,20 @@ def test_several_updates_per_step_leave_the_policy(coin, tmp_path):
     )
     last = metrics(tmp_path / "x")[-1]
     assert last["updates"] == 4
-    assert last["largest_logprob_gap"] < 1e-3  # against the policy before the step's updates
+    assert last["largest_logprob_gap"] < 1e-3  # Against the policy before the updates.
     assert last["ratio"] != pytest.approx(1, abs=1e-4)
 
 
 def test_a_large_kl_coefficient_holds_the_policy_to_the_start(coin, tmp_path, whole):
     recipe("grpo", *coin, f"output_dir={tmp_path}/x", "loss.kl_coefficient=100.0")
     rows = [r for r in metrics(tmp_path / "x") if r["updates"]]
-    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)  # the policy is the reference at first
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)  # The policy is the reference at first.
     assert all(r["kl"] >= 0 for r in rows)
     assert metrics(tmp_path / "x")[-1]["accuracy"] < metrics(whole)[-1]["accuracy"]
 
 
-def test_dapo_replaces_prompts_without_contrast(coin, tmp_path):
-    """With groups of two, about half of the prompts have no contrast at first."""
+def test_dapo_adds_prompts_for_those_with_equal_rewards(coin, tmp_path):
+    """With groups of two, about half of the prompts have equal rewards at first."""
     recipe(
         "grpo",
         *coin,
@@ -102,7 +106,7 @@ LEARNED = ("loss", "reward", "entropy", "grad_norm")
 
 
 def same_as_uninterrupted(run, whole):
-    """The continued run's log, samples and weights, bit for bit."""
+    """Assert that log, samples and weights of a resumed run are those of the whole one, bit for bit."""
     assert [[r[k] for k in LEARNED if k in r] for r in metrics(run)] == [
         [r[k] for k in LEARNED if k in r] for r in metrics(whole)
     ]
@@ -128,29 +132,27 @@ def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["rollout", "reward"])
-def test_killed_while_it_samples_or_judges(coin, whole, tmp_path, after):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
+def test_killed_while_it_samples_or_verifies(coin, whole, tmp_path, after):
     engine = (
         f"engine={{_component_: faulty_engine.Dies, model: {coin[0].partition('=')[2]}, "
         f"marker: {tmp_path}/died, after: {after}}}"
     )
     overrides = [*coin, engine, f"output_dir={tmp_path}/run"]
-    killed = recipe("grpo", *overrides, check=False, env=env)
+    killed = recipe("grpo", *overrides, check=False, env=FAULTY)
     assert killed.returncode == -signal.SIGKILL and len(metrics(tmp_path / "run")) == 3
     assert not list((tmp_path / "run" / "rollouts").glob("step_3.*"))
-    recipe("grpo", *overrides, env=env)
+    recipe("grpo", *overrides, env=FAULTY)
     same_as_uninterrupted(tmp_path / "run", whole)
 
 
 def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path):
     """With an engine that never samples the same twice."""
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
     engine = f"engine={{_component_: faulty_engine.Forgetful, model: {coin[0].partition('=')[2]}}}"
-    # no checkpoint covers the steps before: all of them are learned anew
+    # No checkpoint covers the earlier steps, so all of them are repeated.
     overrides = [*coin, engine, f"output_dir={tmp_path}/run", "checkpoint_every=100", "max_steps=4"]
     command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *overrides]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command, cwd=ROOT, env=FAULTY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
     while process.poll() is None and not list((tmp_path / "run").glob("rollouts/step_3.*")):
         time.sleep(0.002)
@@ -158,7 +160,7 @@ def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path
     assert process.wait() == -signal.SIGKILL
     before = metrics(tmp_path / "run"), metrics(tmp_path / "run", "samples.jsonl")
     assert len(before[0]) == 3
-    continued = recipe("grpo", *overrides, env=env)
+    continued = recipe("grpo", *overrides, env=FAULTY)
     for step in range(1, 5):
         assert f"step {step}: responses from before the interruption" in continued.stdout
     after = metrics(tmp_path / "run"), metrics(tmp_path / "run", "samples.jsonl")
@@ -169,7 +171,7 @@ def test_killed_while_it_trains_it_learns_from_the_same_responses(coin, tmp_path
 
 
 def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
-    """A rate far too high ruins the model after it has learned; the best is what is exported."""
+    """A learning rate far too high ruins the model after it has learned; the best one is exported."""
     held_out = f"held_out={{every: 1, samples: 4, {coin[2].replace('=', ': ', 1)}}}"
     recipe(
         "grpo",
@@ -185,7 +187,7 @@ def test_the_best_model_on_held_out_problems_is_kept(coin, tmp_path):
     accuracies = [r["held_out_accuracy"] for r in rows]
     assert counts["held_out_best"] == max(accuracies)
     assert counts["held_out_best_step"] == 1 + accuracies.index(max(accuracies))
-    # the last step is checkpointed only where it is the best
+    # The last step has a checkpoint only if it is the best.
     assert (tmp_path / "x" / "checkpoints" / f"step_{counts['held_out_best_step']}").is_dir()
 
 
@@ -208,7 +210,6 @@ def test_two_ranks_each_with_an_engine(coin, tmp_path):
     ],
 )
 def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine, status, words):
-    env = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "rollout")}
     checkpoint = coin[0].partition("=")[2]
     done = recipe(
         "grpo",
@@ -221,7 +222,7 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
         "rebalance.max_accuracy=1.0",
         f"engine={{_component_: faulty_engine.{engine}, model: {checkpoint}}}",
         check=False,
-        env=env,
+        env=FAULTY,
     )
     assert done.returncode == status, done.stderr[-2000:]
     assert words in done.stderr
@@ -230,7 +231,7 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
 
 
 def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
-    """The engine gets merged weights each step; with the adapters off the KL is that to the start."""
+    """The engine gets merged weights each step; the reference is the model with its adapters off."""
     recipe(
         "grpo",
         *coin,
@@ -244,11 +245,11 @@ def test_lora_learns_with_its_start_as_the_reference(coin, tmp_path):
     rows = [r for r in metrics(tmp_path / "x") if r["updates"]]
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["kl"] > 1e-4
-    assert all(r["largest_logprob_gap"] < 1e-3 for r in rows)  # a stale engine would show
+    assert all(r["largest_logprob_gap"] < 1e-3 for r in rows)  # A stale engine would show.
 
 
 def test_an_engine_on_another_longrope_branch_is_refused(coin, small_run, tmp_path):
-    start = f"{small_run}/start/model"  # a trained model's branches are equal, this one's are not
+    start = f"{small_run}/start/model"  # A trained model's branches are equal; this one's are not.
     done = recipe(
         "grpo",
         *coin,

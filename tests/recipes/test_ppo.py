@@ -1,4 +1,4 @@
-"""PPO through the real `tune run`, from the model that is right half of the time."""
+"""Run PPO through the real `tune run`, from the model that is right half of the time."""
 
 import random
 
@@ -16,7 +16,7 @@ def overrides(coin):
 
 @pytest.fixture(scope="session")
 def whole(overrides, tmp_path_factory):
-    """One uninterrupted run."""
+    """Return the folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("ppo") / "whole"
     recipe("ppo", *overrides, f"output_dir={folder}")
     return folder
@@ -26,13 +26,13 @@ def test_the_reward_rises_and_the_critic_learns(whole):
     rows = metrics(whole)
     assert 0.2 < rows[0]["accuracy"] < 0.8
     assert rows[-1]["accuracy"] > rows[0]["accuracy"] + 0.15
-    assert rows[0]["value"] == 0  # it expects nothing at first
-    assert rows[0]["value_loss"] == pytest.approx(0.5)  # of returns that are +1 or -1
+    assert rows[0]["value"] == 0  # The critic expects nothing at first.
+    assert rows[0]["value_loss"] == pytest.approx(0.5)  # The returns are +1 or -1.
     assert rows[-1]["value_loss"] < rows[0]["value_loss"]
     for row in rows:
         assert row["largest_logprob_gap"] < 1e-3
         assert row["ratio"] == pytest.approx(1, abs=1e-6)
-        assert row["kept"] == row["kept_prompts"] == 1  # all responses are learned from
+        assert row["kept"] == row["kept_prompts"] == 1  # All responses are learned from.
 
 
 def test_the_model_is_exported_without_its_critic(whole):

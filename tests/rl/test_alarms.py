@@ -1,3 +1,5 @@
+"""Check when the alarms of an RL run are raised."""
+
 import pytest
 
 from custom_components.rl.alarms import AlarmConfig, Alarms
@@ -24,6 +26,13 @@ def test_each_alarm_is_raised_once_while_it_lasts(change, word):
     assert alarms.check(FINE | change) == [message]
 
 
+def test_a_resumed_run_does_not_repeat_an_alarm():
+    alarms = Alarms(AlarmConfig())
+    assert alarms.check(FINE | {"undecided": 0.2})
+    resumed = Alarms(AlarmConfig(), **alarms.state())
+    assert resumed.check(FINE | {"undecided": 0.2}) == []
+
+
 def test_steps_without_a_positive_are_counted_in_a_row():
     alarms = Alarms(AlarmConfig(steps_without_positive=3))
     nothing = FINE | {"accuracy": 0.0}
@@ -33,5 +42,5 @@ def test_steps_without_a_positive_are_counted_in_a_row():
     assert "no correct response for 3 steps" in message
 
 
-def test_a_step_without_an_update_has_no_entropy_to_judge():
+def test_a_step_without_an_update_raises_no_alarm_about_its_entropy():
     assert Alarms(AlarmConfig()).check({"accuracy": 1.0, "truncated": 0.0, "undecided": 0.0}) == []

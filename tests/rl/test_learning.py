@@ -1,4 +1,4 @@
-"""The update: what the loss may and may not depend on, and PPO's advantages."""
+"""Check what the loss may and may not depend on, and PPO's advantages."""
 
 import random
 from collections import Counter
@@ -9,14 +9,10 @@ import torch
 
 from custom_components.engines.engine import Completion
 from custom_components.losses.policy_gradient import SETTINGS, LossConfig
-from custom_components.rl.learning import (
-    CriticConfig,
-    estimate_advantages,
-    forward,
-    loss_terms,
-    policy_batches,
-)
-from custom_components.rl.samples import Group, Sample, choose
+from custom_components.rl.advantages import choose_samples
+from custom_components.rl.groups import Group, Sample
+from custom_components.rl.learning import Learner, critic_advantages, response_tokens
+from custom_components.rl.rl_config import CriticConfig, OverlongConfig, RebalanceConfig
 
 VOCABULARY = 40
 
@@ -29,7 +25,7 @@ class World:
 
 
 class Table:
-    """Stands in for the trainer: log-probs and values are looked up by token."""
+    """Stand in for the trainer: look log-probs and values up by token."""
 
     def __init__(self, name="grpo", tokens=1000):
         generator = torch.Generator().manual_seed(0)
@@ -51,9 +47,9 @@ class Table:
 
 
 def groups(seed=0):
-    """Groups of responses whose tokens name them: group * 10 + number."""
+    """Return groups of responses whose tokens name them: group * 10 + number."""
     rng = random.Random(seed)
-    made = []
+    listed = []
     for g in range(4):
         verdicts = ["correct"] * (g % 3) + ["incorrect"] * (4 - g % 3)
         samples = [
@@ -62,21 +58,32 @@ def groups(seed=0):
         ]
         for s in samples:
             s.completion.logprobs.extend([-0.5] * len(s.completion.token_ids))
-        made.append(Group({}, [39], samples))
-    return made
+        listed.append(Group({}, [39], samples))
+    return listed
+
+
+def choose(listed, max_accuracy=None, normalise_std=True, seed=0):
+    """Return the samples to learn from; rebalance if `max_accuracy` is given."""
+    cfg = SimpleNamespace(
+        rebalance=RebalanceConfig(max_accuracy is not None, max_accuracy or 0.0),
+        overlong=OverlongConfig(),
+        max_new_tokens=16,
+    )
+    return choose_samples(listed, cfg, normalise_std, random.Random(seed))
 
 
 def loss_and_gradient(samples, name="grpo", tokens=1000):
-    trainer, setting = Table(name, tokens), SETTINGS[name]
-    batches = policy_batches(trainer, samples, setting)
-    total = sum(loss_terms(trainer, batches, setting, 1.0, Counter()))
+    trainer = Table(name, tokens)
+    learner, sums = Learner(trainer, SETTINGS[name]), Counter()
+    batches = learner.policy_batches(samples)
+    total = sum(learner.loss(b, trainer.forward_logprobs(b.inputs), sums) for b in batches)
     total.backward()
     return total.detach(), trainer.logprobs.grad
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_order_of_samples_and_their_split_do_not_matter(name):
-    samples = choose(groups(), None, SETTINGS[name].normalise_std, random.Random(0))
+    samples = choose(groups(), normalise_std=SETTINGS[name].normalise_std)
     loss, gradient = loss_and_gradient(samples, name)
     for seed in range(3):
         shuffled = random.Random(seed).sample(samples, len(samples))
@@ -86,33 +93,34 @@ def test_the_order_of_samples_and_their_split_do_not_matter(name):
 
 
 def test_no_gradient_from_what_is_dropped():
-    made = groups()
-    made[1].samples[3].verdict = "undecided"
-    chosen = choose(made, 0.5, True, random.Random(0))
+    listed = groups()
+    listed[1].samples[3].verdict = "undecided"
+    chosen = choose(listed, 0.5)
     _, gradient = loss_and_gradient(chosen)
-    learned = {s.completion.token_ids[0] for s in chosen}
-    assert learned and 13 not in learned
-    assert set(gradient.nonzero()[:, 0].tolist()) == learned
-    # groups 0 and 3 have no correct response
-    assert all(10 <= token < 30 for token in learned)
+    chosen_tokens = {s.completion.token_ids[0] for s in chosen}
+    assert chosen_tokens and 13 not in chosen_tokens
+    assert set(gradient.nonzero()[:, 0].tolist()) == chosen_tokens
+    # Groups 0 and 3 have no correct response.
+    assert all(10 <= token < 30 for token in chosen_tokens)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rebalanced_advantages_sum_to_zero_in_every_group(seed):
     for group in groups(seed):
-        chosen = choose([group], 0.5, True, random.Random(seed))
+        chosen = choose([group], 0.5, seed=seed)
         assert sum(s.advantage for s in chosen) == 0
 
 
 def test_advantages_of_a_critic():
     trainer = Table()
     samples = [s for g in groups() for s in g.samples]
-    batches = policy_batches(trainer, samples, SETTINGS["grpo"])
+    batches = Learner(trainer, SETTINGS["grpo"]).policy_batches(samples)
     with torch.no_grad():
         for batch in batches:
-            batch.old_logprobs, _, batch.old_values = forward(trainer, batch, 1.0, values=True)
+            output = trainer.forward_logprobs(batch.inputs, values=True)
+            batch.old_values = response_tokens(batch, output, with_values=True).values
     plain = [b.old_values.clone() for b in batches]
-    metrics = estimate_advantages(trainer, batches, CriticConfig(normalise=False))
+    metrics = critic_advantages(batches, CriticConfig(normalise=False), trainer.world)
     for batch, values in zip(batches, plain, strict=True):
         rewards = batch.rewards.repeat_interleave(torch.tensor(batch.lengths))
         torch.testing.assert_close(batch.advantages, rewards - values)
@@ -121,7 +129,7 @@ def test_advantages_of_a_critic():
     errors = torch.cat([b.returns - b.old_values for b in batches])
     explained = 1 - errors.var(correction=0) / returns.var(correction=0)
     assert metrics["explained_variance"] == pytest.approx(explained.item())
-    estimate_advantages(trainer, batches, CriticConfig(normalise=True))
+    critic_advantages(batches, CriticConfig(normalise=True), trainer.world)
     advantages = torch.cat([b.advantages for b in batches])
     assert advantages.mean().item() == pytest.approx(0, abs=1e-6)
     assert advantages.std(correction=0).item() == pytest.approx(1, abs=1e-6)

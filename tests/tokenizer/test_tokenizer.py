@@ -56,7 +56,7 @@ def test_both_ends_stop(folder):
     assert ChatTokenizer(folder).stop_ids == [0, 2, 7]
 
 
-def test_what_is_no_chat_tokenizer_is_refused(folder, tmp_path_factory):
+def test_a_folder_without_a_chat_tokenizer_is_refused(folder, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(UserError, match="no tokenizer_config.json"):
         ChatTokenizer(empty)
@@ -71,14 +71,14 @@ def test_what_is_no_chat_tokenizer_is_refused(folder, tmp_path_factory):
 
 
 def test_turns_that_the_template_refuses_are_a_bad_row(folder):
-    """A ValueError as every bad row, and a UserError where there is no row to leave out."""
+    """They are a ValueError like any bad row, and a UserError where there is no row to reject."""
     template = folder / "chat_template.jinja"
     rule = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
     template.write_text(rule + template.read_text())
     turns = [{"role": role, "content": "1"} for role in ("system", "user", "assistant")]
     ids, _ = ChatTokenizer(folder).encode_example(turns[1:])
     assert ids
-    with pytest.raises(ValueError, match="the turns system, user .no system turn.; mend"):
+    with pytest.raises(ValueError, match="the turns system, user .no system turn.; fix"):
         ChatTokenizer(folder).encode_example(turns)
     with pytest.raises(UserError, match="no system turn"):
         ChatTokenizer(folder, system_prompt="x").encode_prompt("1")
@@ -108,7 +108,7 @@ def test_phis_template_is_the_models_format(folder):
 
 
 def test_phis_real_tokenizer():
-    """`REASONTUNE_PHI4_MINI`: a folder with the tokenizer files of microsoft/Phi-4-mini-instruct."""
+    """Needs `REASONTUNE_PHI4_MINI`: a folder with Phi-4-mini-instruct's tokenizer files."""
     path = os.environ.get("REASONTUNE_PHI4_MINI")
     if not path:
         pytest.skip("no folder with Phi-4-mini's tokenizer (REASONTUNE_PHI4_MINI)")

@@ -1,4 +1,4 @@
-"""Run by torchrun: the gradients of one global batch and the weights after five steps, saved by rank 0.
+"""Save the gradients of one global batch and the weights after five steps; run by torchrun.
 
 torchrun --nproc_per_node N tests/training/gradients.py RECIPE CONFIG TABLE OUTPUT [overrides]
 """

@@ -54,7 +54,7 @@ def shape(vocab, layers, heads, kv, dim, inner):
     ],
 )
 def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, overrides):
-    # freed memory goes back at once, so that the process holds what is alive
+    # With this limit freed memory is returned at once, so the process holds what is alive.
     env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "benchmarks/step_memory.py", model, "max_seq_len=512", *overrides],
@@ -65,10 +65,10 @@ def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, ov
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(found, found["estimated"] / found["measured"])
-    assert found["measured"] > 30e6
-    assert found["estimated"] == pytest.approx(found["measured"], rel=0.15)
+    memory = json.loads(done.stdout.splitlines()[-1])
+    print(memory, memory["estimated"] / memory["measured"])
+    assert memory["measured"] > 30e6
+    assert memory["estimated"] == pytest.approx(memory["measured"], rel=0.15)
 
 
 def test_peak_bytes_counts_what_is_alive():
@@ -88,7 +88,7 @@ def test_flops_and_kv_cache_by_hand():
         model = phi4_mini_tiny()
         adapted = phi4_mini_tiny(lora_rank=4)
     size = model_size(model)
-    # 6 per weight and token; attention 6 * length * width per layer
+    # 6 per weight and token, and 6 * length * width per layer for attention
     assert training_flops(model, 10, 50) == 10 * (6 * size + 6 * 50 * 192 * 4)
     trained = model_size(adapted) - size
     assert training_flops(adapted, 1, 0) == 4 * (size + trained) + 2 * trained
@@ -107,9 +107,9 @@ def test_the_papers_stages_fit_their_hardware(tmp_path):
         "configs/phi4_mini/estimate.yaml",
         f"output={tmp_path}/e.json",
     )
-    found = json.loads((tmp_path / "e.json").read_text())
-    assert all(f["parameters"] - 3_836_021_760 in (0, adapters(f)) for f in found)
-    assert all(f["total_gib"] < f["device_gib"] for f in found)
+    stages = json.loads((tmp_path / "e.json").read_text())
+    assert all(s["parameters"] - 3_836_021_760 in (0, adapters(s)) for s in stages)
+    assert all(s["total_gib"] < s["device_gib"] for s in stages)
     print(done.stdout)
     refused = tune(
         "recipes/estimate.py",
@@ -124,5 +124,5 @@ def test_the_papers_stages_fit_their_hardware(tmp_path):
     assert "stage grpo needs " in refused.stderr and "GiB of 79 on 1 x H100" in refused.stderr
 
 
-def adapters(found):
-    return found["parameters"] - 3_836_021_760 if "LoRA" in found["name"] else 0
+def adapters(stage):
+    return stage["parameters"] - 3_836_021_760 if "LoRA" in stage["name"] else 0

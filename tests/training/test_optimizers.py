@@ -1,4 +1,4 @@
-"""Optimizers and metric loggers that are named in a config, through the real recipe."""
+"""Use optimizers and metric loggers that a config names, through the real recipe."""
 
 import json
 
@@ -25,14 +25,14 @@ def test_eight_bit_adamw_resumes_exactly_and_shards(small_run, tmp_path):
     assert "continuing from step 2" in done.stdout
     assert [r["loss"] for r in rows(tmp_path / "one")] == [r["loss"] for r in before]
     assert all(torch.equal(first[k], v) for k, v in load_file(weights).items())
-    # the moments are there in a quarter of float32's bytes
+    # The moments take a quarter of float32's bytes.
     sizes = {
         name: sum(f.stat().st_size for f in (folder / "checkpoints/step_2").glob("*.distcp"))
         for name, folder in (("8-bit", tmp_path / "one"), ("32-bit", small_run / "sft"))
     }
     assert sizes["8-bit"] < 0.65 * sizes["32-bit"]
     recipe("sft", f"output_dir={tmp_path / 'two'}", *common, launch=("--nproc_per_node", "2"))
-    # blocks are quantised shard by shard, so the steps differ within that rounding
+    # Blocks are quantised shard by shard, so the steps differ within that rounding.
     assert [r["loss"] for r in rows(tmp_path / "two")] == pytest.approx(
         [r["loss"] for r in before], abs=0.02
     )
@@ -62,4 +62,4 @@ def test_a_metric_logger_of_torchtune_gets_every_step(small_run, tmp_path, logge
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(files[0].parent)).Reload()
-        assert len(events.Tensors("loss")) == 4  # torchtune writes the newer form
+        assert len(events.Tensors("loss")) == 4  # torchtune writes tensor events

@@ -45,7 +45,7 @@ def relative_gap(a, b):
     [("midtrain", "packs", 600), ("sft", "examples", 60), ("dpo", "examples", 150)],
 )
 def test_neither_ranks_nor_micro_batches_change_a_step(small_run, tmp_path, name, prepared, limit):
-    """One micro-batch of all rows, several of few, and several on each of two ranks."""
+    """Compare one micro-batch of all rows, several of few rows, and several on two ranks."""
     whole = five_steps(name, prepared, small_run, tmp_path, 1, 100_000)
     cut = five_steps(name, prepared, small_run, tmp_path, 1, limit)
     ranks = five_steps(name, prepared, small_run, tmp_path, 2, limit)

@@ -1,4 +1,4 @@
-r"""Golden cases, by form: (gold, answer in the box, right?). Written for this project.
+r"""List golden cases by form: (gold, answer in the box, right?). Written for this project.
 
 `python -m tests.verifier.corpus` prints how math-verify alone judges the same pairs.
 """
@@ -665,6 +665,7 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
 
 
 def main() -> None:
+    """Print the cases that we get wrong, and how many math-verify does."""
     import logging
 
     from math_verify import parse

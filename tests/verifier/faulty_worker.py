@@ -1,4 +1,4 @@
-"""The real worker, made to fail on command by what stands in the response (test_pool.py)."""
+"""Run the real worker, which here fails when the response tells it to (test_pool.py)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _obey(text: str) -> None:
     if "PRINT" in text:
         print("noise on stdout", flush=True)
         os.write(1, b"more noise\n")
-    if "ONCE " in text:  # fails the first time only
+    if "ONCE " in text:  # fail the first time only
         mark = Path(text.split("ONCE ")[1].split(" ")[0])
         if not mark.exists():
             mark.touch()
@@ -56,6 +56,6 @@ def check_gold(gold, choices=None):
 
 
 module.decide, module.check_gold = decide, check_gold
-expressions.load = lambda: None  # starts in a tenth of the time
+expressions.load = lambda: None  # the worker starts in a tenth of the time
 sys.argv[0] = worker.__file__
 worker.main()

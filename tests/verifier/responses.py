@@ -1,4 +1,4 @@
-r"""Golden cases of whole responses: (what it shows, gold, response, options, outcome, reason)."""
+r"""List golden responses: (what it shows, gold, response, options, outcome, reason)."""
 
 from __future__ import annotations
 

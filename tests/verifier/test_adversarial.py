@@ -1,4 +1,4 @@
-"""Inputs made to crash, to hang, to eat memory or to be taken for an answer."""
+"""Try inputs made to crash, to hang, to eat memory or to be taken for an answer."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ HOSTILE = {
     "only in the reasoning": r"<think>so \boxed{42}, \boxed{1, 2}, \boxed{\sqrt{2}x}</think> Done.",
     "NUL": box("4\0 2"),
     "only NUL": box("\0"),
-    "bytes that are no UTF-8": box(b"4\xff2".decode("utf-8", "surrogateescape")),
+    "bytes that are not UTF-8": box(b"4\xff2".decode("utf-8", "surrogateescape")),
     "control characters": box("4\x1b[2J\x082"),
     "sympy's eval": box("__import__('os').system('echo 42')"),
     "sympy's eval in LaTeX": box(r"\operatorname{eval}(42)"),

@@ -1,4 +1,4 @@
-"""The command line: rows in, verdicts out, in order, atomically."""
+"""Check the command line: rows in, verdicts out, in order, atomically."""
 
 from __future__ import annotations
 
@@ -76,10 +76,16 @@ def test_options_for_all_rows(tmp_path):
     [
         (b'{"response": "x"}', "row 2: key 'gold' is missing"),
         (b'{"gold": "1"}', "row 2: key 'response' (or 'prediction') is missing"),
-        (b'{"gold": "1", "response": 3}', "row 2: key 'response' is no string but int"),
-        (b'{"gold": null, "response": "x"}', "row 2: key 'gold' is no string and no number"),
+        (b'{"gold": "1", "response": 3}', "row 2: key 'response' must be a string, not 3"),
+        (
+            b'{"gold": null, "response": "x"}',
+            "row 2: key 'gold' must be a string or a number, not null",
+        ),
         (b'{"gold": "1", "prediction": [1]}', "row 2: key 'prediction'"),
-        (b'{"gold": "1", "response": "x", "truncated": 1}', "row 2: key 'truncated' is no bool"),
+        (
+            b'{"gold": "1", "response": "x", "truncated": 1}',
+            "row 2: key 'truncated' must be true or false, not 1",
+        ),
         (b"[1, 2]", "row 2: not a JSON object"),
         (b'{"gold": ', "row 2: not JSON"),
         (b'{"gold": "\xff", "response": "x"}', "row 2: not UTF-8"),
@@ -116,6 +122,14 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main(["--input", str(source), "--output", str(tmp_path / "file" / "out.jsonl")]) == 2
     assert str(tmp_path / "file" / "out.jsonl") in capsys.readouterr().err
+
+
+def test_a_folder_is_not_replaced_by_the_output(tmp_path, capsys):
+    source, target = write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "folder"
+    (target / "kept").mkdir(parents=True)
+    assert main(["--input", str(source), "--output", str(target)]) == 2
+    assert f"{target}: is a folder" in capsys.readouterr().err
+    assert (target / "kept").is_dir()
 
 
 def test_an_empty_file(tmp_path, capsys):

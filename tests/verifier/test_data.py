@@ -1,6 +1,6 @@
-"""Real rows: every gold equals itself, and another project's labels of real rollouts.
+"""Verify real rows: every gold equals itself, and real rollouts get another project's labels.
 
-Looks for the data beside the repository (`../shared/data`) or at REASONTUNE_DATA.
+The data is looked for beside the repository (`../shared/data`) or at REASONTUNE_DATA.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("REASONTUNE_DATA", ROOT.parent / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}")
 
-# Rollouts that NeMo-Skills labels wrong and we call correct. Each was read: the labels are wrong.
-# The first two box a right answer with its unit or its name; the third uses \fbox.
+# NeMo-Skills labels these rollouts wrong, and we call them correct. Each was read: the labels are
+# wrong. The first two box a right answer with its unit or its name; the third uses \fbox.
 MISLABELLED = {
     ("train/prealgebra/737.json", 0): "1320 km for 1320",
     ("train/algebra/2027.json", 0): "(x+y)^2 = 81 for 81",
@@ -56,7 +56,7 @@ def test_every_gold_equals_itself(pool, name, key):
     golds = dict.fromkeys(row[key].rpartition("####")[2].strip() for row in rows(name))
     items = [{"gold": g, "response": rf"<think>a</think> So $\boxed{{{g}}}$."} for g in golds]
     verdicts = dict(zip(golds, pool.imap(items), strict=True))
-    # the one row of MATH without an answer cannot be judged
+    # One row of MATH has no answer, so it cannot be decided.
     assert {g: v for g, v in verdicts.items() if not v and g} == {}
     assert all(v.verdict == "undecided" for g, v in verdicts.items() if not g)
 
@@ -95,7 +95,7 @@ def test_labelled_rollouts(pool):
 
 
 def test_short_traces_with_answer_tags(pool):
-    """Real distillation rollouts, the prompt opens the reasoning, no boxes: all are decided."""
+    """Check that rollouts without boxes, whose prompt opens the reasoning, are all decided."""
     traces = rows("traces/cs336_math_short_cot_1767.jsonl")
     verdicts = pool.verify_all(
         {
@@ -111,7 +111,7 @@ def test_short_traces_with_answer_tags(pool):
 
 
 def test_choice_traces(pool):
-    """MMLU-Pro letters, up to ten choices: the gold letter is right, every other is not."""
+    """Check MMLU-Pro letters of up to ten choices: only the gold letter is right."""
     traces = rows("traces/pcmb_r1_traces_413.jsonl")
     letters = "ABCDEFGHIJ"
     items = [
@@ -136,7 +136,7 @@ def math_golds() -> list[str]:
 
 
 def rewritten(gold: str) -> set[str]:
-    """Other spellings of the same answer."""
+    """Return other spellings of the same answer."""
     spellings = {
         gold.replace("\\frac", "\\dfrac"),
         f"${gold}$",
@@ -154,7 +154,7 @@ def rewritten(gold: str) -> set[str]:
 
 
 def changed(gold: str, rng: random.Random) -> set[str]:
-    """Answers that differ from the gold: a digit, a sign, a bracket, a letter, a missing value."""
+    """Return answers that differ from the gold by a digit, a sign, a bracket or a missing value."""
     answers = set()
     digits = list(re.finditer(r"\d", gold))
     if digits:

@@ -1,4 +1,4 @@
-"""Random text made of LaTeX pieces: always a verdict, never an exception, never a false hit."""
+"""Verify random text made of LaTeX pieces: there is always a verdict, and never a false hit."""
 
 from __future__ import annotations
 

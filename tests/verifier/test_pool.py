@@ -1,4 +1,4 @@
-"""VerifierPool: order, limits, lost workers, threads, forks, shutdown."""
+"""Check VerifierPool: order, limits, lost workers, threads, forks, shutdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pool():
 
 @pytest.fixture
 def faulty(monkeypatch):
-    """Pools whose workers fail on command."""
+    """Yield a maker of pools whose workers fail on command."""
     path = str(Path(__file__).with_name("faulty_worker.py"))
     monkeypatch.setattr(process_module, "WORKER", (path,))
     pools = []
@@ -187,7 +187,7 @@ def test_a_real_hang_is_bounded():
 
 
 def test_a_pause_of_everything_is_no_timeout():
-    """A stopped job, a closed laptop: the answer was not slow."""
+    """Check a stopped job or a closed laptop, which do not make the answer slow."""
     code = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -263,7 +263,7 @@ def test_close_ends_the_workers():
     with pytest.raises(RuntimeError, match="closed"):
         pool.verify("1", r"\boxed{1}")
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    assert not set(map(int, children)) & set(pids)  # reaped: no zombies
+    assert not set(map(int, children)) & set(pids)  # they are reaped, not zombies
 
 
 def test_close_while_an_item_hangs(faulty):
@@ -358,7 +358,7 @@ def test_after_fork_the_child_has_its_own_workers(pool):
     pool.verify("1", r"\boxed{1}")
     before = worker_pids(pool)
     child = os.fork()
-    if child == 0:  # no pytest in here
+    if child == 0:  # pytest must not run in the child
         status = 1
         try:
             good = bool(pool.verify("2", r"\boxed{2}")) and worker_pids(pool) != before
@@ -380,7 +380,9 @@ def test_inside_datasets_map(faulty):
     def judge(row):
         return {"verdict": pool.verify(row["gold"], row["response"]).verdict}
 
-    judged = rows.map(judge, num_proc=2, load_from_cache_file=False)  # forks, and pickles
+    judged = rows.map(
+        judge, num_proc=2, load_from_cache_file=False
+    )  # it forks, and pickles the pool
     assert judged["verdict"][:] == ["correct"] * 6 + ["incorrect"]
 
 

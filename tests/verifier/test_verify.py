@@ -1,4 +1,4 @@
-"""`verify` on the golden cases, in process."""
+"""Check `verify` on the golden cases, in process."""
 
 from __future__ import annotations
 

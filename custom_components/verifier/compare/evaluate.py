@@ -1,7 +1,7 @@
-"""Numbers of many digits from sympy expressions, each node evaluated once.
+"""Evaluate sympy expressions to numbers of many digits, each node once.
 
-sympy's own `evalf` takes time exponential in the depth of a continued fraction. Here a sum whose
-terms cancel to the last digits is zero, so that sqrt(8) - 2 sqrt(2) is 0 and not 1e-41.
+The time that sympy's own `evalf` takes is exponential in the depth of a continued fraction. Here a
+sum whose terms cancel to the last digits is zero, so that sqrt(8) - 2 sqrt(2) is 0 and not 1e-41.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 from fractions import Fraction
 from typing import Any
 
-_NOISE = 12  # digits at the end of a computation that are not trusted
+_NOISE = 12  # last digits of a computation, which are not trusted
 _local = threading.local()
 
 _FUNCTIONS = {
@@ -25,13 +25,19 @@ _FUNCTIONS = {
 
 
 class NoValue(Exception):
-    """An expression that has no value at a point, or a part that is not known here."""
+    """Signal that an expression has no value at a point, or a part unknown to this module."""
 
 
 def evaluate(expression: Any, point: dict[Any, Fraction], digits: int) -> Any:
-    """The finite mpmath number that an expression is at a point, None where it has none.
+    """Return the value of an expression at a point as a finite mpmath number.
 
-    `point` maps sympy symbols to values. The result has about `digits` - 12 good digits.
+    Args:
+        expression: Sympy expression.
+        point: Values of its free symbols.
+        digits: Digits to compute with; the result has about 12 good digits fewer.
+
+    Returns:
+        Number (mpf or mpc), or None where the expression has no value.
     """
     context = _context(digits)
     tiny = context.mpf(10) ** (_NOISE - digits)
@@ -40,12 +46,12 @@ def evaluate(expression: Any, point: dict[Any, Fraction], digits: int) -> Any:
         return _finite(_value(expression, values, context, tiny), context, tiny)
     except MemoryError:
         raise
-    except Exception:  # mpmath's many words for a pole, a logarithm of zero, a complex maximum
+    except Exception:  # mpmath's many errors for a pole, a logarithm of zero, a complex maximum
         return None
 
 
 def _context(digits: int) -> Any:
-    """This thread's mpmath context: precision is global to a context, threads must not share."""
+    """Return this thread's mpmath context: it holds the precision, so threads cannot share one."""
     import mpmath
 
     if not hasattr(_local, "context"):
@@ -59,7 +65,7 @@ def _fraction(value: Fraction, context: Any) -> Any:
 
 
 def _value(node: Any, values: dict[Any, Any], context: Any, tiny: Any) -> Any:
-    """The value of a node; `values` remembers those of all nodes seen."""
+    """Return the value of a node; `values` keeps those of all nodes seen."""
     if node not in values:
         arguments = [_value(argument, values, context, tiny) for argument in node.args]
         values[node] = _finite(_apply(node, arguments, context, tiny), context, tiny)
@@ -83,7 +89,7 @@ def _apply(node: Any, arguments: list[Any], context: Any, tiny: Any) -> Any:
         return arguments[0]
     if name not in _FUNCTIONS:
         raise NoValue(name)
-    if name in ("floor", "ceiling"):  # 2.999... is 3 but for the last digits
+    if name in ("floor", "ceiling"):  # 2.999... differs from 3 in untrusted digits only
         nearest = context.nint(arguments[0])
         if abs(arguments[0] - nearest) <= tiny * (1 + abs(nearest)):
             return nearest
@@ -110,7 +116,7 @@ def _constant(name: str, context: Any) -> Any:
 
 
 def _finite(number: Any, context: Any, tiny: Any) -> Any:
-    """The number, real if its imaginary part is noise. Raises NoValue for infinity and nan."""
+    """Return the number, real if its imaginary part is noise; raise NoValue if it is not finite."""
     if not context.isfinite(number):
         raise NoValue("not finite")
     if isinstance(number, context.mpc) and abs(number.imag) <= tiny * abs(number):
@@ -118,18 +124,18 @@ def _finite(number: Any, context: Any, tiny: Any) -> Any:
     return number
 
 
-def same(a: Any, b: Any, digits: int) -> bool:
-    """Whether two results of `evaluate` with so many digits are equal but for the noise."""
+def equal_values(a: Any, b: Any, digits: int) -> bool:
+    """Return whether two results of `evaluate` with so many digits are equal but for the noise."""
     return bool(abs(a - b) <= max(abs(a), abs(b)) * type(abs(a))(10) ** (_NOISE + 3 - digits))
 
 
 def is_real(number: Any) -> bool:
-    """Whether a result of `evaluate` has no imaginary part."""
+    """Return whether a result of `evaluate` has no imaginary part."""
     return not number.imag
 
 
 def to_fraction(number: Any) -> Fraction:
-    """The exact value of a finite real mpmath number."""
+    """Return the exact value of a finite real mpmath number."""
     sign, mantissa, exponent, _ = number._mpf_
     value = Fraction(int(mantissa)) * Fraction(2) ** int(exponent)
     return -value if sign else value

@@ -1,11 +1,11 @@
-"""The computer algebra: equality of expressions given as cleaned LaTeX.
+"""Compare expressions, given as cleaned LaTeX, by the computer algebra.
 
 Only math-verify's LaTeX parser (latex2sympy2_extended) reads the text; nothing is evaluated as
-code. Equality is decided by evaluation to 40 digits, at random points where there are free
-symbols (Schwartz-Zippel): faster than `simplify`, and it does not take 1/2004! for 1/2006!.
-math-verify's own comparison is asked where evaluation has no answer.
+code. Evaluation to 40 digits decides equality, at random points where there are free symbols
+(Schwartz-Zippel): it is faster than `simplify`, and does not take 1/2004! for 1/2006!.
+math-verify's own comparison decides where evaluation has no result.
 
-sympy is imported by the first call, so that importing this module costs nothing.
+The first call imports sympy, so importing this module costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from custom_components.verifier.compare import evaluate
 from custom_components.verifier.compare.cost import check_cost, hidden_digits
 from custom_components.verifier.limits import MAX_DEPTH, MAX_TEX, TooComplex, Unreadable
 
-_DIGITS = 40  # of every evaluation
+_DIGITS = 40  # digits of every evaluation
 _COMMANDS = frozenset(
     "frac sqrt pi cdot times div pm mp le ge ne infty cup cap in setminus emptyset binom sum prod "
     "int lim to log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh alpha "
@@ -32,20 +32,24 @@ _COMMANDS = frozenset(
     "det overrightarrow partial dots coth widehat widetilde dot ddot neg star".split()
 )
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
-# What the parser evaluates while it reads: binomials, the gamma function, determinants.
 _EVALUATED = re.compile(r"\\binom\s*\{[^{}]*\d{5}|\\[gG]amma[\s{(]*\d{5}")
 _WARM_UP = (r"\frac{1}{2}x^{2}+3\sqrt{2}", r"(a+b)(a-2b)\pi", r"\sin{x}-\log{3}", r"2^{10}-5y")
 
 
 def load() -> None:
-    """Imports the computer algebra and fills the parser's tables, so that later calls are fast."""
+    """Import the computer algebra and fill the parser's tables, so that later calls are fast."""
     for tex in _WARM_UP:
-        parse(tex)
+        _to_sympy(tex)
 
 
 @lru_cache(maxsize=4096)
-def parse(tex: str) -> Any:
-    """The sympy object of a cleaned LaTeX expression. Raises Unreadable or TooComplex."""
+def _to_sympy(tex: str) -> Any:
+    """Return the sympy object of a cleaned LaTeX expression.
+
+    Raises:
+        Unreadable: when the text is not an expression.
+        TooComplex: when a cap is exceeded.
+    """
     _check(tex)
     import sympy
 
@@ -56,7 +60,7 @@ def parse(tex: str) -> Any:
         raise
     except RecursionError as error:
         raise TooComplex("nesting") from error
-    except Exception as error:  # whatever a parser and sympy raise on text that is no LaTeX
+    except Exception as error:  # a parser and sympy may raise anything on text that is not LaTeX
         raise Unreadable(str(error).split("\n")[0][:80]) from error
     if not isinstance(expression, sympy.Basic):
         raise Unreadable("not an expression")
@@ -78,6 +82,7 @@ def _from_latex(tex: str) -> Any:
 
 
 def _check(tex: str) -> None:
+    """Raise Unreadable for an unknown command, TooComplex for what would take the parser long."""
     if len(tex) > MAX_TEX:
         raise TooComplex("length")
     depth = deepest = 0
@@ -89,16 +94,17 @@ def _check(tex: str) -> None:
     for command in _COMMAND.findall(tex):
         if command not in _COMMANDS:
             raise Unreadable(f"\\{command}")
+    # The parser evaluates binomials, the gamma function and determinants while it reads them.
     if _EVALUATED.search(tex) or tex.count("&") > 40 or "vmatrix" in tex and tex.count("&") > 9:
         raise TooComplex("arguments")
 
 
 def _exact(expression: Any) -> Any:
-    """Decimals as the rationals they denote, i as the imaginary unit, e as Euler's number."""
+    """Replace decimals by exact rationals, i by the imaginary unit and e by Euler's number."""
     import sympy
 
     if isinstance(expression, sympy.MatrixBase):
-        expression = expression.as_immutable()
+        expression = sympy.ImmutableMatrix(expression)
     constants = {"i": sympy.I, "e": sympy.E}
     replaced = {f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)}
     replaced |= {
@@ -110,10 +116,11 @@ def _exact(expression: Any) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def equal(gold: str, answer: str) -> bool:
-    """Whether two expressions are the same function of the same symbols.
+def equal_expressions(gold: str, answer: str) -> bool:
+    """Return whether two expressions are the same function of the same symbols.
 
-    Raises Unreadable or TooComplex with `.side` "gold" or "answer" when one cannot be read.
+    Raises:
+        Unreadable, TooComplex: when an expression cannot be read; `side` is "gold" or "answer".
     """
     import sympy
 
@@ -128,8 +135,12 @@ def equal(gold: str, answer: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
-    """Whether an expression has exactly this value. Raises as `equal`, with this side."""
+def has_value(tex: str, value: Fraction, side: str) -> bool:
+    """Return whether an expression has exactly this value.
+
+    Raises:
+        Unreadable, TooComplex: when the expression cannot be read; `side` is this side.
+    """
     import sympy
 
     expression = _read(tex, side)
@@ -140,7 +151,11 @@ def equals_fraction(tex: str, value: Fraction, side: str) -> bool:
 
 
 def approximate(tex: str, side: str) -> Fraction | None:
-    """The value of a constant real expression to 25 digits, None if it is not one."""
+    """Return the value of a constant real expression to 25 digits; None where it is not one.
+
+    Raises:
+        Unreadable, TooComplex: when the expression cannot be read; `side` is this side.
+    """
     import sympy
 
     expression = _read(tex, side)
@@ -152,30 +167,41 @@ def approximate(tex: str, side: str) -> Fraction | None:
     return evaluate.to_fraction(number.real)
 
 
-def proportional(gold: tuple[str, str], answer: tuple[str, str], directed: bool) -> bool:
-    """Whether two equations (left, right) are multiples of each other.
+def proportional(gold: tuple[str, ...], answer: tuple[str, ...], directed: bool) -> bool:
+    """Return whether two equations or inequalities are multiples of each other.
 
-    `directed`: positive multiples only, for inequalities with the same sign.
+    Args:
+        gold: Left and right side of the gold.
+        answer: Left and right side of the answer.
+        directed: Whether only positive multiples count, as for inequalities with the same sign.
+
+    Raises:
+        Unreadable, TooComplex: when a side cannot be read; `side` is "gold" or "answer".
     """
     g, a = _difference(gold, "gold"), _difference(answer, "answer")
     if g.free_symbols != a.free_symbols or not g.free_symbols:
         return False
-    ratios, gold_values = [], set()
+    ratios: list[Any] = []
+    gold_values: set[Any] = set()
     for point in _points(g, a):
         gold_value = evaluate.evaluate(g, point, _DIGITS)
         answer_value = evaluate.evaluate(a, point, _DIGITS)
         if gold_value and answer_value:
             ratios.append(gold_value / answer_value)
             gold_values.add(gold_value)
-    if len(gold_values) < 2:  # 0x = 3 is no equation
+    if len(gold_values) < 2:  # 0x = 3 is not an equation in x
         return False
-    if not all(evaluate.same(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
+    if not all(evaluate.equal_values(ratios[0], ratio, _DIGITS) for ratio in ratios[1:]):
         return False
     return not directed or evaluate.is_real(ratios[0]) and ratios[0].real > 0
 
 
 def exercise(tex: str) -> None:
-    """Reads and evaluates an expression as `equal` would. Raises Unreadable or TooComplex."""
+    """Read and evaluate a gold as `equal_expressions` would.
+
+    Raises:
+        Unreadable, TooComplex: when the expression cannot be read; `side` is "gold".
+    """
     import sympy
 
     expression = _read(tex, "gold")
@@ -183,31 +209,32 @@ def exercise(tex: str) -> None:
         points = _points(expression, expression)
         values = [evaluate.evaluate(expression, point, _DIGITS) for point in points]
         if all(value is None for value in values):
-            _math_verify(expression, 2 * expression)
+            _math_verify(expression, sympy.Mul(2, expression))
 
 
 def _read(tex: str, side: str) -> Any:
+    """Return the sympy object of a text; name its side in the error where it cannot be read."""
     try:
-        return parse(tex)
+        return _to_sympy(tex)
     except (Unreadable, TooComplex) as error:
         error.side = side
         raise
 
 
-def _difference(sides: tuple[str, str], side: str) -> Any:
+def _difference(sides: tuple[str, ...], side: str) -> Any:
     left, right = (_read(tex, side) for tex in sides)
     try:
         return left - right
-    except TypeError as error:  # a set, a relation
+    except TypeError as error:  # sets and relations have no difference
         unreadable = Unreadable("no difference")
         unreadable.side = side
         raise unreadable from error
 
 
 def _points(g: Any, a: Any) -> list[dict[Any, Fraction]]:
-    """Values for the free symbols: three points with positive coordinates, two with mixed signs.
+    """Return values for the free symbols: three positive points, and two of mixed signs.
 
-    The same points in every run; one empty point when there are no symbols.
+    They are the same in every run; without free symbols there is one empty point.
     """
     symbols = sorted(g.free_symbols | a.free_symbols, key=lambda symbol: symbol.name)
     if not symbols:
@@ -223,7 +250,7 @@ def _points(g: Any, a: Any) -> list[dict[Any, Fraction]]:
 
 
 def _equal_at_points(g: Any, a: Any) -> bool | None:
-    """Whether two expressions agree at all points; None when they cannot be evaluated."""
+    """Return whether two expressions agree at all points; None where they cannot be evaluated."""
     points = _points(g, a)
     digits = _DIGITS + (max(hidden_digits(g), hidden_digits(a)) if points == [{}] else 0)
     agreed = 0
@@ -231,19 +258,19 @@ def _equal_at_points(g: Any, a: Any) -> bool | None:
         gold = evaluate.evaluate(g, point, digits)
         answer = evaluate.evaluate(a, point, digits)
         if gold is None or answer is None:
-            continue  # outside the domain
-        if not evaluate.same(gold, answer, digits):
+            continue  # the point is outside the domain
+        if not evaluate.equal_values(gold, answer, digits):
             real = evaluate.is_real(gold) and evaluate.is_real(answer)
             if index >= 3 and agreed and not real:
-                continue  # another branch of a root or a logarithm
+                continue  # the two may be branches of one root or logarithm
             return False
         agreed += 1
     return True if agreed >= min(2, len(points)) else None
 
 
 def _math_verify(gold: Any, answer: Any) -> bool:
-    """math-verify's comparison, without its signal alarms."""
+    """Compare by math-verify, without its signal alarms."""
     from math_verify import verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that alarms are off
-    return bool(verify(gold, answer, timeout_seconds=None))
+    return verify(gold, answer, timeout_seconds=None)

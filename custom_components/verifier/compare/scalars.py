@@ -1,4 +1,8 @@
-"""When two single values are the same: numbers, based digits, ratios, words, expressions."""
+"""Decide whether two single values are the same: numbers, ratios, words, expressions.
+
+Numbers are exact fractions, so equality is exact; a tolerance applies to decimals alone
+(`equal_numbers`).
+"""
 
 from __future__ import annotations
 
@@ -6,61 +10,95 @@ import re
 from fractions import Fraction
 
 from custom_components.verifier.compare import expressions
-from custom_components.verifier.read import numbers, units
+from custom_components.verifier.read import units
 from custom_components.verifier.read.nodes import Based, Expr, Node, Num, Ratio, Word
 from custom_components.verifier.read.numbers import Number
 from custom_components.verifier.read.words import choice_letter
 
-_HUNDRED = 100
 _CHOICES = "ABCDEFGHIJ"
 
 
 class Unevaluated(Exception):
-    """The answer is the computation that the question asks for, not its result."""
+    """Signal that an answer is the computation that the question asks for, not its result."""
 
 
-def equal_values(gold: Node, answer: Node) -> bool:
-    """Whether two nodes that are no lists, sets, matrices or relations are the same."""
+def equal_scalars(gold: Node, answer: Node) -> bool:
+    """Return whether two nodes other than lists, sets, matrices and relations are the same."""
     if isinstance(gold, Num) and isinstance(answer, Num):
-        return _equal_numbers(gold, answer)
-    if isinstance(gold, Based) or isinstance(answer, Based):
+        return _equal_quantities(gold, answer)
+    if isinstance(gold, Based):
         return _equal_based(gold, answer)
-    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+    if isinstance(answer, Based):
+        return _equal_based(answer, gold)
+    if isinstance(gold, Ratio):
         return _equal_ratios(gold, answer)
+    if isinstance(answer, Ratio):
+        return _equal_ratios(answer, gold)
     if isinstance(gold, Word) or isinstance(answer, Word):
         return _equal_words(gold, answer)
-    return _equal_expressions(gold, answer)
+    if isinstance(gold, (Num, Expr)) and isinstance(answer, (Num, Expr)):
+        return _equal_algebra(gold, answer)
+    return False
 
 
-def _percent_factors(gold: Num | Expr, answer: Num | Expr) -> tuple[Fraction, ...]:
-    """What the answer may be multiplied by to be the gold: "%" is a unit, and a hundredth."""
-    if gold.percent == answer.percent:
-        return (Fraction(1),)
-    return (Fraction(1), Fraction(_HUNDRED) if gold.percent else Fraction(1, _HUNDRED))
+# --- numbers -----------------------------------------------------------------------------------
 
 
-def _equal_numbers(gold: Num, answer: Num) -> bool:
+def equal_numbers(gold: Number, answer: Number) -> bool:
+    """Return whether an answer's number is the gold's: exactly, or within the tolerance."""
+    return gold.value == answer.value or _within_tolerance(gold, answer)
+
+
+def _within_tolerance(gold: Number, answer: Number) -> bool:
+    """Return whether an inexact answer stands for the gold.
+
+    It does in two cases. The gold is a decimal of at least three significant digits, and the
+    answer is given more precisely and rounds to it; a fraction or a closed form (its `places` are
+    None) may also have been cut off after the gold's last digit. Or the answer is a decimal of at
+    least twelve significant digits that is the gold's expansion, which is how a program prints an
+    exact value.
+    """
+    error = abs(gold.value - answer.value)
+    if gold.places and gold.digits >= 3:
+        unit = Fraction(1, 10**gold.places)
+        if answer.places is None:
+            return error < unit and abs(answer.value) >= abs(gold.value) or error <= unit / 2
+        return answer.places > gold.places and error <= unit / 2
+    return bool(answer.places) and answer.digits >= 12 and error <= Fraction(1, 10**answer.places)
+
+
+def _equal_quantities(gold: Num, answer: Num) -> bool:
+    """Compare numbers with their units and percent signs."""
     factor = units.conversion(gold.unit, answer.unit)
     if factor is None:
         return False
     if factor != 1:
         return gold.number.value == answer.number.value * factor
-    if numbers.matches(gold.number, answer.number):
+    if equal_numbers(gold.number, answer.number):
         return True
     factors = _percent_factors(gold, answer)
     return any(gold.number.value == answer.number.value * factor for factor in factors)
 
 
-def _equal_based(gold: Node, answer: Node) -> bool:
-    if isinstance(gold, Based) and isinstance(answer, Based):
-        if gold.base == answer.base:
-            return gold.digits == answer.digits
-        value = _based_value(gold)
-        return value is not None and value == _based_value(answer)
-    based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+def _percent_factors(gold: Num | Expr, answer: Num | Expr) -> tuple[Fraction, ...]:
+    """Return what the answer may be multiplied by to be the gold: "%" is a unit, or a hundredth."""
+    if gold.percent == answer.percent:
+        return (Fraction(1),)
+    return (Fraction(1), Fraction(100) if gold.percent else Fraction(1, 100))
+
+
+# --- based digits, ratios, words ---------------------------------------------------------------
+
+
+def _equal_based(based: Based, other: Node) -> bool:
+    if isinstance(other, Based):
+        if based.base == other.base:
+            return based.digits == other.digits
+        value = _based_value(based)
+        return value is not None and value == _based_value(other)
     if _based_value(based) is None:
         return False
-    if isinstance(other, (Num, Word)):  # the base left out on one side: the same digits
+    if isinstance(other, (Num, Word)):  # one side leaves the base out: the digits decide
         return other.key.upper().lstrip("0") == based.digits.lstrip("0")
     return False
 
@@ -68,27 +106,26 @@ def _equal_based(gold: Node, answer: Node) -> bool:
 def _based_value(node: Based) -> int | None:
     try:
         return int(node.digits, node.base)
-    except ValueError:  # a digit that the base does not have
+    except ValueError:  # the base does not have this digit
         return None
 
 
-def _equal_ratios(gold: Node, answer: Node) -> bool:
-    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
-        if gold.time and answer.time:
-            return _clock(gold, answer.meridiem) == _clock(answer, gold.meridiem)
-        if len(gold.parts) != len(answer.parts):
+def _equal_ratios(ratio: Ratio, other: Node) -> bool:
+    if isinstance(other, Ratio):
+        if ratio.time and other.time:
+            return _clock(ratio, other.meridiem) == _clock(other, ratio.meridiem)
+        if len(ratio.parts) != len(other.parts):
             return False
-        first_gold, first_answer = gold.parts[0], answer.parts[0]
-        pairs = zip(gold.parts, answer.parts, strict=True)
-        return all(g * first_answer == a * first_gold for g, a in pairs)
-    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+        first, other_first = ratio.parts[0], other.parts[0]
+        pairs = zip(ratio.parts, other.parts, strict=True)
+        return all(part * other_first == other_part * first for part, other_part in pairs)
     if isinstance(other, Num) and len(ratio.parts) == 2 and ratio.parts[1]:
         return other.number.value == Fraction(*ratio.parts)
     return False
 
 
 def _clock(time: Ratio, other_meridiem: str) -> tuple[int, ...]:
-    """Hours, minutes (and seconds), in 24 hours where either side says a.m. or p.m."""
+    """Return hours, minutes (and seconds), of 24 hours where either side says a.m. or p.m."""
     hour = time.parts[0]
     meridiem = time.meridiem or other_meridiem
     if meridiem and hour <= 12:
@@ -110,10 +147,10 @@ def _equal_words(gold: Node, answer: Node) -> bool:
         return gold.words == str(answer.number.value)
     if isinstance(answer, Word) and isinstance(gold, Num):
         return answer.words == str(gold.number.value)
-    gold, answer = _as_product(gold), _as_product(answer)  # ab and ba
-    if gold is None or answer is None:
+    gold_product, answer_product = _as_product(gold), _as_product(answer)  # ab and ba
+    if gold_product is None or answer_product is None:
         return False
-    return _equal_expressions(gold, answer)
+    return _equal_algebra(gold_product, answer_product)
 
 
 def _as_product(node: Node) -> Expr | None:
@@ -135,12 +172,12 @@ _MIXED = re.compile(r"-?\d+\s*\+\s*(?:\\frac\{\d+\}\{\d+\}|\d+/\d+)", re.ASCII)
 
 
 def is_sentence(tex: str) -> bool:
-    """Whether a text has words in it, so that it is no expression."""
+    """Return whether a text has words in it, so that it is not an expression."""
     return _SENTENCE.search(tex) is not None
 
 
-def is_computation(tex: str) -> bool:
-    """Whether an expression is arithmetic of literals, still to be done: 3 + 4, 12 \\cdot 7.
+def _is_computation(tex: str) -> bool:
+    """Return whether an expression is arithmetic of literals, still to be done: 3 + 4, 12 \\cdot 7.
 
     Fractions, roots, powers, factorials and what contains them are results.
     """
@@ -149,13 +186,13 @@ def is_computation(tex: str) -> bool:
     return bool(_LITERALS.fullmatch(tex) and _BINARY.search(tex))
 
 
-def _equal_expressions(gold: Node, answer: Node) -> bool:
-    """Raises Unevaluated for an answer that only names the computation."""
+def _equal_algebra(gold: Num | Expr, answer: Num | Expr) -> bool:
+    """Compare by the computer algebra; raise Unevaluated for an answer that names a computation."""
     gold_tex, answer_tex = _tex(gold), _tex(answer)
     if is_sentence(gold_tex) or is_sentence(answer_tex):
-        return False  # only the same spelling is the same sentence
+        return False  # two sentences are the same only when they are spelled the same
     if _OPERATORS.search(answer_tex) and not _OPERATORS.search(gold_tex):
-        raise Unevaluated  # without computing it: that may take for ever
+        raise Unevaluated  # without computing it, which may take forever
     if units.conversion(gold.unit, answer.unit) is None:
         return False
     if (
@@ -163,22 +200,22 @@ def _equal_expressions(gold: Node, answer: Node) -> bool:
         and gold.unit != answer.unit
         and "\\pi" in (answer_tex if gold.unit else gold_tex)
     ):
-        return expressions.equal(_radians(gold), _radians(answer))
-    if isinstance(gold, Num):
+        return expressions.equal_expressions(_radians(gold), _radians(answer))
+    if isinstance(gold, Num) and isinstance(answer, Expr):
         same = _equal_number_expression(gold, answer)
-        if same and is_computation(answer_tex):
+        if same and _is_computation(answer_tex):
             raise Unevaluated
         return same
-    if isinstance(answer, Num):
+    if isinstance(gold, Expr) and isinstance(answer, Num):
         return _equal_expression_number(gold, answer)
-    return expressions.equal(gold_tex, answer_tex)
+    return expressions.equal_expressions(gold_tex, answer_tex)
 
 
-def _radians(node: Node) -> str:
+def _radians(node: Num | Expr) -> str:
     return rf"({_tex(node)})\cdot \frac{{\pi}}{{180}}" if node.unit == "°" else _tex(node)
 
 
-def _tex(node: Node) -> str:
+def _tex(node: Num | Expr) -> str:
     if isinstance(node, Expr):
         return node.tex
     value = node.number.value
@@ -190,16 +227,16 @@ def _tex(node: Node) -> str:
 
 def _equal_number_expression(gold: Num, answer: Expr) -> bool:
     for factor in _percent_factors(gold, answer):
-        if expressions.equals_fraction(answer.tex, gold.number.value / factor, "answer"):
+        if expressions.has_value(answer.tex, gold.number.value / factor, "answer"):
             return True
     value = expressions.approximate(answer.tex, "answer")
-    return value is not None and numbers.close(gold.number, value, None, 0)
+    return value is not None and _within_tolerance(gold.number, Number(value))
 
 
 def _equal_expression_number(gold: Expr, answer: Num) -> bool:
-    if expressions.equals_fraction(gold.tex, answer.number.value, "gold"):
+    if expressions.has_value(gold.tex, answer.number.value, "gold"):
         return True
     if answer.number.places is None:
         return False
     value = expressions.approximate(gold.tex, "gold")
-    return value is not None and numbers.matches(Number(value), answer.number)
+    return value is not None and equal_numbers(Number(value), answer.number)

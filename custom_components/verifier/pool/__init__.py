@@ -1,0 +1,1 @@
+"""Run `verify` in worker processes that can be killed."""

@@ -1,4 +1,4 @@
-"""VerifierPool: `verify` in worker processes that can be killed.
+"""Run `verify` in worker processes that can be killed: `VerifierPool`.
 
 A computer-algebra call cannot be interrupted from inside: signal alarms do nothing off the main
 thread, and a thread cannot be killed. Here every item runs in a worker process that is killed and
@@ -27,13 +27,20 @@ from custom_components.verifier.pool.process import (
 )
 from custom_components.verifier.types import Item, Verdict
 
-_CHUNK = 8  # most tasks handed to a worker at once: hides the pipe's latency
-_GOLD_CACHE = 4096
+_CHUNK = 8  # maximum of tasks handed to a worker at once, to hide the pipe's latency
+_GOLD_CACHE = 4096  # golds whose own state is remembered
 _RECYCLE = 50_000  # tasks after which a worker is replaced
 
 
 class _Task:
-    """An item on its way: `attempts` counts workers lost under it, `starved` ran out of memory."""
+    """Hold an item and the future of its verdict.
+
+    Attributes:
+        item: Pair to verify.
+        future: Future that gets the verdict.
+        attempts: Number of workers that were lost under the item.
+        starved: Whether the item ran out of memory in a worker that had done other items.
+    """
 
     __slots__ = ("attempts", "future", "item", "starved")
 
@@ -45,11 +52,13 @@ class _Task:
 
 
 class _Engine:
-    """The threads, queue and workers of one pool in one process."""
+    """Keep the threads, the queue and the workers of one pool in one process."""
 
     def __init__(self, workers: int, time_limit: float, memory_limit: int, start_limit: float):
         self.pid = os.getpid()
-        self.limits = (time_limit, memory_limit, start_limit)
+        self.time_limit = time_limit
+        self.memory_limit = memory_limit
+        self.start_limit = start_limit
         self.workers = workers
         self.queue: deque[_Task] = deque()
         self.changed = threading.Condition()
@@ -67,6 +76,7 @@ class _Engine:
             thread.start()
 
     def submit(self, item: Item) -> Future[Verdict]:
+        """Queue an item and return the future of its verdict."""
         task = _Task(item)
         with self.changed:
             if self.closed:
@@ -76,10 +86,11 @@ class _Engine:
         return task.future
 
     def close(self, join: bool = True) -> None:
-        """Cancels what is waiting, kills the workers, joins the threads."""
+        """Cancel what is waiting, kill the workers and join the threads."""
         with self.changed:
             self.closed = True
-            waiting, self.queue = list(self.queue), deque()
+            waiting = self.queue
+            self.queue = deque()
             self.changed.notify_all()
             for process in self.processes:
                 if process is not None:
@@ -91,7 +102,7 @@ class _Engine:
                 thread.join()
 
     def _take(self) -> list[_Task]:
-        """The next tasks for one worker, waiting for the first; empty when the pool closes."""
+        """Wait for tasks and return the next ones for one worker; none when the pool closes."""
         with self.changed:
             while not self.queue and not self.closed:
                 self.changed.wait()
@@ -101,6 +112,7 @@ class _Engine:
             return [self.queue.popleft() for _ in range(max(1, min(_CHUNK, fair)))]
 
     def _give_back(self, tasks: Iterable[_Task]) -> None:
+        """Put tasks back at the head of the queue; cancel them when the pool is closed."""
         with self.changed:
             if not self.closed:
                 self.queue.extendleft(reversed(list(tasks)))
@@ -110,29 +122,34 @@ class _Engine:
             task.future.cancel()
 
     def _process(self, slot: int) -> WorkerProcess:
-        """The slot's worker, a new one if need be. Raises RuntimeError if none can be started."""
+        """Return the slot's worker, started if need be.
+
+        Raises:
+            RuntimeError: when a worker cannot be started.
+        """
         process = self.processes[slot]
         if process is None:
             starter = self._live_starter()
             try:
-                process = WorkerProcess(starter, self.limits[0])
-            except WorkerLost:  # the starter was killed: another one
+                process = WorkerProcess(starter, self.time_limit)
+            except WorkerLost:  # the starter was killed, so a new one is needed
                 self._end_starter(starter)
-                process = WorkerProcess(self._live_starter(), self.limits[0])
+                process = WorkerProcess(self._live_starter(), self.time_limit)
             with self.changed:
                 self.processes[slot] = process
-                if self.closed:  # closed while the worker started
+                if self.closed:  # the pool was closed while the worker started
                     process.interrupt()
         return process
 
     def _live_starter(self) -> Starter:
+        """Return the starter, started if need be."""
         with self.starting:
             if self.starter is None:
-                self.starter = Starter(*self.limits)
+                self.starter = Starter(self.time_limit, self.memory_limit, self.start_limit)
             return self.starter
 
     def _end_starter(self, starter: Starter | None) -> None:
-        """Ends a starter, once; a newer one is left alone."""
+        """End a starter, once; leave a newer one alone."""
         with self.starting:
             if starter is None or starter is not self.starter:
                 return
@@ -140,18 +157,20 @@ class _Engine:
         starter.close()
 
     def _discard(self, slot: int) -> None:
+        """Kill the slot's worker, if there is one."""
         with self.changed:
-            process, self.processes[slot] = self.processes[slot], None
+            process = self.processes[slot]
+            self.processes[slot] = None
         if process is not None:
             process.kill()
 
     def _drive(self, slot: int) -> None:
-        """One thread: takes tasks, runs them in its worker, until the pool closes."""
+        """Run tasks in one worker until the pool closes; the body of one thread."""
         while tasks := self._take():
             running = deque(task for task in tasks if not task.future.cancelled())
             try:
                 self._run(slot, running)
-            except Exception as error:  # the worker cannot start, or a fault of ours: tell everyone
+            except Exception as error:  # a worker cannot start, or there is a bug: tell all callers
                 for task in running:
                     _settle(task, error)
         self._discard(slot)
@@ -162,7 +181,7 @@ class _Engine:
             self._end_starter(self.starter)
 
     def _run(self, slot: int, running: deque[_Task]) -> None:
-        """Runs tasks in one worker; what is left when that worker dies goes back to the queue."""
+        """Run tasks in one worker; return those left when the worker dies to the queue."""
         if not running:
             return
         try:
@@ -187,15 +206,19 @@ class _Engine:
             self._give_back(running)
 
     def _exhausted(self, slot: int, running: deque[_Task], limit: str) -> None:
-        """The first task hit a limit: the response's fault unless its gold alone does so too."""
-        used = self.processes[slot].done
+        """Settle the first task, which hit a limit; return the others to the queue.
+
+        It is the response's fault unless the gold alone hits a limit too.
+        """
+        process = self.processes[slot]
+        used = process is not None and process.done > 0
         self._discard(slot)
         task = running.popleft()
         self._give_back(running)
         running.clear()
         running.append(task)  # an error below reaches its future
         if limit == "memory" and used and not task.starved:
-            task.starved = True  # earlier tasks may have filled the memory: again, in a new worker
+            task.starved = True  # earlier tasks may have filled the memory: retry in a new worker
             self._run(slot, running)
             return
         state = self._gold_state(slot, task.item)
@@ -203,7 +226,7 @@ class _Engine:
         _settle(running.popleft(), verdict)
 
     def _gold_state(self, slot: int, item: Item) -> str:
-        """What the gold does on its own: "ok" or the reason for being undecided."""
+        """Return "ok" or the reason why the gold cannot be decided on its own."""
         key = (item.gold, item.choices)
         if key in self.gold_states:
             return self.gold_states[key]
@@ -226,7 +249,7 @@ class _Engine:
 
 
 def _settle(task: _Task, outcome: Verdict | Exception) -> None:
-    """Gives a task its result, unless its caller has cancelled it."""
+    """Give a task its result, unless its caller has cancelled it."""
     if not task.future.set_running_or_notify_cancel():
         return
     if isinstance(outcome, Exception):
@@ -236,7 +259,7 @@ def _settle(task: _Task, outcome: Verdict | Exception) -> None:
 
 
 class VerifierPool:
-    """Verifies items in `workers` processes, each killed and replaced when an item hits a limit.
+    """Verify items in worker processes that are killed and replaced when an item hits a limit.
 
     ```
     with VerifierPool(workers=2, time_limit=5.0) as pool:
@@ -248,8 +271,14 @@ class VerifierPool:
     item and import neither torch nor the caller's `__main__`. Any thread may call any method, also
     at the same time. A fork or an unpickled copy starts workers of its own.
 
-    Args: workers: number of processes. time_limit: seconds for one item (see `WorkerProcess`).
-    memory_limit: bytes of address space of a worker. start_limit: seconds for a worker to start.
+    Args:
+        workers: Number of processes.
+        time_limit: Seconds for one item (see `WorkerProcess.receive`).
+        memory_limit: Bytes of address space of a worker; 0 for no limit.
+        start_limit: Seconds for a worker to start.
+
+    Raises:
+        ValueError: when a limit is out of range.
     """
 
     def __init__(
@@ -271,17 +300,17 @@ class VerifierPool:
         _POOLS.add(self)
 
     def verify(self, gold: str, response: str, **options: Any) -> Verdict:
-        """`verify(gold, response, **options)` within the limits."""
+        """Return the verdict of `verify(gold, response, **options)` within the limits."""
         return self.submit(Item(gold, response, **options)).result()
 
     def verify_all(self, items: Iterable[Item | Mapping[str, Any]]) -> list[Verdict]:
-        """The verdicts of all items, in order."""
+        """Return the verdicts of all items, in order."""
         return list(self.imap(items))
 
     def imap(
         self, items: Iterable[Item | Mapping[str, Any]], look_ahead: int | None = None
     ) -> Iterator[Verdict]:
-        """Yields the verdicts in the items' order, reading at most `look_ahead` items ahead."""
+        """Yield the verdicts in the items' order, reading at most `look_ahead` items ahead."""
         bound = look_ahead or 4 * _CHUNK * self.workers
         waiting: deque[Future[Verdict]] = deque()
         try:
@@ -291,12 +320,17 @@ class VerifierPool:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:  # the caller stopped early, or an error: nobody waits for the rest
+        finally:  # after an error, or when the caller stopped early, nobody waits for the rest
             for future in waiting:
                 future.cancel()
 
     def submit(self, item: Item | Mapping[str, Any]) -> Future[Verdict]:
-        """Queues one item; the Future's result is its Verdict."""
+        """Queue one item and return the future of its verdict.
+
+        Raises:
+            TypeError: when `item` is neither an Item nor a mapping with its fields.
+            RuntimeError: when the pool is closed.
+        """
         item = Item.of(item)
         if len(item.response) > MAX_RESPONSE or len(item.gold) > MAX_RESPONSE:
             item = replace(
@@ -305,9 +339,11 @@ class VerifierPool:
         return self._running().submit(item)
 
     def close(self) -> None:
-        """Ends the workers; items not yet decided are cancelled. May be called twice."""
+        """End the workers and cancel the items that are not decided. May be called twice."""
         with self._lock:
-            engine, self._engine, self._closed = self._engine, None, True
+            engine = self._engine
+            self._engine = None
+            self._closed = True
         if engine is not None and engine.pid == os.getpid():
             engine.close()
 
@@ -320,12 +356,13 @@ class VerifierPool:
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
         if engine is not None and engine.pid == os.getpid():
-            engine.close(join=False)  # may run in any thread, so it waits for none
+            engine.close(join=False)  # __del__ may run in any thread, so it must not wait for one
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (VerifierPool, (self.workers, self.time_limit, self.memory_limit, self.start_limit))
 
     def _running(self) -> _Engine:
+        """Return the engine, started if need be; raise RuntimeError when the pool is closed."""
         with self._lock:
             if self._closed:
                 raise RuntimeError("the VerifierPool is closed")
@@ -336,9 +373,10 @@ class VerifierPool:
             return self._engine
 
     def _after_fork(self) -> None:
-        """In a forked child: the threads did not come along, and the workers are the parent's."""
+        """Forget the threads and the workers in a forked child: they are the parent's."""
         self._lock = threading.Lock()
-        engine, self._engine = self._engine, None
+        engine = self._engine
+        self._engine = None
         if engine is not None:
             for process in engine.processes:
                 if process is not None:

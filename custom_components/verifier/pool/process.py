@@ -1,4 +1,4 @@
-"""The pool's end of its worker processes: start, send, receive with a deadline, kill."""
+"""Start worker processes, send them tasks, receive results before a deadline, and kill them."""
 
 from __future__ import annotations
 
@@ -21,26 +21,35 @@ _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class WorkerLost(Exception):
-    """The worker ended, or closed its pipe, without answering."""
+    """Signal that a worker ended, or closed its pipe, without answering."""
 
 
 class WorkerTimeout(Exception):
-    """The worker did not answer in time."""
+    """Signal that a worker did not answer in time."""
 
 
 class Starter:
-    """The process that loads the computer algebra once and forks the workers (worker.py).
+    """Keep the process that loads the computer algebra once and forks the workers (worker.py).
 
-    All methods may be called from any thread. It never imports the caller's `__main__`.
+    All methods may be called from any thread. The process never imports the caller's `__main__`.
     """
 
     def __init__(self, time_limit: float, memory_limit: int, start_limit: float) -> None:
-        """Starts it and waits until it has loaded; RuntimeError with its words if it cannot."""
+        """Start the process and wait until it has loaded.
+
+        Args:
+            time_limit: Seconds for one item.
+            memory_limit: Bytes of address space of a worker.
+            start_limit: Seconds for the process, and for a worker, to start.
+
+        Raises:
+            RuntimeError: when the process does not start; the message has its output.
+        """
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = dict(os.environ)
         paths = [str(_ROOT), *filter(None, [env.get("PYTHONPATH")])]
-        # A fixed hash seed: sympy's term order, and with it every verdict, is the same in all runs.
+        # A fixed hash seed keeps sympy's term order, and so every verdict, the same in all runs.
         env.update(PYTHONPATH=os.pathsep.join(paths), PYTHONHASHSEED="0", OMP_NUM_THREADS="1")
         command = [sys.executable, "-P", *WORKER]
         command += ["--parent", str(os.getpid()), "--socket", str(theirs.fileno())]
@@ -60,18 +69,26 @@ class Starter:
             except OSError as error:
                 self.close()
                 errors.seek(0)
-                words = errors.read()[-2000:].decode(errors="replace").strip()
-                raise RuntimeError(f"the verifier's worker did not start: {words}") from error
+                output = errors.read()[-2000:].decode(errors="replace").strip()
+                raise RuntimeError(f"the verifier's worker did not start: {output}") from error
         self.start_limit = start_limit
 
     def fork(self, tasks: int, results: int) -> int:
-        """The process id of a new worker with these pipes; OSError when the starter is gone."""
+        """Fork a worker and return its process id.
+
+        Args:
+            tasks: File descriptor that the worker reads tasks from.
+            results: File descriptor that the worker writes results to.
+
+        Raises:
+            OSError: when the starter is gone.
+        """
         with self._lock:
             socket.send_fds(self._control, [b'{"do": "fork"}'], [tasks, results])
             return self._receive(self.start_limit)["pid"]
 
     def kill(self, pid: int) -> None:
-        """Kills a worker and reaps it; a worker whose starter is gone ends by itself."""
+        """Kill a worker and reap it; a worker whose starter is gone ends by itself."""
         with self._lock:
             try:
                 self._control.send(json.dumps({"do": "kill", "pid": pid}).encode())
@@ -80,7 +97,7 @@ class Starter:
                 self._process.kill()
 
     def close(self) -> None:
-        """Ends the starter and all its workers."""
+        """End the starter and all its workers."""
         self._control.close()
         try:
             self._process.wait(timeout=5)
@@ -89,9 +106,9 @@ class Starter:
             self._process.wait()
 
     def abandon(self) -> None:
-        """In a forked child: the starter is the parent's."""
+        """Forget the starter in a forked child: it is the parent's."""
         self._control.close()
-        self._process.returncode = 0  # not our child: nothing to wait for
+        self._process.returncode = 0  # it is not this process's child, so there is nothing to reap
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         self._control.settimeout(seconds)
@@ -102,10 +119,18 @@ class Starter:
 
 
 class WorkerProcess:
-    """One worker, spoken to over pipes by one thread at a time."""
+    """Talk to one worker over pipes, from one thread at a time."""
 
     def __init__(self, starter: Starter, time_limit: float) -> None:
-        """Forks a worker; WorkerLost when its starter is gone."""
+        """Fork a worker.
+
+        Args:
+            starter: Process that forks it.
+            time_limit: Seconds for one item.
+
+        Raises:
+            WorkerLost: when the starter is gone, or the worker does not start.
+        """
         self.time_limit = time_limit
         self.done = 0  # results received
         self._starter = starter
@@ -129,7 +154,11 @@ class WorkerProcess:
             raise WorkerLost("the worker did not start") from error
 
     def send(self, tasks: list[dict[str, Any]]) -> None:
-        """Hands over tasks; `receive` then returns their results in order. Raises WorkerLost."""
+        """Hand over tasks, whose results `receive` then returns in order.
+
+        Raises:
+            WorkerLost: when the worker is gone.
+        """
         view = memoryview((json.dumps(tasks) + "\n").encode("ascii"))
         try:
             while view:
@@ -138,11 +167,15 @@ class WorkerProcess:
             raise WorkerLost(str(error)) from error
 
     def receive(self) -> dict[str, Any]:
-        """The next result. Raises WorkerTimeout past the time limit, WorkerLost if it ended.
+        """Return the next result.
 
         The limit is wall time, extended while the machine is too busy to have given the worker
-        half of it as CPU time: a loaded machine must not turn right answers into wrong ones.
-        Never beyond four times the limit.
+        half of it as CPU time, to four times the limit at most: a loaded machine must not turn
+        right answers into wrong ones.
+
+        Raises:
+            WorkerTimeout: when the time limit has passed.
+            WorkerLost: when the worker ended.
         """
         waited, wait = 0.0, self.time_limit
         while True:
@@ -151,7 +184,7 @@ class WorkerProcess:
                 break
             except WorkerTimeout:
                 used = _cpu_seconds(self.pid)
-                if used is None:  # gone, its pipe held open by a fork of this process
+                if used is None:  # it is gone, and a fork of this process holds its pipe open
                     raise WorkerLost("the worker is gone") from None
                 waited += wait
                 missing = self.time_limit - (used - self._cpu)
@@ -163,16 +196,16 @@ class WorkerProcess:
         return result
 
     def interrupt(self) -> None:
-        """Ends the process from another thread; the driving thread sees WorkerLost."""
+        """End the process from another thread; the driving thread gets WorkerLost."""
         self._starter.kill(self.pid)
 
     def kill(self) -> None:
-        """Ends the process; no error when it is already gone."""
+        """End the process; no error when it is already gone."""
         self._starter.kill(self.pid)
         self._close_pipes()
 
     def abandon(self) -> None:
-        """In a forked child: the worker is the parent's."""
+        """Forget the worker in a forked child: it is the parent's."""
         self._close_pipes()
 
     def _close_pipes(self) -> None:
@@ -180,7 +213,7 @@ class WorkerProcess:
         os.close(self._results)
 
     def _receive_line(self, seconds: float) -> dict[str, Any]:
-        """The next line. Time in which this process did not run itself does not count."""
+        """Return the next line. Time in which this process itself was stopped does not count."""
         while True:
             end = self._buffer.find(b"\n")
             if end >= 0:
@@ -192,7 +225,8 @@ class WorkerProcess:
             slice_ = min(seconds, _SLICE)
             start = time.monotonic()
             ready = self._poll.poll(1000 * slice_)
-            seconds -= min(time.monotonic() - start, 2 * slice_)  # more: we were stopped
+            # A longer wait means that this process was stopped.
+            seconds -= min(time.monotonic() - start, 2 * slice_)
             if not ready:
                 continue
             data = os.read(self._results, 1 << 16)
@@ -202,7 +236,7 @@ class WorkerProcess:
 
 
 def _cpu_seconds(pid: int) -> float | None:
-    """CPU time used by a process so far (proc(5)); None when it is gone."""
+    """Return the CPU time that a process has used (proc(5)); None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             stat = file.read().rpartition(")")[2].split()

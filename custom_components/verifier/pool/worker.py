@@ -1,12 +1,12 @@
-"""The worker processes of VerifierPool: `python -m custom_components.verifier.pool.worker`.
+"""Run as the worker processes of VerifierPool: `python -m custom_components.verifier.pool.worker`.
 
 One process loads the computer algebra and then only forks: each fork is a worker that starts in
-milliseconds, so that replacing one that was killed costs next to nothing. The pool asks for a
-fork over a socket, handing over the two pipes of the new worker, and asks for kills the same way.
+milliseconds, so that replacing a killed worker costs next to nothing. The pool asks for a fork over
+a socket, handing over the two pipes of the new worker, and asks for kills the same way.
 
 A worker reads one JSON list of tasks per line and writes one JSON line per task as soon as it is
-decided. The pool enforces the time limit by killing the worker; what is here are the backstops
-for a pool that is gone.
+decided. The pool enforces the time limit by killing the worker; the limits set here only guard
+against a pool that is gone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _POLL = 0.5  # seconds between looks at whether the parent is alive
 
 
 def main() -> None:
+    """Load the computer algebra, then fork workers until the pool is gone."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--parent", type=int, required=True, help="process id of the pool")
     parser.add_argument("--socket", type=int, required=True, help="file descriptor")
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--hard-limit", type=float, default=0.0, help="seconds for one task")
     args = parser.parse_args()
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the pool, which closes us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool, which ends this process
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     sys.set_int_max_str_digits(20_000)
@@ -52,20 +53,28 @@ def main() -> None:
     control = socket.socket(fileno=args.socket)
     control.send(b'{"ready": true}')
     pipes = _fork_on_demand(control, args.parent)
-    if pipes is not None:  # in a worker
+    if pipes is not None:  # this is a forked worker
         control.close()
         _work(*pipes, args.memory, args.hard_limit)
 
 
 def _silence() -> None:
-    """From here on nobody reads stdout and stderr: a warning per task must not fill a disk."""
+    """Discard stdout and stderr, which nobody reads: a warning per task must not fill a disk."""
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
 
 
 def _fork_on_demand(control: socket.socket, parent: int) -> tuple[int, int] | None:
-    """Forks and kills on request. Returns None when the pool is gone, in a fork its two pipes."""
+    """Fork and kill on request.
+
+    Args:
+        control: Socket to the pool.
+        parent: Process id of the pool.
+
+    Returns:
+        In a fork, its pipes for tasks and results; None in the starter, when the pool is gone.
+    """
     children: set[int] = set()
     while os.getppid() == parent:
         readable, _, _ = select.select([control], [], [], _POLL)
@@ -94,6 +103,7 @@ def _fork_on_demand(control: socket.socket, parent: int) -> tuple[int, int] | No
 
 
 def _kill(pids: set[int], children: set[int]) -> None:
+    """Kill and reap processes, and drop them from the children."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -101,10 +111,10 @@ def _kill(pids: set[int], children: set[int]) -> None:
 
 
 def _watch_parent(parent: int) -> None:
-    """Ends this process when its parent is gone.
+    """End this process when its parent is gone.
 
-    PR_SET_PDEATHSIG would fire when the *thread* that started the worker ends, and an end of file
-    never comes while a fork of the pool's process holds the pipe; so the parent's id is polled.
+    The parent's id is polled, because PR_SET_PDEATHSIG would fire when the *thread* that started
+    the worker ends, and no end of file comes while a fork of the pool's process holds the pipe.
     """
     while os.getppid() == parent:
         time.sleep(_POLL)
@@ -112,7 +122,14 @@ def _watch_parent(parent: int) -> None:
 
 
 def _work(tasks: int, results: int, memory: int, hard_limit: float) -> None:
-    """A worker: answers tasks until the pipe ends or memory does, then is not trusted any more."""
+    """Decide tasks until the pipe ends, or until memory runs out, when the worker is replaced.
+
+    Args:
+        tasks: File descriptor to read tasks from.
+        results: File descriptor to write results to.
+        memory: Bytes of address space; 0 for no limit.
+        hard_limit: Seconds for one task, after which the process ends itself.
+    """
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -131,6 +148,7 @@ def _work(tasks: int, results: int, memory: int, hard_limit: float) -> None:
 
 
 def _run(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a task: a verdict on an item, or the state of a gold."""
     from custom_components.verifier.decide import check_gold, decide
 
     if "check_gold" in task:

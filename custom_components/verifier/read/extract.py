@@ -1,4 +1,4 @@
-"""Where a response states its answer: what is left after the reasoning, and its last boxes."""
+"""Find the answer that a response states: in the last boxes behind its reasoning."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from custom_components.verifier.limits import MAX_ANSWER, MAX_BOXES
 from custom_components.verifier.read.latex import closing
 
 _OPEN, _CLOSE = "<think>", "</think>"
+_COMMAND = re.compile(r"\\(?:boxed|fbox)\s*")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?=[{\s\d\\a-zA-Z(-])")
-# Words that join candidates, and words that may stand beside them. A gap between two boxes made
-# of these alone enumerates; any other word (wait, so, correct, therefore) makes the next box a
-# statement of its own.
+# These words join candidates, and the next ones may accompany them. A gap of these alone between
+# two boxes enumerates; any other word (wait, so, correct, therefore) makes the next box a statement
+# of its own.
 _JOINING = frozenset(
     "or and also either else otherwise alternatively maybe perhaps possibly both nor plus "
     "et ou y oder und".split()
@@ -28,24 +29,30 @@ _DECORATION = re.compile(
     r"\\(?:quad|qquad|text|mathrm|textbf|displaystyle|left|right|begin|end|hline|newline|par)\b"
     r"|\\[()\[\],;:!> ]|\\\\|[$*_~{}&|()\[\]#>`\"']"
 )
-_MAX_GAP = 200
-_MAX_STARTS = 4 * MAX_BOXES
-_MAX_SPAN = 20 * MAX_ANSWER  # where the search for a box's closing brace ends
+_TOKEN = re.compile(r"\\[a-zA-Z]+|\S")
+_MAX_GAP = 200  # characters between two boxes of one statement
+_MAX_STARTS = 4 * MAX_BOXES  # box commands looked at, from the end
+_MAX_SPAN = 20 * MAX_ANSWER  # characters in which a box's closing brace is looked for
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """The answers of the final statement (none, one, or several boxes), or why there are none."""
+    """Hold the answers of the final statement, or why there are none.
+
+    Attributes:
+        answers: Contents of the final boxes: none, one or several.
+        problem: Reason code when the answers do not count; None when they do.
+    """
 
     answers: tuple[str, ...]
     problem: str | None = None
 
 
 def visible(response: str, reasoning_open: bool) -> str | None:
-    """What stands after the reasoning; None when the reasoning has not closed.
+    """Return the text after the reasoning; None when the reasoning has not closed.
 
-    Reasoning closes at the last `</think>`. It is open where `<think>` follows that, or where
-    there is none and the prompt opened it.
+    Reasoning closes at the last `</think>`. It is open when a `<think>` follows that, or when there
+    is no `</think>` and the prompt or the response opened it.
     """
     head, close, tail = response.rpartition(_CLOSE)
     if not close:
@@ -56,7 +63,14 @@ def visible(response: str, reasoning_open: bool) -> str | None:
 def final_answer(
     response: str, *, reasoning_open: bool = False, truncated: bool = False, fallback: bool = False
 ) -> Extracted:
-    """The answer a response states."""
+    """Return the answer that a response states.
+
+    Args:
+        response: Text of the model.
+        reasoning_open: Whether the prompt already opened `<think>`.
+        truncated: Whether generation stopped at a length limit.
+        fallback: Whether `####`, `<answer>` and "the answer is" count where there is no box.
+    """
     text = visible(response, reasoning_open)
     if text is None:
         return Extracted((), "truncated" if truncated else "reasoning_open")
@@ -69,7 +83,7 @@ def final_answer(
 
 
 def bare_answer(text: str) -> Extracted:
-    """The answer in a text that is the answer itself, in a box or not."""
+    """Return the answer in a text that is the answer itself, in a box or not."""
     boxes = last_boxes(text)
     return _checked([text] if boxes is None else boxes)
 
@@ -83,9 +97,9 @@ def _checked(answers: list[str]) -> Extracted:
 
 
 def last_boxes(text: str) -> list[str] | None:
-    """The contents of the boxes of the last statement, None when there is no complete box.
+    """Return the contents of the last statement's boxes; None when there is no complete box.
 
-    An unclosed last box is no answer, and hides the boxes before it.
+    An unclosed last box is not an answer, and hides the boxes before it.
     """
     starts = [match.start() for match in _BOX.finditer(text)]
     boxes: list[tuple[int, int, str]] = []
@@ -96,7 +110,7 @@ def last_boxes(text: str) -> list[str] | None:
                 return None
             break
         end, content = box
-        if boxes and end > boxes[-1][0]:  # \boxed{x = \boxed{5}}: the outer one is the statement
+        if boxes and end > boxes[-1][0]:  # \boxed{x = \boxed{5}}: the outer box is the statement
             boxes.pop()
         elif boxes and not _joined(text[end : boxes[-1][0]]):
             break
@@ -109,22 +123,23 @@ def last_boxes(text: str) -> list[str] | None:
 
 
 def _box_at(text: str, start: int) -> tuple[int, str] | None:
-    """(end, content) of the box command at `start`; None when its brace never closes."""
-    brace = re.compile(r"\\(?:boxed|fbox)\s*").match(text, start).end()
-    if brace >= len(text):
+    """Return (end, content) of the box command at `start`; None when its brace never closes."""
+    command = _COMMAND.match(text, start)
+    if command is None or command.end() == len(text):
         return None
+    brace = command.end()
     if text[brace] == "{":
         window = text[brace : brace + _MAX_SPAN]
         end = closing(window, 0)
         if end < 0:  # \boxed{12\}: a stray backslash before the brace
             end = closing(window.replace("\\", " "), 0)
         return None if end < 0 else (brace + end + 1, window[1:end])
-    token = re.compile(r"\\[a-zA-Z]+|\S").match(text, brace)  # \boxed 5, as TeX reads it
+    token = _TOKEN.match(text, brace)  # \boxed 5, as TeX reads it
     return (token.end(), token[0]) if token else None
 
 
 def _joined(gap: str) -> bool:
-    """Whether the text between two boxes makes them candidates of one statement."""
+    """Return whether the text between two boxes makes them candidates of one statement."""
     if len(gap) > _MAX_GAP:
         return False
     gap = _LIST_MARK.sub(" ", gap)
@@ -145,7 +160,7 @@ _SENTENCE_END = re.compile(r"\n|</answer>|\*\*|[.。](?=\s+[A-Z]|\s*$)|[.。]\s*
 
 
 def _stated(text: str) -> list[str] | None:
-    """The answer of a response without a box: `####`, `<answer>`, "the answer is"."""
+    """Return the answer behind `####`, `<answer>` or "the answer is"; None without such words."""
     for marker in _MARKERS:
         ends = [match.end() for match in marker.finditer(text)]
         if ends:

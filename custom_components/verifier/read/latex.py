@@ -1,4 +1,4 @@
-"""From the LaTeX (or plain text) of an answer to one canonical spelling. Pure string functions.
+"""Bring the LaTeX (or plain text) of an answer into one canonical spelling by string functions.
 
 Nothing here knows mathematics beyond its notation: `clean` drops what only changes the look
 (spacing, `\\left`, `\\dfrac`, `$`, `\\text`), and unifies what has two spellings. In its result
@@ -22,8 +22,8 @@ _UNICODE = {
     "€": "¤", "£": "¤", "¥": "¤", "₹": "¤", "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
     "∖": r"\setminus ", "。": ".", "、": ",",
 }  # fmt: skip
-_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
-_SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_SUPERSCRIPT: dict[str, str] = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
+_SUBSCRIPT: dict[str, str] = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPT)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPT)}]+")
 
@@ -91,7 +91,7 @@ _RULES = [
 
 
 def fold_unicode(text: str) -> str:
-    """Mathematical characters to LaTeX or ASCII; letters of other scripts stay what they are.
+    """Replace mathematical characters by LaTeX or ASCII; keep the letters of other scripts.
 
     A Cyrillic "а" or an Arabic-Indic digit is not the Latin letter or ASCII digit it resembles.
     """
@@ -112,7 +112,7 @@ def fold_unicode(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """The canonical spelling of an answer.
+    """Return the canonical spelling of an answer.
 
     >>> clean("\\\\left( 3, \\\\dfrac{\\\\pi}2 \\\\right)")
     '( 3, \\\\frac{\\\\pi}{2} )'
@@ -124,7 +124,8 @@ def clean(text: str) -> str:
         text = text[2:-2]
     text = text.replace("**", "^")
     if "\\begin" not in text:
-        # over-escaped commands: an even run of backslashes; an odd one is a line break and a command
+        # An even run of backslashes begins an over-escaped command, an odd run is a line break and
+        # a command.
         text = re.sub(r"(?<!\\)(?:\\\\)+(?=[a-zA-Z{}%$])", r"\\", text)
     text = _UNIT_VECTOR.sub(r"\\vec{\1}", text)
     for _ in range(4):  # \textbf{(\text{A})} and the like
@@ -137,16 +138,16 @@ def clean(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A cleaned text without spaces and without braces around one character: for `==` only."""
+    """Drop spaces, and braces around one character, from a cleaned text: for `==` only."""
     text = re.sub(r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(?<=\d) (?=\d)", r"\1\\,", text).replace(" ", "")
     return re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
 
 
 def brace_arguments(text: str) -> str:
-    """Braces where LaTeX lets them be left out, and `^(..)`, `sqrt(..)` as plain text writes them.
+    """Put braces where LaTeX lets them be left out, and for the brackets of `^(..)` and `sqrt(..)`.
 
-    `\\frac12` becomes `\\frac{1}{2}`. `\\sqrt13` and `x^10` are read as a person means them,
-    `\\sqrt{13}` and `x^{10}`, not as TeX sets them.
+    `\\frac12` becomes `\\frac{1}{2}`. `\\sqrt13` and `x^10` become what a person means by them,
+    `\\sqrt{13}` and `x^{10}`, not what TeX would set.
     """
     text = re.sub(r"\^\s*([-+]?\d+)", r"^{\1}", text)
     text = _brace_after(text, "\\frac", 2)
@@ -155,7 +156,14 @@ def brace_arguments(text: str) -> str:
 
 
 def _brace_after(text: str, command: str, arguments: int, only_round: bool = False) -> str:
-    """Puts braces around the arguments of every `command` that lacks them."""
+    """Put braces around the arguments of every `command` that lacks them.
+
+    Args:
+        text: Text to complete.
+        command: Command, backslash included, or "^".
+        arguments: Number of arguments of the command.
+        only_round: Whether only arguments in round brackets get braces.
+    """
     if command not in text:
         return text
     out: list[str] = []
@@ -165,7 +173,7 @@ def _brace_after(text: str, command: str, arguments: int, only_round: bool = Fal
         out.append(text[i:end])
         i = end
         if command != "^" and text[end : end + 1].isalpha():
-            continue  # \fraction, \sqrtx: another command
+            continue  # \fraction and \sqrtx are other commands
         for _ in range(arguments):
             j = i + (len(text) - i - len(text[i:].lstrip()))
             if text[j : j + 1] == "[" and command == "\\sqrt":  # the index of the root
@@ -193,7 +201,7 @@ def _brace_after(text: str, command: str, arguments: int, only_round: bool = Fal
                 break
             else:
                 pattern = r"\d+|\\[a-zA-Z]+|." if command == "\\sqrt" else r"\\[a-zA-Z]+|."
-                token = re.match(pattern, text[j:], re.S)[0]
+                token = next(re.finditer(pattern, text[j:], re.S))[0]
                 out.append("{" + token + "}")
                 i = j + len(token)
     out.append(text[i:])
@@ -204,7 +212,7 @@ _BRACKET = {"{}": re.compile(r"\\.|[{}]", re.S), "()": re.compile(r"\\.|[()]", r
 
 
 def closing(text: str, start: int, opener: str = "{", closer: str = "}") -> int:
-    """Index of the bracket that closes the one at `start`; -1 when there is none.
+    """Return the index of the bracket that closes the one at `start`; -1 when there is none.
 
     Escaped brackets (`\\{`) do not count.
     """
@@ -225,7 +233,7 @@ _CLOSERS = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end"}
 
 
 def split_top(text: str, separators: frozenset[str] | set[str]) -> list[str]:
-    """The parts of a cleaned text between separators that stand outside all brackets.
+    """Split a cleaned text at the separators outside all brackets.
 
     Round and square brackets close each other, for `[0, 1)`.
     """
@@ -233,9 +241,9 @@ def split_top(text: str, separators: frozenset[str] | set[str]) -> list[str]:
 
 
 def split_with(text: str, separators: frozenset[str] | set[str]) -> tuple[list[str], list[str]]:
-    """As `split_top`, and the separators found."""
+    """Return the parts of `split_top`, and the separators between them."""
     parts: list[str] = []
-    found: list[str] = []
+    separators_found: list[str] = []
     depth = 0
     current: list[str] = []
     for token in _TOKEN.findall(text):
@@ -245,9 +253,9 @@ def split_with(text: str, separators: frozenset[str] | set[str]) -> tuple[list[s
             depth -= 1
         if depth == 0 and token in separators:
             parts.append("".join(current).strip())
-            found.append(token)
+            separators_found.append(token)
             current = []
         else:
             current.append(token)
     parts.append("".join(current).strip())
-    return parts, found
+    return parts, separators_found

@@ -1,22 +1,28 @@
-"""The kinds of answer, as the nodes of a small tree (answer.py reads them from text)."""
+"""Represent the kinds of answer as the nodes of a small tree, which parse.py reads from text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from custom_components.verifier.read.latex import compact
+from custom_components.verifier.read.names import is_name, letters
 from custom_components.verifier.read.numbers import Number
+
+EQUALITIES = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
+FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+"""Map inequality signs to what they become when the sides change places."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """Base of all nodes; `key` is the compact text, equal for equal spellings."""
+    """Serve as the base of all nodes; `key` is the compact text, equal for equal spellings."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class Num(Node):
-    """A plain number with what stood behind it."""
+    """Hold a plain number with the unit and the percent sign behind it."""
 
     number: Number
     unit: str = ""
@@ -25,7 +31,7 @@ class Num(Node):
 
 @dataclass(frozen=True)
 class Based(Node):
-    """Digits with a base, `1061_9`."""
+    """Hold digits with a base, `1061_9`."""
 
     digits: str
     base: int
@@ -33,7 +39,7 @@ class Based(Node):
 
 @dataclass(frozen=True)
 class Ratio(Node):
-    """`2:3`, `1:2:4`, or a time of day `2:30 p.m.` (`meridiem` is "a", "p" or "")."""
+    """Hold `2:3`, `1:2:4`, or a time of day `2:30 p.m.` (`meridiem` is "a", "p" or "")."""
 
     parts: tuple[int, ...]
     time: bool
@@ -42,14 +48,14 @@ class Ratio(Node):
 
 @dataclass(frozen=True)
 class Word(Node):
-    """An answer in words; `words` is its folded form."""
+    """Hold an answer in words; `words` is its folded form."""
 
     words: str
 
 
 @dataclass(frozen=True)
 class Expr(Node):
-    """An expression for the computer algebra: LaTeX without unit and percent sign."""
+    """Hold an expression for the computer algebra: LaTeX without its unit and percent sign."""
 
     tex: str
     unit: str = ""
@@ -58,34 +64,72 @@ class Expr(Node):
 
 @dataclass(frozen=True)
 class Seq(Node):
-    """Several values. `brackets` is "" for a bare list, "{}" for a set, else as written: "[)"."""
+    """Hold several values; `brackets` is "" for a list, "{}" for a set, else as written: "[)"."""
 
     brackets: str
     items: tuple[Node, ...]
 
     @property
     def is_tuple(self) -> bool:
-        """An ordered tuple or an interval, not a list or a set."""
+        """Return whether this is an ordered tuple or an interval, not a list or a set."""
         return self.brackets not in ("", "{}")
 
 
 @dataclass(frozen=True)
 class Union(Node):
-    """Sets joined by a union sign."""
+    """Hold sets joined by a union sign."""
 
     items: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
 class Matrix(Node):
-    """A matrix or a column vector, by rows."""
+    """Hold a matrix or a column vector by rows."""
 
     rows: tuple[tuple[Node, ...], ...]
 
 
 @dataclass(frozen=True)
-class Relation(Node):
-    """Cleaned sides joined by =, <, >, \\le, \\ge, \\ne, \\in, \\approx, ..."""
+class Side:
+    """Hold one side of a relation: its cleaned text, for names and the algebra, and its tree."""
 
-    sides: tuple[str, ...]
+    text: str
+    node: Node
+
+    @property
+    def key(self) -> str:
+        """Return the compact text with all its brackets, some of which `node.key` drops."""
+        return compact(self.text)
+
+    @property
+    def is_name(self) -> bool:
+        """Return whether the side only names something: x, f(2), AB."""
+        return is_name(self.text)
+
+    @property
+    def letters(self) -> set[str]:
+        """Return the variables in the side."""
+        return letters(self.text)
+
+
+@dataclass(frozen=True)
+class Relation(Node):
+    """Hold sides joined by the signs =, <, >, \\le, \\ge, \\ne, \\in, \\approx, \\equiv, \\sim."""
+
+    sides: tuple[Side, ...]
     signs: tuple[str, ...]
+
+    @property
+    def is_equation(self) -> bool:
+        """Return whether all signs are equalities, exact or approximate."""
+        return EQUALITIES.issuperset(self.signs)
+
+    @property
+    def is_membership(self) -> bool:
+        """Return whether this is one `x \\in S`."""
+        return self.signs == ("\\in",)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return the cleaned texts of the sides."""
+        return tuple(side.text for side in self.sides)

@@ -1,8 +1,4 @@
-"""Plain numbers: reading them exactly, and when two of them are the same.
-
-A number is read to a Fraction, never to a float, so equality is exact. A tolerance applies only
-where the gold is written as a decimal (`matches`).
-"""
+"""Read plain numbers exactly: to a Fraction, never to a float."""
 
 from __future__ import annotations
 
@@ -35,10 +31,12 @@ _MAX_EXPONENT = 400
 
 @dataclass(frozen=True)
 class Number:
-    """An exact value and how it was written.
+    """Hold an exact value and how it is written.
 
-    `places` is the number of digits after the decimal point (None: not a decimal), `digits` the
-    number of significant digits written.
+    Attributes:
+        value: Exact value.
+        places: Number of digits after the decimal point; None for what is not a decimal.
+        digits: Number of significant digits written; 0 for what is not a decimal or an integer.
     """
 
     value: Fraction
@@ -47,7 +45,7 @@ class Number:
 
 
 def read(text: str) -> Number | None:
-    """The number a cleaned text is, None when it is anything else.
+    """Return the number that a cleaned text is; None when it is anything else.
 
     >>> read("1\\\\frac{1}{2}").value
     Fraction(3, 2)
@@ -87,8 +85,9 @@ def _fraction(text: str) -> Number | None:
 
 def _scientific(text: str) -> Number | None:
     match = _SCIENTIFIC.fullmatch(text)
-    mantissa = _plain(match["mantissa"]) if match else None
-    exponent = int(match["e1"] or match["e2"]) if match else 0
+    if not match:
+        return None
+    mantissa, exponent = _plain(match["mantissa"]), int(match["e1"] or match["e2"])
     if mantissa is None or abs(exponent) > _MAX_EXPONENT:
         return None
     value = mantissa.value * Fraction(10) ** exponent
@@ -107,37 +106,13 @@ def _repeating(text: str) -> Number | None:
 
 
 def negate(number: Number | None) -> Number | None:
-    """The number with the opposite sign."""
+    """Return the number with the opposite sign; None for None."""
     return number and replace(number, value=-number.value)
 
 
 def read_decimal_comma(text: str) -> Number | None:
-    """`2,74` or `0,111` as a decimal number; None for what could be a thousands separator."""
+    """Read `2,74` or `0,111` as a decimal; return None where the comma could separate thousands."""
     match = re.fullmatch(r"([-+]?\d+),(\d+)", text, re.ASCII)
     if not match or len(match[2]) == 3 and match[1].lstrip("+-") != "0":
         return None
     return read(f"{match[1]}.{match[2]}")
-
-
-def matches(gold: Number, answer: Number) -> bool:
-    """Whether an answer's number is the gold's.
-
-    Exactly equal; or, where the gold is a decimal of at least three significant digits, the
-    answer is given more precisely and rounds to it (a fraction may also have been cut off after
-    the gold's last digit); or the answer is a decimal of at least twelve significant digits that
-    is the gold's expansion, which is how a program prints an exact value.
-    """
-    if gold.value == answer.value:
-        return True
-    return close(gold, answer.value, answer.places, answer.digits)
-
-
-def close(gold: Number, value: Fraction, places: int | None, digits: int) -> bool:
-    """`matches` for an inexact answer; `places` None means a closed form, exact by itself."""
-    error = abs(gold.value - value)
-    if gold.places and gold.digits >= 3:
-        unit = Fraction(1, 10**gold.places)
-        if places is None:
-            return error < unit and abs(value) >= abs(gold.value) or error <= unit / 2
-        return places > gold.places and error <= unit / 2
-    return bool(places) and digits >= 12 and error <= Fraction(1, 10**places)

@@ -1,4 +1,4 @@
-"""From an answer's text to its tree (nodes.py). Reads notation; compares nothing."""
+"""Read an answer's text into its tree (nodes.py). Nothing here compares answers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from custom_components.verifier.read.nodes import (
     Ratio,
     Relation,
     Seq,
+    Side,
     Union,
     Word,
 )
@@ -26,7 +27,12 @@ from custom_components.verifier.read.words import fold_words, no_solution, undef
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Node:
-    """The tree of an answer. Raises Unreadable when there is nothing, TooComplex past a cap."""
+    """Return the tree of an answer.
+
+    Raises:
+        Unreadable: when there is nothing to read.
+        TooComplex: when a cap is exceeded.
+    """
     check_size(text)
     cleaned = clean(text)
     check_size(cleaned)
@@ -36,8 +42,13 @@ def parse(text: str) -> Node:
     return node
 
 
+@lru_cache(maxsize=4096)
 def parse_cleaned(text: str) -> Node:
-    """As `parse`, for a text that `clean` has seen."""
+    """Return the tree of a text that `clean` has seen; an empty text gives an empty Word.
+
+    Raises:
+        TooComplex: when a list or a matrix has too many entries.
+    """
     text = _trim(text)
     key = compact(text)
     if not text:
@@ -60,7 +71,7 @@ def parse_cleaned(text: str) -> Node:
 
 
 def parse_list(text: str) -> Seq:
-    """A cleaned text read as values between commas, also where it could be one number."""
+    """Read a cleaned text as values between commas, even where it could be one number (`1,234`)."""
     return Seq(text, "", tuple(parse_cleaned(part) for part in split_top(text, _LIST)))
 
 
@@ -73,7 +84,7 @@ _TRAILING = " \t.,;:\\"
 
 
 def _trim(text: str) -> str:
-    """Without sentence punctuation, an introduction, and braces around everything."""
+    """Drop sentence punctuation, an introduction, and braces around everything."""
     text = text.strip()
     previous = None
     while text != previous:
@@ -93,7 +104,7 @@ _REALS = re.compile(
 
 
 def _known_words(key: str) -> Node | None:
-    """The words for the real line, for no solution and for undefined; an ellipsis."""
+    """Read the words for the real line, for no solution and for undefined, and an ellipsis."""
     folded = key.lower() if "\\" not in key else key
     if _REALS.fullmatch(folded):
         ends = (Expr("-\\infty", "-\\infty"), Expr("\\infty", "\\infty"))
@@ -154,13 +165,13 @@ _PLAIN = {"\\{": "{", "\\}": "}", "\\langle": "(", "\\rangle": ")"}
 
 
 def _split_list(text: str) -> list[str]:
-    """Parts between commas and semicolons, a thousands separator not being one."""
+    """Split at commas and semicolons, but not at thousands separators."""
     protected = _THOUSANDS.sub(lambda m: m[1] + m[2].replace(",", "\0"), text)
     return [part.replace("\0", ",") for part in split_top(protected, _LIST)]
 
 
 def _system(text: str) -> Node | None:
-    r"""Equations under each other; a definition by cases (with `&`) is one expression."""
+    r"""Read equations under each other; a definition by cases (with `&`) is one expression."""
     match = _SYSTEM.fullmatch(text)
     if not match:
         return None
@@ -172,7 +183,7 @@ def _system(text: str) -> Node | None:
 
 
 def _list(text: str, key: str) -> Node | None:
-    """Values separated by commas, semicolons, "and", "or" outside all brackets."""
+    """Read values separated by commas, semicolons, "and" or "or" outside all brackets."""
     parts = [part for part in _split_list(_AND_OR.sub(" ; ", text)) if _trim(part)]
     parts = _without_domain(parts)
     if len(parts) < 2:
@@ -188,7 +199,7 @@ _INTEGER = re.compile(
 
 
 def _without_domain(parts: list[str]) -> list[str]:
-    r"""Without `x \in \mathbb{R}`; `\pi + n\pi, n \in \mathbb{Z}` with its integer named k."""
+    r"""Drop `x \in \mathbb{R}`, and `n \in \mathbb{Z}` after renaming that integer k elsewhere."""
     if len(parts) > 1:
         parts = [part for part in parts if not _REAL.fullmatch(part)] or parts
     match = _INTEGER.fullmatch(parts[-1].strip()) if len(parts) > 1 else None
@@ -208,10 +219,10 @@ def _items(parts: list[str]) -> tuple[Node, ...]:
             nodes.extend(node.items)  # "1 \pm 2, 5": three values
         else:
             nodes.append(node)
-    first = nodes[0]  # "n = 2, 3, 4": the name belongs to all values
-    named = isinstance(first, Relation) and first.signs == ("=",)
-    if named and not any(isinstance(node, Relation) for node in nodes[1:]):
-        nodes[0] = parse_cleaned(first.sides[1])
+    first = nodes[0]
+    if isinstance(first, Relation) and first.signs == ("=",):
+        if not any(isinstance(node, Relation) for node in nodes[1:]):
+            nodes[0] = first.sides[1].node  # "n = 2, 3, 4": the name belongs to all values
     return tuple(nodes)
 
 
@@ -221,7 +232,7 @@ _SET_BUILDER = re.compile(
 
 
 def _bracketed(text: str, key: str) -> Node | None:
-    """A tuple, an interval, a set; a bracket around one value is dropped."""
+    """Read a tuple, an interval or a set; drop a bracket around one value."""
     opener = next((b for b in _BRACKETS if text.startswith(b)), None)
     closer = next((b for b in _BRACKETS.values() if text.endswith(b)), None)
     if opener is None or closer is None or not _encloses(text):
@@ -247,7 +258,7 @@ def _bracketed(text: str, key: str) -> Node | None:
 
 
 def _encloses(text: str) -> bool:
-    """Whether the first bracket of the text is closed by its last one."""
+    """Return whether the last bracket of the text closes its first one."""
     depth = 0
     tokens = re.findall(r"\\[a-zA-Z]+|\\.|.", text, re.S)
     for position, token in enumerate(tokens):
@@ -282,11 +293,11 @@ def _relation(text: str, key: str) -> Node | None:
     sides, signs = split_with(text, _SIGNS)
     if not signs or not all(sides):
         return None
-    return Relation(key, tuple(sides), tuple(signs))
+    return Relation(key, tuple(Side(side, parse_cleaned(side)) for side in sides), tuple(signs))
 
 
 def _punctured(text: str, key: str) -> Node | None:
-    """All real numbers but some."""
+    """Read "all real numbers except" as the union of intervals between the exceptions."""
     match = _PUNCTURED.fullmatch(text)
     if not match:
         return None
@@ -335,7 +346,7 @@ _TEX_WITH_UNIT = re.compile(
 
 
 def _words(text: str, key: str) -> Node | None:
-    """An answer in words: letters and punctuation, with a run of two letters or one letter."""
+    """Read an answer in words: letters and punctuation, with two letters in a row or just one."""
     if not _WORDS.fullmatch(text) or re.fullmatch(r"[A-Za-z]\(.*\)", text):
         return None
     if not re.search(r"[A-Za-z]{2}", text) and not re.fullmatch(r"\(?[A-Za-z]\)?\.?", text):

@@ -1,11 +1,11 @@
-"""Units behind a number: taking them off, and what two of them have to do with each other."""
+"""Split a number from its unit, and convert one unit into another."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-# dimension -> (factor to the base unit, spellings in the singular)
+# dimension: (factor to the base unit, spellings in the singular)
 _TABLE: dict[str, list[tuple[Fraction, str]]] = {
     "length": [
         (Fraction(1, 1000), "mm millimeter millimetre"),
@@ -64,9 +64,9 @@ _DESCRIPTION = re.compile(
 
 
 def split_unit(text: str) -> tuple[str, str, bool]:
-    """(body, unit, percent sign) of a cleaned text; the body is the text when there is no unit.
+    """Return (body, unit, percent sign) of a cleaned text; the body is all of it without a unit.
 
-    Words behind a number are a unit or a description ("12 apples"). A single letter is one only
+    Words behind a number are a unit or a description ("12 apples"). A single letter is a unit only
     after a space (`5 m`), because `5m` is a product.
     """
     body, unit, percent = text.strip(), "", False
@@ -91,7 +91,7 @@ def split_unit(text: str) -> tuple[str, str, bool]:
 
 
 def _describes(rest: str, gap: bool) -> bool:
-    """Whether the words behind a number are no factor of it."""
+    """Return whether the words behind a number are a unit or a description, not a factor."""
     first = _WORD.match(rest)
     if first is None:
         return re.match(r"\([A-Za-z .]+\)$", rest) is not None
@@ -104,11 +104,12 @@ def _describes(rest: str, gap: bool) -> bool:
 
 
 def is_unit(word: str) -> bool:
-    """Whether a word is the name or the sign of a unit."""
+    """Return whether a word is the name or the sign of a unit."""
     return _lookup(word) is not None or word.lower() in _SHORT
 
 
 def _lookup(word: str) -> tuple[str, Fraction] | None:
+    """Return (dimension, factor) of a unit's name; None for another word."""
     lower = word.lower()
     for name in (word, lower, lower.removesuffix("s")):
         if name in _UNITS:
@@ -117,11 +118,11 @@ def _lookup(word: str) -> tuple[str, Fraction] | None:
 
 
 def conversion(gold: str, answer: str) -> Fraction | None:
-    """The factor from the answer's unit to the gold's; None when the two contradict.
+    """Return the factor from the answer's unit to the gold's; None when the two contradict.
 
-    A unit that only one side states, that is not in the table (apples) or is compound (km/h) does
-    not contradict, and a power that only one side states does not: 1. Centimetres for metres are
-    1/100; hours for metres contradict.
+    The factor of centimetres for metres is 1/100; hours for metres contradict. The factor is 1 for
+    a unit that only one side states, that is not in the table (apples) or that is compound (km/h).
+    A power that only one side states holds for both.
     """
     if gold.startswith("mod ") and answer.startswith("mod ") and gold != answer:
         return None
@@ -136,7 +137,7 @@ def conversion(gold: str, answer: str) -> Fraction | None:
 
 
 def _read(unit: str) -> tuple[str, Fraction, int] | None:
-    """(dimension, factor, power) of a unit; None for none, an unknown or a compound one."""
+    """Return (dimension, factor, power) of a unit; None without one that is known and simple."""
     if not unit or "/" in unit or "\\frac" in unit or re.search(r"\b(?:per|an?)\b", unit):
         return None
     power = 1
@@ -149,10 +150,10 @@ def _read(unit: str) -> tuple[str, Fraction, int] | None:
         if word.lower() in _POWERS:
             power = _POWERS[word.lower()]
             continue
-        found = _lookup(word)
-        if found is None:
+        entry = _lookup(word)
+        if entry is None:
             continue
         if known is not None:
-            return None  # "5 feet 3 inches": not one unit
-        known = found
+            return None  # "5 feet 3 inches" has two units
+        known = entry
     return None if known is None else (*known, power)

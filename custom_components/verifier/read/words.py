@@ -1,4 +1,4 @@
-"""Answers in words: folding, numerals, choice letters."""
+"""Read answers in words: fold their spelling, and find the letters of multiple-choice options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNDEFINED = re.compile(r"(?:itis)?undefined|(?:it)?doesnotexist|dne|notdefined"
 
 
 def fold_words(text: str) -> str:
-    """Lower case, without articles and punctuation, numerals up to twenty in digits.
+    """Return a text in lower case, without articles and punctuation, numerals to twenty in digits.
 
     A single letter keeps its case: `n` and `N` are different names.
     """
@@ -32,12 +32,12 @@ def fold_words(text: str) -> str:
 
 
 def no_solution(key: str) -> bool:
-    """Whether a compact text says that there is none."""
+    """Return whether a compact text says that there is no solution."""
     return _NO_SOLUTION.fullmatch(key) is not None
 
 
 def undefined(key: str) -> bool:
-    """Whether a compact text says that the value does not exist."""
+    """Return whether a compact text says that the value does not exist."""
     return _UNDEFINED.fullmatch(key) is not None
 
 
@@ -52,7 +52,7 @@ _ANOTHER = re.compile(
 
 
 def choice_letter(cleaned: str, choices: str) -> str | None:
-    """The one letter of `choices` that a cleaned answer names, in upper case; None otherwise.
+    """Return the one letter of `choices` that a cleaned answer names, in upper case, or None.
 
     "C", "(c)", "C. x = 42", "(D) Alina", "option C" name one; "B or C" names none.
     """
@@ -66,7 +66,7 @@ def choice_letter(cleaned: str, choices: str) -> str | None:
 
 
 def option_letter(cleaned: str) -> str | None:
-    """The letter before the text of an option, "C. x = 42", "(D) Alina"; None for anything else."""
+    """Return the letter before an option's text, "C. x = 42", "(D) Alina"; None without one."""
     match = _LETTER_AND_OPTION.fullmatch(cleaned)
     if not match or _ANOTHER.search(match[3]):
         return None

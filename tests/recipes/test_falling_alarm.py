@@ -1,4 +1,4 @@
-from custom_components.training.alarms import FallingAlarm
+from recipes.dpo import FallingAlarm
 
 
 def spoken(values, window=2):

@@ -1,0 +1,113 @@
+"""Sample verified responses from this rank's engine, and give the engine new weights."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from custom_components.engines.engine import Engine, Sampling
+from custom_components.engines.watchdog import WatchedEngine
+from custom_components.rl.fixes import needs_more
+from custom_components.rl.groups import Group, Sample
+from custom_components.rl.rl_config import RLConfig
+from custom_components.runs.stopwatch import Stopwatch
+from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.training.distributed import World
+from custom_components.training.trainer import Trainer
+from custom_components.verifier import Item, VerifierPool
+
+
+@dataclass
+class Sampler:
+    """Sample groups of verified responses on one rank.
+
+    Attributes:
+        cfg: Config of the recipe.
+        world: Rank of this process, and their number.
+        tokenizer: Tokenizer that encodes prompts and decodes responses.
+        engine: Engine of this rank.
+        pool: Verifier processes of this rank.
+    """
+
+    cfg: RLConfig
+    world: World
+    tokenizer: ChatTokenizer
+    engine: WatchedEngine
+    pool: VerifierPool
+
+    def sample(
+        self,
+        prompts: list[dict[str, Any]],
+        temperature: float,
+        rng: random.Random,
+        clock: Stopwatch,
+        max_samples: int = 0,
+    ) -> list[Group]:
+        """Return a group of `group_size` verified responses to each prompt, or more for hard ones.
+
+        Args:
+            prompts: Rows with `problem` and `answer`.
+            temperature: Sampling temperature.
+            rng: Source of each round's seed.
+            clock: Stopwatch that adds up `rollout` and `reward`.
+            max_samples: Number of responses up to which a prompt without a correct one is sampled
+                again, `group_size` at a time; 0 for a single round.
+        """
+        groups = self.empty_groups(prompts)
+        unfinished = groups
+        while unfinished:
+            sampling = Sampling(temperature, 1.0, self.cfg.max_new_tokens, rng.getrandbits(48))
+            self.add_responses(unfinished, self.cfg.group_size, sampling, clock)
+            unfinished = [group for group in unfinished if needs_more(group, max_samples)]
+        return groups
+
+    def empty_groups(self, prompts: list[dict[str, Any]]) -> list[Group]:
+        """Return groups without responses yet."""
+        return [Group.of(prompt, self.tokenizer) for prompt in prompts]
+
+    def add_responses(
+        self, groups: list[Group], n: int, sampling: Sampling, clock: Stopwatch | None = None
+    ) -> None:
+        """Add n verified responses to every group.
+
+        Args:
+            groups: Groups to add to.
+            n: Number of responses to each prompt.
+            sampling: How to sample them.
+            clock: Stopwatch that adds up `rollout` and `reward`, or None.
+        """
+        clock = clock or Stopwatch()
+        with clock("rollout"):
+            sample_round(groups, n, sampling, self.engine, self.tokenizer)
+        with clock("reward"):
+            verify_groups(groups, self.pool)
+
+    def sync(self, trainer: Trainer, version: int) -> None:
+        """Give the engine the trainer's weights.
+
+        Args:
+            trainer: Trainer to take the weights from.
+            version: Number of steps that the weights have learned from.
+        """
+        weights = trainer.checkpointer.to_hf(trainer.plain_weights(every_rank=True))
+        self.engine.load_weights(weights.items(), version)
+
+
+def sample_round(
+    groups: list[Group], n: int, sampling: Sampling, engine: Engine, tokenizer: ChatTokenizer
+) -> None:
+    """Add n responses to every group, not yet verified."""
+    completions = engine.generate([group.prompt_ids for group in groups], n, sampling)
+    for group, responses in zip(groups, completions, strict=True):
+        group.samples += [
+            Sample(group.prompt_ids, c, tokenizer.decode(c.token_ids)) for c in responses
+        ]
+
+
+def verify_groups(groups: list[Group], pool: VerifierPool) -> None:
+    """Give every response without a verdict its verdict."""
+    unverified = [(group, s) for group in groups for s in group.samples if not s.verdict]
+    items = [
+        Item(group.problem["answer"], s.text, truncated=s.truncated) for group, s in unverified
+    ]
+    for (_, sample), verdict in zip(unverified, pool.verify_all(items), strict=True):
+        sample.verdict = verdict.verdict

@@ -1,0 +1,18 @@
+"""Configure the verifier's pool as a node of the recipes' configs."""
+
+from dataclasses import dataclass
+
+from custom_components.config import option
+from custom_components.verifier.pool.pool import VerifierPool
+
+
+@dataclass
+class VerifierConfig:
+    """Configure the verifier's worker processes."""
+
+    workers: int = option(2, "worker processes")
+    time_limit: float = option(5.0, "seconds for one response")
+
+    def open(self) -> VerifierPool:
+        """Return a pool with these limits; use it as a context manager."""
+        return VerifierPool(self.workers, self.time_limit)
