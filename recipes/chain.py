@@ -25,8 +25,8 @@ from custom_components.config import UserError, load, nearest, option, recipe_ma
 from custom_components.doctor import DoctorConfig, Finding, Stage, examine, refuse, show
 from custom_components.hub import check_token, upload_model
 from custom_components.io import sha256_of
+from custom_components.report.ablation_table import print_ablation
 from custom_components.report.chain_report import make_report
-from custom_components.report.table import print_ablation
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.manifest import code_hash, is_complete, read_manifest, what_changed
 from custom_components.runs.processes import TUNE, failure, launch, shown_and_logged, stopped
