@@ -5,11 +5,11 @@
 
 Your own problems are the task reasoning_own; the key `problems` names them as in rollout.yaml.
 
-Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
-cons@k; rates of truncated, missing and undecided answers; provenance) and `<name>.samples.jsonl`
-(every problem with its responses and verdicts). Responses are kept as they come: a resumed run asks
-only for those that are missing, and skips a model whose files exist. `python -m eval.rescore` scores
-the responses again; `python -m eval.compare` compares models.
+Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k
+and cons@k; rates of truncated, missing and undecided answers; provenance) and
+`<name>.samples.jsonl` (every problem with its responses and verdicts). Responses are kept as they
+come: a resumed run asks only for those that are missing, and skips a model whose files exist.
+`python -m eval.rescore` scores the responses again; `python -m eval.compare` compares models.
 """
 
 import logging
