@@ -50,7 +50,7 @@ COMPONENTS = {
     },
     "`labeller` and `judge` of curate.yaml": {
         "data.labeller": "Labeller",
-        "data.second_opinion": "Judge",
+        "data.second_opinion": "SecondOpinion",
     },
 }
 """Heading: {module of custom_components: names of the builders to show}."""

@@ -24,8 +24,8 @@ from custom_components.chain.examine import ChainDoctor
 from custom_components.chain.plan import Step, check_chain, chosen_steps, plan, state
 from custom_components.config import UserError, recipe_main
 from custom_components.hub import check_token, upload_model
+from custom_components.report.ablation_table import print_ablation
 from custom_components.report.chain_report import make_report
-from custom_components.report.table import print_ablation
 from custom_components.runs.processes import failure, launch, shown_and_logged, stopped
 
 

@@ -3,13 +3,13 @@
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100 repeats=4
 
-Problems of your own are the task reasoning_own; the key `problems` names them as in rollout.yaml.
+Your own problems are the task reasoning_own; the key `problems` names them as in rollout.yaml.
 
-Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k and
-cons@k; rates of truncation, missing and undecided answers; where all of it comes from) and
+Each model gets `<output_dir>/<name>.json` (accuracies with intervals, also by difficulty; pass@k
+and cons@k; rates of truncated, missing and undecided answers; provenance) and
 `<name>.samples.jsonl` (every problem with its responses and verdicts). Responses are kept as they
-come: a run that was stopped asks only for what is missing, and a model whose files are there is not
-evaluated again. `python -m eval.rescore` judges the responses anew; `python -m eval.compare` compares.
+come: a resumed run asks only for those that are missing, and skips a model whose files exist.
+`python -m eval.rescore` scores the responses again; `python -m eval.compare` compares models.
 """
 
 import logging
@@ -43,11 +43,11 @@ def main(cfg: EvaluateConfig) -> None:
     for name in names:
         if (run.path / f"{name}.json").is_file():
             continue
-        spool = run.path / f"{name}.responses.jsonl"
-        results, samples = evaluate_model(cfg, cfg.models[name], spool, run.inputs)
+        replies = run.path / f"{name}.responses.jsonl"
+        results, samples = evaluate_model(cfg, cfg.models[name], replies, run.inputs)
         write_jsonl(run.path / f"{name}.samples.jsonl", samples)
         write_json(run.path / f"{name}.json", results)
-        spool.unlink(missing_ok=True)
+        replies.unlink(missing_ok=True)
         run.touch()
         print_results(name, results["results"])
     files = [run.path / f"{n}{end}" for n in names for end in (".json", ".samples.jsonl")]
@@ -55,14 +55,14 @@ def main(cfg: EvaluateConfig) -> None:
 
 
 def evaluate_model(
-    cfg: EvaluateConfig, model: str, spool: Path, hashes: dict[str, str]
+    cfg: EvaluateConfig, model: str, replies: Path, hashes: dict[str, str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Results of a model, and one row per problem.
+    """Return the results of a model, and one row for each problem.
 
     Args:
-        cfg: the config.
-        model: Hugging Face folder, hub id, or an endpoint's name for it.
-        spool: keeps the responses as they come.
+        cfg: config of the run.
+        model: Hugging Face folder, hub id, or an endpoint's name for the model.
+        replies: file that keeps the replies as they come.
         hashes: content hashes by folder.
     """
     from lm_eval import simple_evaluate
@@ -73,7 +73,7 @@ def evaluate_model(
     manager, tasks = load_tasks(cfg)
     tokenizer = cfg.tokenizer and instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, spool, cfg.group)
+    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
     began = time.perf_counter()
     output = simple_evaluate(
         lm,
@@ -86,16 +86,19 @@ def evaluate_model(
     )
     seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     engine.close()
-    results, rows, of_tasks = {}, [], {}
+    results: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
+    protocols: dict[str, dict[str, Any]] = {}
     for task in tasks:
         name = task["task"]
-        mine = [problem_row(name, sample) for sample in output["samples"][name]]
-        results[name] = summary(mine)
-        of_tasks[name] = task_provenance(task, mine, cfg.sampling)
-        rows += mine
-    provenance = model_provenance(model, hashes.get(model), tokenizer, cfg.engine, engine.dtype) | {
+        task_rows = [problem_row(name, sample) for sample in output["samples"][name]]
+        results[name] = summary(task_rows)
+        protocols[name] = task_provenance(task, task_rows, cfg.sampling)
+        rows += task_rows
+    template = tokenizer.hf.chat_template if tokenizer else None
+    provenance = model_provenance(model, hashes.get(model), template, cfg.engine, engine.dtype) | {
         "seed": cfg.seed,
-        "tasks": of_tasks,
+        "tasks": protocols,
         "seconds": seconds,
     }
     return {"model": model, "provenance": provenance, "results": results}, rows

@@ -5,25 +5,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from custom_components.io import write_text
+from custom_components.io import Journal, write_text
 
 
 def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Return the rows of a log that have all of `keys`.
+    """Return the rows of a log that have these keys; none if the file is missing.
 
-    A line that is still being written is left out. A missing file has no rows.
+    The log may be under way: lines that are not JSON objects are skipped.
     """
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.keys() >= set(keys):
-            rows.append(row)
-    return rows
+    return [row for row in Journal(path).read() if row.keys() >= set(keys)]
 
 
 class Metrics:
