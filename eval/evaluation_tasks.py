@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from custom_components.config import UserError, instantiate, load, nearest
 from custom_components.runs.manifest import ROOT
@@ -42,7 +42,7 @@ def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
         manager = TaskManager(include_path=folder)
 
     def config_of(task: str) -> dict[str, Any]:
-        return load_yaml(manager.task_index[task].yaml_path, resolve_func=True)
+        return load_yaml(cast(Path, manager.task_index[task].yaml_path), resolve_func=True)
 
     tasks = []
     for name in cfg.tasks:
@@ -50,7 +50,7 @@ def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
             ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
             raise UserError(f"tasks: no lm-eval task {name!r}{nearest(name, ours)}")
         config = config_of(name)
-        members = config.get("task")  # of a group: the names of its tasks
+        members = config["task"]  # of a group: the names of its tasks
         for task in [config] if isinstance(members, str) else map(config_of, members):
             if "samples" not in {m["metric"] for m in task.get("metric_list", [])}:
                 raise UserError(
@@ -95,8 +95,8 @@ def problems_of_evaluation(config: str) -> Iterator[EvaluationProblem | UserErro
     if "reasoning_own" in names and cfg.problems:
         from eval.tasks.functions import whole
 
-        for row in whole(instantiate(cfg.problems, "problems"))["test"]:
-            yield EvaluationProblem("reasoning_own", True, row["problem"])
+        for text in whole(instantiate(cfg.problems, "problems"))["test"]["problem"]:
+            yield EvaluationProblem("reasoning_own", True, text)
         names.pop("reasoning_own")
     cfg.tasks = [task for task, name in names.items() if name not in SETS]
     for task in load_tasks(cfg)[1] if cfg.tasks else []:

@@ -9,7 +9,6 @@ lie end to end in one row, without padding. A run folder belongs to one start mo
 pairs (their hashes are in the manifest), so stored log-probs cannot be used with another reference.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
 from custom_components.losses.dpo import dpo_loss
+from custom_components.runs.metrics import Sums
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import GlobalBatch, global_batch
@@ -51,9 +51,11 @@ def main(cfg: DPOConfig) -> None:
 
         for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices)
-            sums: Counter[str] = Counter()
+            sums = Sums()
             loss = trainer.backward(pair_losses(trainer, batch, reference, sums))
-            means = {name: total / batch.rows for name, total in world.sums(sums).items()}
+            means: dict[str, Any] = {
+                name: total / batch.rows for name, total in world.sums(sums).items()
+            }
             margin = means["reward_chosen"] - means["reward_rejected"]
             if alarm := falling.check(means["logprob_chosen"]):
                 trainer.alarm(alarm)
@@ -121,7 +123,7 @@ def pair_logprobs(
 
 
 def pair_losses(
-    trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
+    trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Sums
 ) -> Iterator[torch.Tensor]:
     """Yield each micro-batch's share of the mean loss per pair; add the logged values to `sums`."""
     cfg = trainer.cfg
@@ -133,7 +135,7 @@ def pair_losses(
         if cfg.nll_weight:
             nll = -chosen if cfg.length_normalised else -chosen / lengths[:, 0]
             losses = losses + cfg.nll_weight * nll
-        sums.update(
+        sums.add(
             reward_chosen=float(good.sum()),
             reward_rejected=float(bad.sum()),
             accuracy=float((good > bad).sum()),

@@ -71,7 +71,9 @@ def evaluate_model(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager, tasks = load_tasks(cfg)
-    tokenizer = cfg.tokenizer and instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
+    tokenizer = None
+    if cfg.tokenizer:
+        tokenizer = instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
     lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
     began = time.perf_counter()

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -89,13 +89,18 @@ def read_yaml(config_path: str | os.PathLike) -> DictConfig:
         root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise UserError(f"{path} must hold key: value pairs")
-        return OmegaConf.load(path)
+        return _mapping(OmegaConf.load(path))
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not UTF-8 text ({e}); save it as UTF-8") from e
     except yaml.YAMLError as e:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
     except OmegaConfBaseException as e:
         raise UserError(_explain(e, str(path))) from e
+
+
+def _mapping(node: Any) -> DictConfig:
+    """Return a node that OmegaConf types as any of its containers, but that is a mapping here."""
+    return cast(DictConfig, node)
 
 
 def _with_override(cfg: DictConfig, schema: type, override: str) -> DictConfig:
@@ -110,7 +115,7 @@ def _with_override(cfg: DictConfig, schema: type, override: str) -> DictConfig:
     change = OmegaConf.create()
     OmegaConf.update(change, key, value)
     try:
-        return OmegaConf.merge(cfg, change)
+        return _mapping(OmegaConf.merge(cfg, change))
     except TypeError as e:  # a key below a list
         raise UserError(
             f"{COMMAND_LINE}: key {key!r} is not there; items of a list go by their number"
@@ -125,7 +130,8 @@ def _key_and_value(override: str, schema: type) -> tuple[str, Any]:
     if kind in (str, str | None):
         return key, _text(text.strip(), kind is not str, is_verbatim(schema, key))
     try:
-        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        container = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        return key, cast(dict[str, Any], container)["value"]
     except (yaml.YAMLError, GrammarParseError) as e:
         raise UserError(
             f"override {override!r}: the value is not valid YAML; a text with such signs needs "

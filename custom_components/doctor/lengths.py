@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from custom_components.config import UserError
 from custom_components.data.data_config import RolloutConfig
@@ -10,7 +11,7 @@ from custom_components.doctor.stage import Stage
 from custom_components.doctor.template import open_tokenizer
 from custom_components.doctor.training_data import documents_of
 from custom_components.models.config_json import read_config, read_model_config, served_rope_factors
-from custom_components.models.longrope import rope_factors_of
+from custom_components.models.longrope import LongRoPE, rope_factors_of
 from custom_components.rl.rl_config import RLConfig
 from custom_components.training.training_config import TrainingConfig
 from eval.evaluate_config import EvaluateConfig
@@ -76,7 +77,7 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     trained = rope_factors_of(model)
     if trained is None:
         return
-    rope = model.rope
+    rope = cast(LongRoPE, model.rope)
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
             "rope_branch",

@@ -16,6 +16,15 @@ def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
     return [row for row in Journal(path).read() if row.keys() >= set(keys)]
 
 
+class Sums(dict[str, float]):
+    """Hold sums of logged values by name."""
+
+    def add(self, **values: float) -> None:
+        """Add each value to the sum of its name."""
+        for name, value in values.items():
+            self[name] = self.get(name, 0.0) + value
+
+
 class Metrics:
     """Write metrics.jsonl, one object per step, and pass it to a torchtune metric logger.
 

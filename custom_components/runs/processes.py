@@ -1,6 +1,7 @@
 """Start the processes of a chain, stop them with it, log their output, and read their last words."""
 
 import ctypes
+import io
 import os
 import platform
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 from custom_components.config import UserError
 from custom_components.runs.interruption import Interruption
@@ -124,7 +126,8 @@ def shown_and_logged(command: list[str], log: Path) -> int:
         )
         if stop.signal:  # the signal came before the command could receive it
             process.terminate()
-        while chunk := process.stdout.read1(65536):
+        output = cast(io.BufferedReader, process.stdout)
+        while chunk := output.read1(65536):
             file.write(chunk)
             file.flush()
             sys.stdout.buffer.write(chunk)
