@@ -1,4 +1,4 @@
-"""Word the mistakes of a user."""
+"""Report the mistakes of a user in one line."""
 
 import difflib
 from collections.abc import Iterable
