@@ -78,7 +78,8 @@ class Trainer(Generic[Cfg]):
         cfg: config of the recipe.
         run: run folder of the recipe.
         world: this process among all.
-        tokenizer: tokenizer whose stop ids go into the exported generation config.
+        tokenizer: tokenizer whose stop ids go into the exported generation config, and whose form
+            of prompts is saved with the exported model.
         steps: optimizer steps of the whole run.
         value_head: builder of a critic on the decoder, given the decoder's width; the critic is
             trained beside the decoder and left out of `model/`.
@@ -371,6 +372,7 @@ class Trainer(Generic[Cfg]):
                 self.tokenizer.stop_ids,
                 model_card(self.run.recipe, self.step, config),
             )
+            self.tokenizer.form.save(output)
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})
 
