@@ -122,11 +122,76 @@ def test_a_template_without_end_of_turn(run_dir, tmp_path):
     assert errors(look(run_dir, "sft", path)) == ["end_of_turn"]
 
 
+SWITCH = (
+    "{% if add_generation_prompt %}{{ '<think>' if enable_thinking is not defined "
+    "or enable_thinking else '<think></think>' }}{% endif %}"
+)
+
+
+def with_prompt_end(run_dir, folder, end):
+    """A copy of the start model whose chat template ends the prompt in `end`."""
+    path = with_template(run_dir, folder, "<|assistant|>", "<|assistant|>")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + end)
+    return path
+
+
+def split_without_reasoning(run_dir, folder, plain, total=60):
+    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()[:total]
+    for row in rows[:plain]:
+        row["messages"][1]["content"] = "\\boxed{1}"
+    write_rows(folder / "sft.parquet", rows, MESSAGES_SCHEMA)
+    return f"data={folder}/sft.parquet"
+
+
 def test_a_template_that_opens_the_thought(run_dir, tmp_path):
-    path = with_template(run_dir, tmp_path / "model", "<|assistant|>", "<|assistant|>")
-    template = tmp_path / "model" / "chat_template.jinja"
-    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>{% endif %}")
-    assert errors(look(run_dir, "sft", path)) == ["prefilled_think"]
+    """Rows with their reasoning fit it, and so does a teacher's; others are left out, and named."""
+    path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
+    for stage in ("sft", "rollout", "grpo"):
+        assert errors(look(run_dir, stage, path)) == [] and "reasoning" not in look(
+            run_dir, stage, path
+        )
+    for plain, level in ((20, "warning"), (60, "error")):
+        data = split_without_reasoning(run_dir, tmp_path, plain)
+        names = look(run_dir, "sft", path, data)
+        [found] = names["reasoning"]
+        assert found.level == level and f"{plain} of 60 responses" in found.what
+        assert "tokenizer.chat_template_kwargs={enable_thinking: false}" in found.change
+        assert "data_columns" not in names
+    told = "tokenizer.chat_template_kwargs={enable_thinking: false}"
+    assert "reasoning" not in look(run_dir, "sft", path, data, told)
+
+
+def test_a_template_that_closes_the_thought(run_dir, tmp_path):
+    path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
+    off = "tokenizer.chat_template_kwargs={enable_thinking: false}"
+    [found] = look(run_dir, "sft", path, off)["reasoning"]
+    assert found.level == "warning" and "60 of 60 responses" in found.what
+    assert found.change == "tokenizer.chat_template_kwargs={enable_thinking: true}"
+    assert "reasoning" not in look(run_dir, "rollout", path, off)  # the config says so
+    always = with_prompt_end(run_dir, tmp_path / "always", "<think></think>")
+    [found] = look(run_dir, "rollout", always)["reasoning"]
+    assert found.level == "warning" and f"into {tmp_path}/always" in found.change
+
+
+def test_responses_whose_opening_is_lost(run_dir, tmp_path):
+    """Splits of an older version, and replies cut off inside a thought that the prompt opened."""
+    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()
+    for row in rows:
+        row["messages"][1]["content"] = row["messages"][1]["content"].removeprefix("<think>")
+    write_rows(tmp_path / "sft.parquet", rows, MESSAGES_SCHEMA)
+    names = look(run_dir, "sft", f"data={tmp_path}/sft.parquet")
+    assert errors(names) == ["reasoning"] and "run curate again" in names["reasoning"][0].change
+    shutil.copytree(run_dir / "rollout", tmp_path / "rollout")
+    file = tmp_path / "rollout" / "rollouts" / "00000.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[0] |= {"response": "1+1 is \\boxed{2}? Wait,", "finish_reason": "length"}
+    write_rows(file, rows)
+    source = f"sources.0.path={tmp_path}/rollout"
+    [found] = look(run_dir, "curate", source)["reasoning"]
+    assert found.level == "warning" and "1 of 1 cut-off responses" in found.what
+    assert found.change.startswith("sources.0.reasoning_open=true")
+    assert "reasoning" not in look(run_dir, "curate", source, "sources.0.reasoning_open=true")
 
 
 def test_padding_that_hides_the_end_of_the_turn(run_dir):
