@@ -28,6 +28,7 @@ from custom_components.doctor import (
     planning,
     refuse,
     resources,
+    template,
     training_data,
 )
 from custom_components.doctor.checks import check_decontamination
@@ -36,6 +37,7 @@ from custom_components.doctor.forecast import check_groups
 from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
+from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
 from eval.evaluation_tasks import EvaluationProblem
@@ -131,43 +133,45 @@ SWITCH = (
 def with_prompt_end(run_dir, folder, end):
     """A copy of the start model whose chat template ends the prompt in `end`."""
     path = with_template(run_dir, folder, "<|assistant|>", "<|assistant|>")
-    template = folder / "chat_template.jinja"
-    template.write_text(template.read_text() + end)
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text() + end)
     return path
 
 
-def split_without_reasoning(run_dir, folder, plain, total=60):
-    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()[:total]
-    for row in rows[:plain]:
-        row["messages"][1]["content"] = "\\boxed{1}"
-    write_rows(folder / "sft.parquet", rows, MESSAGES_SCHEMA)
-    return f"data={folder}/sft.parquet"
+WHOLE, PLAIN = "<think>1</think>\\boxed{1}", "\\boxed{1}"
+
+
+def reasoning(folder, plain, **options):
+    """The findings on 10 responses, some of them without reasoning, under a folder's template."""
+    tokenizer = ChatTokenizer(folder, **options)
+    responses = [PLAIN] * plain + [WHOLE] * (10 - plain)
+    return list(template.check_reasoning(tokenizer, "sft.parquet", responses))
 
 
 def test_a_template_that_opens_the_thought(run_dir, tmp_path):
     """Rows with their reasoning fit it, and so does a teacher's; others are left out, and named."""
     path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
-    for stage in ("sft", "rollout", "grpo"):
-        assert errors(look(run_dir, stage, path)) == [] and "reasoning" not in look(
-            run_dir, stage, path
-        )
-    for plain, level in ((20, "warning"), (60, "error")):
-        data = split_without_reasoning(run_dir, tmp_path, plain)
-        names = look(run_dir, "sft", path, data)
-        [found] = names["reasoning"]
-        assert found.level == level and f"{plain} of 60 responses" in found.what
+    for stage in ("sft", "rollout"):
+        assert "reasoning" not in look(run_dir, stage, path)
+    for plain, level in ((2, "warning"), (10, "error")):
+        [found] = reasoning(tmp_path / "model", plain)
+        assert found.level == level and f"{plain} of 10 responses" in found.what
         assert "tokenizer.chat_template_kwargs={enable_thinking: false}" in found.change
-        assert "data_columns" not in names
-    told = "tokenizer.chat_template_kwargs={enable_thinking: false}"
-    assert "reasoning" not in look(run_dir, "sft", path, data, told)
+    assert not reasoning(tmp_path / "model", 0)
+    assert not reasoning(tmp_path / "model", 10, chat_template_kwargs={"enable_thinking": False})
+    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()
+    for row in rows:
+        row["messages"][1]["content"] = PLAIN
+    write_rows(tmp_path / "sft.parquet", rows, MESSAGES_SCHEMA)
+    assert errors(look(run_dir, "sft", path, f"data={tmp_path}/sft.parquet")) == ["reasoning"]
 
 
 def test_a_template_that_closes_the_thought(run_dir, tmp_path):
     path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
-    off = "tokenizer.chat_template_kwargs={enable_thinking: false}"
-    [found] = look(run_dir, "sft", path, off)["reasoning"]
-    assert found.level == "warning" and "60 of 60 responses" in found.what
+    [found] = reasoning(tmp_path / "model", 4, chat_template_kwargs={"enable_thinking": False})
+    assert found.level == "warning" and "6 of 10 responses" in found.what
     assert found.change == "tokenizer.chat_template_kwargs={enable_thinking: true}"
+    off = "tokenizer.chat_template_kwargs={enable_thinking: false}"
     assert "reasoning" not in look(run_dir, "rollout", path, off)  # the config says so
     always = with_prompt_end(run_dir, tmp_path / "always", "<think></think>")
     [found] = look(run_dir, "rollout", always)["reasoning"]
@@ -176,12 +180,9 @@ def test_a_template_that_closes_the_thought(run_dir, tmp_path):
 
 def test_responses_whose_opening_is_lost(run_dir, tmp_path):
     """Splits of an older version, and replies cut off inside a thought that the prompt opened."""
-    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()
-    for row in rows:
-        row["messages"][1]["content"] = row["messages"][1]["content"].removeprefix("<think>")
-    write_rows(tmp_path / "sft.parquet", rows, MESSAGES_SCHEMA)
-    names = look(run_dir, "sft", f"data={tmp_path}/sft.parquet")
-    assert errors(names) == ["reasoning"] and "run curate again" in names["reasoning"][0].change
+    tokenizer = ChatTokenizer(run_dir / "start" / "model")
+    [found] = template.check_reasoning(tokenizer, "x", [WHOLE.removeprefix("<think>")] * 2)
+    assert found.level == "error" and "run curate again" in found.change
     shutil.copytree(run_dir / "rollout", tmp_path / "rollout")
     file = tmp_path / "rollout" / "rollouts" / "00000.parquet"
     rows = pq.read_table(file).to_pylist()
