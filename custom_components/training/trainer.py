@@ -370,7 +370,7 @@ class Trainer(Generic[Cfg]):
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
-                model_card(self.run.recipe, self.step, config),
+                model_card(self.run.recipe, self.step, config, form=self.tokenizer.form),
             )
             self.tokenizer.form.save(output)
         self.world.barrier()

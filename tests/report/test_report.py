@@ -17,6 +17,7 @@ from custom_components.report.breakdown import by_length, length_bins
 from custom_components.report.chain_report import build_report, make_report
 from custom_components.report.svg import line_chart, nice_ticks, short, thinned
 from custom_components.runs.processes import last_words
+from custom_components.tokenizer.prompt_form import PromptForm
 
 
 def page_of(run_dir):
@@ -243,6 +244,7 @@ def test_a_card_gets_the_results_and_no_hash_changes(tmp_path):
     config["data"] = str(tmp_path / "curate/sft.parquet")
     stage(tmp_path, "sft", "sft", config=config)
     (model / "README.md").write_text(model_card("sft", 3, config))
+    PromptForm(instruction="Box it.").save(model)
     before = sha256_of(model)
     page_of(tmp_path)
     card = (model / "README.md").read_text()
@@ -252,6 +254,7 @@ def test_a_card_gets_the_results_and_no_hash_changes(tmp_path):
         "sft - start, paired: +50.0",
         "| correct | 30 | 30 | 30 |",
         "Deviations from the paper",
+        "- A line after the problem: `Box it.`\n",
         "`license: mit`",
     ):
         assert words in card, words
