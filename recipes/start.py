@@ -1,4 +1,4 @@
-"""Stage 0: put the start model into the run folder as a Hugging Face folder.
+"""Put the start model into the run folder as a Hugging Face folder. This is stage 0.
 
     tune run recipes/start.py --config configs/tiny/start.yaml
 
