@@ -250,7 +250,7 @@ def _words_of(error: urllib.error.HTTPError) -> str:
         text = error.read(500).decode(errors="replace")
     except (OSError, http.client.HTTPException):
         text = ""
-    return " ".join(text.split()) or str(error.reason)
+    return " ".join(text.split()) or error.reason
 
 
 def _retry_after(header: str | None) -> float:

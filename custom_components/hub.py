@@ -26,7 +26,7 @@ def local_folder(path: str | Path, key: str, revision: str | None = None) -> Pat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(FILES)))
     except HFValidationError as e:
         raise UserError(
             f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -83,8 +83,9 @@ class EngineLM(LM):
         Raises:
             UserError: if a task stops elsewhere than at the end of the turn, or an endpoint fails.
         """
-        prompts = [request.args[0] for request in requests]
-        settings = [self._sampling(request.args[1]) for request in requests]
+        arguments = [cast(tuple[str, dict[str, Any]], request.args) for request in requests]
+        prompts = [prompt for prompt, _ in arguments]
+        settings = [self._sampling(options) for _, options in arguments]
         keys = _keys(prompts, settings)
         replies = self._kept_replies()
         for sampling in dict.fromkeys(settings):

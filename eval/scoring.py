@@ -2,6 +2,7 @@
 
 import atexit
 import os
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -70,7 +71,7 @@ def score(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     return problem_metrics(verified_responses(doc, responses))
 
 
-def verified_responses(doc: dict[str, Any], responses: list[str]) -> list[dict[str, Any]]:
+def verified_responses(doc: dict[str, Any], responses: Sequence[str]) -> list[dict[str, Any]]:
     """Verify the responses to one problem.
 
     Args:

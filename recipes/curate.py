@@ -60,6 +60,9 @@ def main(cfg: CurateConfig) -> None:
             return
         verified, parts = run.path / "verified", run.path / ".parts"
         clock = Stopwatch()
+        rejected: dict[str, int] = {}
+        table: list[dict[str, Any]] = []
+        totals: dict[str, Any] = {}  # rank 0 fills in the three
         with clock("verify"):
             verify_all(cfg, run.path, world)
             world.barrier()
@@ -81,7 +84,7 @@ def main(cfg: CurateConfig) -> None:
         if world.rank == 0:
             shutil.rmtree(parts, ignore_errors=True)
             shutil.rmtree(run.path / "selection")
-            totals = rejected | totals
+            totals = {**rejected, **totals}
             counts = {row["name"]: row["rollouts"] for row in table} | totals
             sources = sorted({source["_component_"].rpartition(".")[2] for source in cfg.sources})
             card = data_card(sources, run.config, table, totals["length_unit"])

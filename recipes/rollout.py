@@ -125,6 +125,10 @@ class YieldBar:
         self.solved: set[tuple[str, int]] = set()
         self._pending: deque[tuple[tuple[str, int], Future[Verdict]]] = deque()
 
+    def expect(self, responses: int) -> None:
+        """Count on further responses."""
+        self.bar.total = (self.bar.total or 0) + responses
+
     def add(self, shard: Shard, i: int, replies: list[Reply], fresh: bool = True) -> None:
         """Count the replies to problem i of a shard; those of an earlier run are not fresh."""
         self.sampled.add((shard.name, i))
@@ -186,7 +190,7 @@ class Sampler:
                 and not (number and (shard.name, i) in solved)
             ]
             if number:
-                self.yield_bar.bar.total += n * len(missing)
+                self.yield_bar.expect(n * len(missing))
             failures |= self._sample_round(shard, number, n, missing)
             self.yield_bar.collect(wait=True)
             if failures:

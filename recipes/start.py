@@ -1,4 +1,4 @@
-"""Put the start model into the run folder as a Hugging Face folder. This is stage 0.
+"""Run stage 0: put the start model into the run folder as a Hugging Face folder.
 
     tune run recipes/start.py --config configs/tiny/start.yaml
 

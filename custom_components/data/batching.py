@@ -32,8 +32,13 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the batch on a device."""
-        tensors = (t.to(device) for t in (self.tokens, self.targets, self.positions, self.scored))
-        return MicroBatch(*tensors, self.documents)
+        return MicroBatch(
+            self.tokens.to(device),
+            self.targets.to(device),
+            self.positions.to(device),
+            self.scored.to(device),
+            self.documents,
+        )
 
 
 def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatch:

@@ -23,7 +23,7 @@ def split_of(a: int, b: int) -> str:
 
 
 def column_addition(
-    split: str, counts: dict[int, int], seed: int = 0
+    split: str, counts: dict[int | str, int], seed: int = 0
 ) -> Iterator[dict[str, str | int]]:
     """Yield distinct addition problems of one split, shuffled over difficulty.
 

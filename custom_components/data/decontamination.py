@@ -248,14 +248,16 @@ class Decontaminator:
             return None
         # On a tie the first problem wins, hence the minus.
         share, index = max((n / self._ngram_counts[i], -i) for i, n in shared.items())
-        return Match("ngram", *self.problems[-index], share)
+        evaluation_set, problem = self.problems[-index]
+        return Match("ngram", evaluation_set, problem, share)
 
     def _similar(self, texts: list[str]) -> list[Match | None]:
         contents, numbers = zip(*(features(text, self._known) for text in texts), strict=True)
         scores = self._contents.index(list(contents)) * self._numbers.index(list(numbers))
         return [
-            Match("similar", *self.problems[index], float(row[index]))
+            Match("similar", name, problem, float(row[index]))
             if row[index] >= self.similarity
             else None
             for row, index in zip(scores, scores.argmax(axis=1), strict=True)
+            for name, problem in [self.problems[index]]
         ]

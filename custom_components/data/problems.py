@@ -22,7 +22,10 @@ def read_problems(problems: Problems) -> tuple[list[dict[str, Any]], list[Reject
     good: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     for problem in problems:
-        (rejects if isinstance(problem, Reject) else good).append(problem)
+        if isinstance(problem, Reject):
+            rejects.append(problem)
+        else:
+            good.append(problem)
     if not good:
         first = f"; first: {rejects[0].where}: {rejects[0].reason}" if rejects else ""
         raise UserError(f"problems: no usable problem ({len(rejects)} rejected{first})")

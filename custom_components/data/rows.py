@@ -173,7 +173,7 @@ def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, di
             "local .jsonl or .parquet file, or set REASONTUNE_DATA to a folder of local copies"
         ) from e
     for i, row in enumerate(table):
-        yield f"{path} [{split}], row {i}", row
+        yield f"{path} [{split}], row {i}", dict(row)
 
 
 def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:

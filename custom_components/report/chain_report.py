@@ -186,10 +186,12 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "p_value": p_value, "as_json": as_json}
-    environment.globals |= {"signed": signed, "interval": svg.interval, "axis": svg.axis}
+    environment.filters.update(percent=percent, p_value=p_value, as_json=as_json)
     page = environment.get_template("report.html.jinja").render(
         report=report,
+        signed=signed,
+        interval=svg.interval,
+        axis=svg.axis,
         title=run_dir.name,
         made=clock(time.time()),
         runs=stage_runs(run_dir, stages),

@@ -134,7 +134,7 @@ def math500(**_: Any) -> dict[str, datasets.Dataset]:
     )
 
 
-def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str]:
+def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str | None]:
     """Return a GPQA row as a choice from A to D, in an order that its question decides."""
     options = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
     order = random.Random(row["Question"]).sample(range(4), 4)

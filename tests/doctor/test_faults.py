@@ -18,16 +18,28 @@ from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.data_config import CurateConfig, DecontaminationConfig
 from custom_components.data.rows import rollout_row, write_rows
-from custom_components.doctor import blocking, examine, refuse, resources, training_data
-from custom_components.doctor.checks import EvaluationProblems, check_decontamination
-from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage, duration
-from custom_components.doctor.forecast import verdicts
+from custom_components.doctor import (
+    DoctorConfig,
+    EvaluationProblems,
+    Finding,
+    Stage,
+    blocking,
+    examine,
+    planning,
+    refuse,
+    resources,
+    training_data,
+)
+from custom_components.doctor.checks import check_decontamination
+from custom_components.doctor.findings import NAMES, duration
+from custom_components.doctor.forecast import check_groups
 from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
-from recipes.doctor import check_chain, check_one, recipe_of
+from eval.evaluation_tasks import EvaluationProblem
+from recipes.doctor import examine_chain, examine_stage, recipe_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -42,7 +54,7 @@ def no_estimate(request, monkeypatch):
     """Memory takes seconds to estimate: only the test about it does."""
     if "memory" not in request.node.name:
         nothing = Memory(*[0.0] * 7)
-        monkeypatch.setattr(resources, "stage_memory", lambda *_: nothing)
+        monkeypatch.setattr(planning, "stage_memory", lambda *_, **__: nothing)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +88,9 @@ def split_row(problem: dict) -> dict:
 def look(run_dir, stage, *overrides, track="tiny"):
     """Findings on one stage, {name: [findings]}."""
     config = f"configs/{track}/{stage}.yaml"
-    _, found = check_one(config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides])
+    _, found = examine_stage(
+        config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides]
+    )
     names = {}
     for finding in found:
         assert finding.name in NAMES and finding.stage
@@ -238,7 +252,7 @@ def test_an_optimizer_without_a_name(run_dir, tmp_path):
     text = (ROOT / "configs/tiny/sft.yaml").read_text()
     (tmp_path / "sft.yaml").write_text(text.replace("  _component_: torch.optim.AdamW\n", ""))
     with pytest.raises(UserError, match="optimizer._component_=package.builder"):
-        check_one(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
+        examine_stage(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
 
 
 def test_a_split_is_read_before_its_tokenizer_is_there(run_dir, tmp_path):
@@ -249,9 +263,9 @@ def test_a_split_is_read_before_its_tokenizer_is_there(run_dir, tmp_path):
 
 
 def test_a_set_that_cannot_be_loaded_hides_no_other():
-    later = ("reasoning_gsm8k", True, "p")
+    later = EvaluationProblem("reasoning_gsm8k", True, "p")
     known = EvaluationProblems(lambda: iter([UserError("no aime24"), later, UserError("no gpqa")]))
-    assert known.get() == [later] and known.missing == "no aime24; no gpqa"
+    assert known.problems == [later] and known.failures == ["no aime24", "no gpqa"]
 
 
 def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
@@ -276,7 +290,7 @@ def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
     def named(*stages):
         chosen = [f"run_dir={tmp_path}/run", f"only=[{','.join(stages)}]"]
         more = ["stages.1.overrides=[output_dir=run/rollout]"]
-        _, found = check_chain("configs/tiny/chain.yaml", [*chosen, *more])
+        _, found = examine_chain("configs/tiny/chain.yaml", [*chosen, *more])
         return [(f.name, f.level, f.stage) for f in found if f.level != "note"]
 
     assert named("start", "rollout", "curate") == []
@@ -319,10 +333,10 @@ def test_the_gpus_own_tool_says_what_it_has(run_dir, tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    resources.gpu.cache_clear()
-    assert resources.gpu() == ("NVIDIA GeForce RTX 4090", 24564 / 1024)
+    planning.installed_gpu.cache_clear()
+    assert planning.installed_gpu() == ("NVIDIA GeForce RTX 4090", 24564 / 1024)
     found = look("/nowhere", "grpo", track="phi4_mini")
-    resources.gpu.cache_clear()
+    planning.installed_gpu.cache_clear()
     assert "4090" in str(found["time"])
 
 
@@ -355,9 +369,9 @@ def test_few_copies_among_many_problems_are_a_warning(run_dir, tmp_path, monkeyp
     problems = list(column_addition("distill", {3: 200, 4: 200}))
     path = tmp_path / "sft.parquet"
     write_rows(path, [split_row(p) for p in problems], MESSAGES_SCHEMA)
-    known = [("reasoning_x", problems[0]["problem"])]
+    known = [EvaluationProblem("reasoning_x", True, problems[0]["problem"])]
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
-    (found,) = training_data.check_contamination(Stage("sft", "sft", cfg), known, known, 20)
+    (found,) = training_data.check_contamination(Stage("sft", "sft", cfg), known, 20)
     assert found.level == "warning" and "1 of 400 problems" in found.what
 
 
@@ -371,7 +385,7 @@ def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     path = tmp_path / "sft.parquet"
     write_rows(path, [row], MESSAGES_SCHEMA)
     known = EvaluationProblems(
-        lambda: iter([("reasoning_x", True, problem.replace("Mary", "Anna"))])
+        lambda: iter([EvaluationProblem("reasoning_x", True, problem.replace("Mary", "Anna"))])
     )
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
     found = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
@@ -408,7 +422,8 @@ def test_advice_names_public_sets_only():
     """A task of one's own is none that curate knows."""
     sets = DecontaminationConfig(sets=["data/mine.jsonl"])
     cfg = CurateConfig(output_dir="", sources=[], decontamination=sets)
-    used = [("reasoning_gsm8k", True, "p"), ("my_task", True, "q"), ("reasoning_own", True, "r")]
+    tasks = ["reasoning_gsm8k", "my_task", "reasoning_own"]
+    used = [EvaluationProblem(task, True, "p") for task in tasks]
     (found,) = check_decontamination(
         Stage("curate", "curate", cfg), EvaluationProblems(lambda: iter(used))
     )
@@ -425,10 +440,10 @@ def test_stages_that_train_different_branches(tmp_path):
         "  - {name: midtrain, config: configs/tiny/midtrain.yaml}\n"
         "  - {name: sft, config: configs/tiny/sft.yaml, overrides: [model.rope_factor=short, max_seq_len=256]}\n"
     )
-    _, found = check_chain(str(config), [])
+    _, found = examine_chain(str(config), [])
     bad = blocking(found, ["data_unreadable"])
     assert [(f.name, f.stage) for f in bad] == [("rope_branch", "sft")]
-    _, alike = check_chain(str(config), ["only=[sft]"])
+    _, alike = examine_chain(str(config), ["only=[sft]"])
     assert [(f.name, f.stage) for f in blocking(alike, ["data_unreadable"])] == [
         ("rope_branch", "sft")
     ]
@@ -437,7 +452,7 @@ def test_stages_that_train_different_branches(tmp_path):
 def test_a_chosen_stage_knows_what_it_learned_from(run_dir):
     """Though the stage before it is not chosen."""
     overrides = [f"run_dir={run_dir}", "only=[grpo]", "stages.6.overrides=[max_new_tokens=16]"]
-    _, found = check_chain("configs/tiny/chain.yaml", overrides)
+    _, found = examine_chain("configs/tiny/chain.yaml", overrides)
     assert [(f.name, f.stage) for f in blocking(found, [])] == [("max_new_tokens", "grpo")]
 
 
@@ -450,12 +465,8 @@ def group(*verdicts_, cut=0):
 
 
 def test_the_forecast_of_an_rl_stage():
-    class Stage:
-        class cfg:
-            max_new_tokens = 8
-
     def named(groups):
-        return {f.name: f for f in verdicts(Stage, groups)}
+        return {f.name: f for f in check_groups(groups, max_new_tokens=8)}
 
     wrong, mixed = group("incorrect", "incorrect"), group("correct", "incorrect")
     fine = named([mixed, mixed, mixed, group("correct", "correct")])
@@ -521,7 +532,7 @@ def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "error: the doctor found max_new_tokens; mend that, or go on with " in done.stderr
+    assert "error: the doctor found max_new_tokens; fix that, or continue with " in done.stderr
     assert "do: raise max_new_tokens, or train longer" in done.stdout
     found = json.loads((run_dir / "found.json").read_text())
     assert {"name", "level", "what", "why", "change", "stage"} == set(found[0])

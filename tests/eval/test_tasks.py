@@ -95,7 +95,7 @@ def test_problems_of_ones_own(tmp_path):
 
 def test_ones_own_problems_are_asked_with_the_instruction(tmp_path):
     from eval.evaluate_config import EvaluateConfig
-    from recipes.evaluate import load_tasks
+    from eval.evaluation_tasks import load_tasks
 
     path = tmp_path / "test.jsonl"
     path.write_text('{"problem": "1+1=?", "answer": "2"}\n')

@@ -11,20 +11,12 @@ from conftest import ROOT, TUNE
 from custom_components.config import UserError
 from custom_components.runs.processes import launch
 
-STEP = {
-    "name": "sft",
-    "recipe": "recipes/sft.py",
-    "config": "configs/tiny/sft.yaml",
-    "nnodes": 2,
-    "nproc_per_node": 4,
-    "overrides": ["run_dir=a b"],
-}
-
 
 def test_without_an_allocation_it_says_what_to_run(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    arguments = ["recipes/sft.py", "--config", "configs/tiny/sft.yaml", "run_dir=a b"]
     with pytest.raises(UserError) as e:
-        launch(STEP)
+        launch("sft", arguments, processes=4, nodes=2)
     assert (
         "tune run --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint '<head node>:29500' "
         "recipes/sft.py --config configs/tiny/sft.yaml 'run_dir=a b'"
