@@ -48,14 +48,18 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _refuse_folder(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; name the file to write")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically.
 
     Raises:
         UserError: if `path` is a folder, which the file would replace.
     """
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder; name the file to write")
+    _refuse_folder(path)
     with atomic_path(path) as temporary:
         # A model may write half of a surrogate pair. Its escape is valid JSON.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -67,7 +71,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write a JSON-lines file atomically and return the number of rows."""
+    """Write a JSON-lines file atomically and return the number of rows.
+
+    Raises:
+        UserError: if `path` is a folder, which the file would replace.
+    """
+    _refuse_folder(path)
     count = 0
     with (
         atomic_path(path) as temporary,

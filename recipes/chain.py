@@ -67,10 +67,8 @@ def main(cfg: ChainConfig) -> None:
     if report["stages"]:
         print_ablation(report)
     for name, repository in pushed.items():
-        key = f"stages.{name}.push_to_hub"
-        print(
-            f"uploaded: {upload_model(run_dir / name / 'model', repository, key, cfg.push_private)}"
-        )
+        key, model = f"stages.{name}.push_to_hub", run_dir / name / "model"
+        print(f"uploaded: {upload_model(model, repository, key, cfg.push_private)}")
     print(f"\n{time.time() - started:.0f} s. Report: {page}", flush=True)
 
 
@@ -80,13 +78,13 @@ def run_step(step: Step, logs: Path, doctor: ChainDoctor) -> None:
     Args:
         step: Step to run, unless it is complete by now.
         logs: Folder of the log.
-        doctor: Examines the step before it starts anew.
+        doctor: Doctor that examines the step before it starts.
 
     Raises:
         UserError: When the step fails, with its log and the line that matters, or when the doctor
             finds an error.
     """
-    # decided again: the output of an earlier step may be what it was, or may have changed
+    # the plan may be outdated: an earlier step has rewritten its output, perhaps bit for bit
     action = state(step)
     print(f"== {step.name}: {action.reason}", flush=True)
     if action.kind == "skip":

@@ -1,4 +1,4 @@
-"""Every YAML in configs/ fits its recipe, and every chain its stages."""
+"""Check that every YAML in configs/ fits its recipe, and every chain its stages."""
 
 from pathlib import Path
 

@@ -1,10 +1,13 @@
 import json
 
+import pytest
+
+from custom_components.config import UserError
 from custom_components.io import Journal, read_jsonl, write_json, write_jsonl
 
 
 def test_half_of_a_surrogate_pair_is_kept(tmp_path):
-    """A model's text may hold one; JSON can escape it, UTF-8 cannot hold it."""
+    """A model's text may hold one, which JSON can escape and UTF-8 cannot encode."""
     row = {"response": "x\ud83d y é"}
     write_jsonl(tmp_path / "a.jsonl", [row])
     write_json(tmp_path / "a.json", row)
@@ -37,3 +40,12 @@ def test_a_journal_skips_lines_that_are_not_objects(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'null\n3\n{"a": 1}\n\xff{}\n\n[1]\n{"b": \n{"c": 2}')
     assert list(Journal(path).read()) == [{"a": 1}, {"c": 2}]
+
+
+@pytest.mark.parametrize("write", [write_json, write_jsonl])
+def test_a_file_never_replaces_a_folder(tmp_path, write):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").write_text("x")
+    with pytest.raises(UserError, match="is a folder; name the file to write"):
+        write(tmp_path / "folder", [])
+    assert (tmp_path / "folder" / "kept").read_text() == "x"

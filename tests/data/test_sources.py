@@ -1,4 +1,4 @@
-"""Sources by small rows with their public columns; every response goes through the verifier."""
+"""Test the sources with small rows in their public columns, and verify every response."""
 
 import json
 import re
@@ -316,7 +316,7 @@ def test_last_box():
 
 
 def test_real_labels_agree(data_dir):
-    """NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
+    """Check NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
     nemo = list(
         sources.jsonl(
             str(data_dir / "rollouts" / "math_train_nemo_3x50.jsonl"),

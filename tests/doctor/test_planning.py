@@ -1,4 +1,4 @@
-"""Plan the paper's stages for GPUs that are not here."""
+"""Plan the paper's stages for GPUs that this machine does not have."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_the_papers_stages_fit_their_hardware(monkeypatch, chain, device, ranks)
 
 
 def test_time_follows_from_tokens(monkeypatch):
-    """Tokens are given, or those of `max_steps`; twice the peak's share halves the time."""
+    """Take tokens from the config or from `max_steps`; twice the share of the peak halves the time."""
     monkeypatch.chdir(ROOT)
     h100 = ["doctor.device=H100", "doctor.ranks=8"]
     needs = estimates("chain", *h100)

@@ -26,7 +26,7 @@ GPQA = {
 def test_gpqa_rows_are_choices_in_a_fixed_order():
     rows = [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
     assert rows == [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
-    assert {r["answer"] for r in rows} == set("ABCD")  # no letter is favoured for all questions
+    assert {r["answer"] for r in rows} == set("ABCD")  # every letter is right for some question
     for row in rows:
         assert f"{row['answer']}) Jupiter" in row["problem"].splitlines()
         assert len(row["problem"].splitlines()) == 6

@@ -1,4 +1,4 @@
-"""Questions to a model, through the real `tune run`."""
+"""Test questions to a model by the real `tune run`."""
 
 import io
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ def test_a_mistake_is_one_line(coin):
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """A question to an untrained model, in this process."""
+    """Return a function that puts a question to an untrained model, in this process."""
     random_tiny(tmp_path / "model")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
 

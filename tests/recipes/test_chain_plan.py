@@ -1,4 +1,4 @@
-"""What a chain would do, without doing it: plans, and chains that do not fit together."""
+"""Plan chains without running them, and refuse chains whose stages do not fit together."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ STAGES = """
 
 
 def chain_of(folder, stages=STAGES, **more):
-    """A chain's config and its steps."""
+    """Write a chain; return its config and its steps."""
     lines = {
         "run_dir": folder / "run",
         "evaluation": "configs/tiny/evaluate.yaml",
@@ -83,8 +83,8 @@ def test_the_chains_that_come_with_it_fit_together(in_root, config):
     chain.check_chain(cfg, chain.chosen_steps(cfg))
 
 
-def made(step, status="complete"):
-    """Make a step's run folder as its recipe would leave it, and what the step reads."""
+def make_run(step, status="complete"):
+    """Make the inputs of a step, and its run folder as its recipe would leave it."""
     for path in map(Path, step.cfg.inputs().values()):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -104,9 +104,9 @@ def changed(step, *overrides):
 def test_steps_after_a_rerun_are_rerun_also_if_they_were_cut_off(tmp_path, in_root):
     cfg, steps = chain_of(tmp_path)
     begin, sft, evaluation, dpo = steps
-    made(begin)
-    made(sft)
-    made(dpo, "running")
+    make_run(begin)
+    make_run(sft)
+    make_run(dpo, "running")
     reasons = [action.reason for action in chain.plan(steps)]
     assert reasons == ["skip: complete", "skip: complete", "run", "continue"]
     actions = chain.plan([changed(begin, "seed=7"), *steps[1:]])
@@ -122,7 +122,7 @@ def test_a_stage_that_was_cut_off_continues_with_changed_code_and_says_so(
     tmp_path, in_root, monkeypatch
 ):
     _, steps = chain_of(tmp_path)
-    made(steps[0], "running")
+    make_run(steps[0], "running")
     assert chain.state(steps[0]) == ("continue", "continue")
     monkeypatch.setattr(chain, "code_hash", lambda recipe: "other")
     assert chain.state(steps[0]) == ("continue", "continue: the code changed since")
@@ -131,7 +131,7 @@ def test_a_stage_that_was_cut_off_continues_with_changed_code_and_says_so(
 def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spelled = ["runs/tiny", "runs/tiny/", "./runs/tiny", f"{tmp_path}/runs/tiny"]
-    found = [
+    manifests = [
         (
             {
                 "recipe": "sft",
@@ -141,10 +141,10 @@ def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
         )
         for d in spelled
     ]
-    for other in found:
-        assert what_changed(found[0], "sft", other["config"], other["inputs"]) == []
+    for other in manifests:
+        assert what_changed(manifests[0], "sft", other["config"], other["inputs"]) == []
     assert what_changed(
-        found[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}
+        manifests[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}
     ) == ["data", "run_dir", "runs/tiny/x"]
 
 
@@ -208,7 +208,7 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
         "chat_template": str(template),
     }
     step = changed(step, f"source={json.dumps(source)}")
-    made(step)
+    make_run(step)
     assert chain.state(step)[0] == "skip"
     template.write_text("b")
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
@@ -217,10 +217,10 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
 
 
 def test_a_folder_of_an_older_version_is_resumed_or_refused(tmp_path, in_root):
-    """A component that has moved since is another run: one line says what to do."""
+    """Refuse a run whose component has moved since, in one line that says what to do."""
     _, [start, sft, *_] = chain_of(tmp_path)
-    made(start, "running")
-    made(sft, "running")
+    make_run(start, "running")
+    make_run(sft, "running")
     path = tmp_path / "run" / "sft" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["config"]["tokenizer"]["_component_"] = "custom_components.tokenizer.hf.ChatTokenizer"

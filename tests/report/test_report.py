@@ -1,4 +1,4 @@
-"""The chain's report: what stands in it, and that it comes whatever the stages have left."""
+"""Test the chain's report: its contents, and that missing files do not prevent it."""
 
 import json
 import re
@@ -78,7 +78,7 @@ def test_labels_are_text_too(tmp_path):
 
 @pytest.mark.parametrize("stages", range(5))
 def test_a_run_under_way(tmp_path, stages):
-    """Whatever is missing: the rest is there."""
+    """The report shows the stages that have run."""
     whole, run = small_chain(tmp_path / "whole"), tmp_path / "run"
     run.mkdir()
     for s in STAGES[:stages]:
@@ -148,7 +148,7 @@ def test_results_of_an_earlier_model_are_left_out(tmp_path):
     later = {"started": "2026-01-02T00:00:00+0000"}
     stage(tmp_path, "sft", "sft", **later)
     assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == ["start", "grpo"]
-    # the same model again is no other model
+    # The same model again counts as the evaluated one.
     read = {"inputs": {"run/sft/model": sha256_of(tmp_path / "sft" / "model")}}
     stage(tmp_path, "eval/sft", "evaluate", **read)
     assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == [
@@ -206,7 +206,7 @@ def test_long_runs_make_a_small_page(tmp_path):
 
 
 def test_the_courses_take_turns():
-    """98 problems stay wrong, one is won, one lost: both are among the first three."""
+    """98 problems stay wrong, one is won and one is lost; both are among the first three."""
     scores = {
         "a": {f"p{i}": float(i == 7) for i in range(100)},
         "b": {f"p{i}": float(i == 9) for i in range(100)},
