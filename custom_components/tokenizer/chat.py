@@ -16,6 +16,7 @@ from custom_components.tokenizer.prompt_form import form_to_ask
 from custom_components.tokenizer.thought import (
     CLOSE,
     OPEN,
+    is_open,
     opening_of,
     rest_of_response,
     whole_response,
@@ -295,4 +296,5 @@ class ChatTokenizer:
 
     def decode_response(self, ids: list[int]) -> str:
         """Return the whole response to a problem, with the `<think>` that the prompt opened."""
-        return whole_response(self.decode(ids), self.opening)
+        text = self.decode(ids)
+        return whole_response(text, self.opening) if is_open(self.opening) else text

@@ -170,6 +170,12 @@ def test_other_special_tokens_are_no_text(tmp_path):
     assert tokenizer.decode(ids) == ROW
 
 
+def test_a_prompt_that_opens_nothing_changes_no_response(tmp_path):
+    """A model that closes a thought it did not open has written just that."""
+    tokenizer = ChatTokenizer(save(tmp_path, templates.QWEN3))
+    assert tokenizer.decode_response(tokenizer.encode_text("a</think>b")) == "a</think>b"
+
+
 def test_turns_with_a_system_turn_of_their_own_decide_for_themselves(tmp_path):
     tokenizer = ChatTokenizer(save(tmp_path, templates.SMOLLM3))
     turns = [
