@@ -82,7 +82,9 @@ def test_packs_hold_the_mixture_and_keep_validation_problems_apart(tmp_path):
     held = {d: {rows[i][2] for i in tokens_of(t)} for d, t in tables.items()}
     assert all(rows[i][1] == d.replace("_", " ") for d, t in tables.items() for i in tokens_of(t))
     problems = {rows[i][2] for i in train}
-    assert not problems & (held["algebra"] | held["number_theory"])  # problems are held out as a whole
+    assert not problems & (
+        held["algebra"] | held["number_theory"]
+    )  # problems are held out as a whole
     assert len(problems) + sum(map(len, held.values())) == 200
     copies = {i: train.count(i) / rows[i][3] for i in set(train)}
     assert {c for i, c in copies.items() if rows[i][0] == "a"} == {1}
