@@ -171,7 +171,7 @@ class ChatTokenizer:
                 **self.form.chat_template_kwargs,
             )
         except JinjaError as e:
-            roles = ", ".join(str(m.get("role")) for m in messages)
+            roles = ", ".join(str(m.get("role") if isinstance(m, dict) else m) for m in messages)
             raise TurnsError(
                 f"{self.path}: the chat template cannot render the turns {roles} "
                 f"({str(e).partition(chr(10))[0]}); fix the template or the turns"
