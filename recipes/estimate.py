@@ -18,13 +18,8 @@ from rich.table import Table
 
 from custom_components.config import UserError, load, nearest, option, recipe_main, required
 from custom_components.io import write_json
-from custom_components.training.estimate import (
-    GIB,
-    OVERHEAD_GIB,
-    build_on_meta,
-    kv_bytes_per_token,
-    stage_memory,
-)
+from custom_components.models.builders import build_on_meta
+from custom_components.training.estimate import GIB, OVERHEAD_GIB, kv_bytes_per_token, stage_memory
 from custom_components.training.flops import DEVICES, Device, model_size, training_flops
 
 
@@ -148,7 +143,7 @@ def estimate_stage(cfg: EstimateConfig, stage: StageEstimate) -> dict[str, Any]:
     schema = importlib.import_module(f"recipes.{recipe.stem}").main.schema
     stage_cfg = load(schema, stage.config, [f"run_dir={cfg.run_dir}", *stage.overrides])
     memory = stage_memory(stage_cfg, ranks, device.memory_gib)
-    model = build_on_meta(stage_cfg)
+    model = build_on_meta(stage_cfg.model)
     tokens = stage.million_tokens and stage.million_tokens * 1e6
     length = cfg.mean_document * stage_cfg.max_seq_len
     if not tokens and stage_cfg.max_steps:

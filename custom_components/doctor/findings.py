@@ -12,10 +12,10 @@ from rich.text import Text
 from custom_components.config import Component, UserError, nearest, option
 from custom_components.data.data_config import RolloutConfig
 from custom_components.data.rows import table_files
+from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.run_config import RunConfig
-from custom_components.training.estimate import build_on_meta
 from custom_components.training.training_config import SplitTrainingConfig, TrainingConfig
 from eval.evaluate_config import EvaluateConfig
 
@@ -136,7 +136,7 @@ class Stage:
         """The model to train, without data; None where none is trained or it is not there yet."""
         if not isinstance(self.cfg, TrainingConfig) or self.missing(self.cfg.model.get("path")):
             return None
-        return build_on_meta(self.cfg)
+        return build_on_meta(self.cfg.model)
 
     def missing(self, path: str | None) -> bool:
         """Whether `path` is one of the chain's, no hub id, and is not there."""

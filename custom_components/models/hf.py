@@ -1,16 +1,16 @@
 """Read and write models as Hugging Face folders: weights in, a trained model out."""
 
 import json
+import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torchtune.models.phi3._convert_weights import phi3_hf_to_tune, phi3_tune_to_hf
-from torchtune.models.qwen2._convert_weights import qwen2_hf_to_tune, qwen2_tune_to_hf
+from torchtune.modules import TransformerSelfAttentionLayer
 
 from custom_components.config import UserError
 from custom_components.io import atomic_path
@@ -18,6 +18,8 @@ from custom_components.models.config_json import read_config, read_model_config
 from custom_components.models.decoder import Decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor, rope_factor_of
 from custom_components.models.lora import is_adapter, with_adapters
+from custom_components.models.rotary import RotaryEmbedding
+from custom_components.models.weight_names import EMBEDDING, HEAD, to_hf, to_tune
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 SHARD_BYTES = 5 * 2**30
@@ -63,40 +65,72 @@ class HFCheckpointer:
         self.folder = Path(checkpoint_dir)
         self.config = read_config(self.folder)
         self.model_config = read_model_config(self.folder)
-        self.is_phi3 = self.model_config.architecture == "Phi3ForCausalLM"
+        self.files = _weight_files(self.folder)
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return {"model": state dict in torchtune's names, float32}.
 
         Raises:
-            UserError: if a weight file is missing or damaged.
+            UserError: if a weight file is damaged, or the weights are not those of the model that
+                config.json describes.
         """
         weights = {}
-        for file in _weight_files(self.folder):
+        for file in self.files:
             try:
                 with safe_open(file, framework="pt") as f:
                     for name in f.keys():  # noqa: SIM118 (not a mapping)
                         weights[name] = f.get_tensor(name).float()
             except SafetensorError as e:
                 raise UserError(f"{file} is damaged ({e})") from e
-        return {"model": self.to_tune(weights)}
+        self._check_head(weights)
+        try:
+            state_dict = self.to_tune(weights)
+        except UserError as e:
+            raise UserError(f"{self.folder}: {e}") from e
+        _check_shapes(
+            self._described().state_dict(),
+            state_dict,
+            "config.json",
+            f"the weights of {self.folder}",
+        )
+        return {"model": state_dict}
+
+    def check_head(self) -> None:
+        """Check that the weights hold no output layer other than the one config.json describes.
+
+        Raises:
+            UserError: if config.json ties it to the embedding, and the weights hold another one.
+        """
+        weights = {}
+        for file in self.files:
+            with safe_open(file, framework="pt") as f:
+                for name in {HEAD, EMBEDDING} & set(f.keys()):
+                    weights[name] = f.get_tensor(name)
+        self._check_head(weights)
+
+    def _check_head(self, weights: dict[str, torch.Tensor]) -> None:
+        head, embedding = weights.get(HEAD), weights.get(EMBEDDING)
+        if not self.model_config.variant.tied or head is None or embedding is None:
+            return
+        if not torch.equal(head, embedding):
+            raise UserError(
+                f"{self.folder}: config.json ties the output layer to the embedding, and the "
+                f"weights hold another {HEAD}; set tie_word_embeddings to false in config.json to "
+                "train with it, or take it out of the weights"
+            )
 
     def to_tune(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert a Hugging Face state dict to torchtune's names and layout; drop a tied head."""
-        weights = {k: v for k, v in weights.items() if k != "lm_head.weight"}
-        if self.is_phi3:
-            size = self.model_config.size
-            return phi3_hf_to_tune(
-                weights,
-                num_heads=size.num_heads,
-                num_kv_heads=size.num_kv_heads,
-                dim=size.embed_dim,
-            )
-        return qwen2_hf_to_tune(weights)
+        return to_tune(weights, self.model_config)
 
     def to_hf(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert a torchtune state dict to Hugging Face's names and layout."""
-        return phi3_tune_to_hf(state_dict) if self.is_phi3 else qwen2_tune_to_hf(state_dict)
+        return to_hf(state_dict, self.model_config)
+
+    def _described(self) -> Decoder:
+        """Return the decoder that config.json describes, without data."""
+        with torch.device("meta"):
+            return self.model_config.build()
 
     def check_model(self, model: Decoder) -> None:
         """Check that a built model is the one the folder describes.
@@ -104,24 +138,17 @@ class HFCheckpointer:
         Raises:
             UserError: naming the first thing that differs.
         """
-        with torch.device("meta"):
-            described = self.model_config.build()
-        ours = {k: tuple(v.shape) for k, v in model.state_dict().items() if not is_adapter(k)}
-        theirs = {k: tuple(v.shape) for k, v in described.state_dict().items()}
-        for name in ours.keys() | theirs.keys():
-            if ours.get(name) != theirs.get(name):
-                raise UserError(
-                    f"model and checkpoint differ: {name} is {ours.get(name)} in the built model "
-                    f"and {theirs.get(name)} in {self.folder}"
-                )
+        described = self._described()
+        plain = {name: v for name, v in model.state_dict().items() if not is_adapter(name)}
+        _check_shapes(plain, described.state_dict(), "the built model", str(self.folder))
         # Only the branch in use counts: an export writes the trained branch under both names.
-        branch = rope_factor_of(model) or ""
-        built, stored = (_rotary_traits(m.rope, branch) for m in (model, described))
+        branch = rope_factor_of(model)
+        built, stored = (_traits(m, branch) for m in (model, described))
         for name, value in built.items():
-            if value != stored[name]:
+            if not _same(value, stored[name]):
                 raise UserError(
-                    f"model and checkpoint differ in the rotary embedding's {name}: {value} built, "
-                    f"{stored[name]} in {self.folder}"
+                    f"model and checkpoint differ in the {name}: {str(value)[:80]} built, "
+                    f"{str(stored[name])[:80]} in {self.folder}"
                 )
 
     def save_model(
@@ -173,21 +200,80 @@ class HFCheckpointer:
 
 
 def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a folder's weights.
+
+    Raises:
+        UserError: if one of them is missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     else:
         names = ["model.safetensors"]
     for name in names:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: weight file {name} is missing")
+        if (folder / name).is_file():
+            continue
+        if any(folder.glob("*.bin")):
+            raise UserError(
+                f"{folder}: weights are pickles (.bin), which may run code; let transformers write "
+                "safetensors: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+            )
+        raise UserError(f"{folder}: weight file {name} is missing")
     return [folder / name for name in names]
 
 
-def _rotary_traits(rope: nn.Module, branch: str) -> dict[str, Any]:
-    factors = rope.factors if isinstance(rope, LongRoPE) else None
-    traits = {name: getattr(rope, name, None) for name in ("scale", "base", "rotary_dim")}
-    return traits | {"factors": factors.get(branch, factors) if factors else None}
+def _check_shapes(
+    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], here: str, there: str
+) -> None:
+    """Check that two state dicts have the same names and shapes.
+
+    Args:
+        ours: state dict of the model.
+        theirs: state dict to compare with it.
+        here: where `ours` comes from, for the message.
+        there: where `theirs` comes from.
+
+    Raises:
+        UserError: naming the first tensor that differs.
+    """
+    for name in sorted(ours.keys() | theirs.keys()):
+        shapes = [tuple(d[name].shape) if name in d else "missing" for d in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"model and checkpoint differ: {name} is {shapes[0]} in {here} and {shapes[1]} in "
+                f"{there}"
+            )
+
+
+def _traits(model: Decoder, branch: RopeFactor | None) -> dict[str, Any]:
+    """Return what a decoder computes beside what the shapes of its weights tell.
+
+    Args:
+        model: decoder.
+        branch: branch of LongRoPE to describe.
+    """
+    embeddings = [_rotation(attention.pos_embeddings, branch) for attention in model.attentions]
+    mlp = cast(TransformerSelfAttentionLayer, model.layers[0]).mlp
+    return {
+        "rotary frequencies": tuple(e.frequencies if e else () for e in embeddings),
+        "scale of the rotation": tuple(e.scale if e else 1.0 for e in embeddings),
+        "norm": type(model.norm).__name__,
+        "norm's epsilon": model.norm.eps,
+        "activation": type(mlp.activation).__name__,
+    }
+
+
+def _rotation(rope: nn.Module | None, branch: RopeFactor | None) -> RotaryEmbedding | None:
+    if isinstance(rope, LongRoPE):
+        return rope.short if branch == "short" else rope.long
+    return cast(RotaryEmbedding | None, rope)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compare values and tuples of values, numbers up to rounding in float32."""
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return math.isclose(a, b, rel_tol=1e-5) if isinstance(a, float) else a == b
 
 
 def _save_sharded(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from custom_components.config import UserError, instantiate
+from custom_components.config import UserError
+from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder, Documents
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
@@ -64,12 +65,6 @@ class Memory:
     def trainer(self) -> float:
         """Return the memory of everything except the engine."""
         return sum(vars(self).values()) - self.engine
-
-
-def build_on_meta(cfg: TrainingConfig) -> Decoder:
-    """Build the config's model without data."""
-    with torch.device("meta"):
-        return instantiate(cfg.model, "model")
 
 
 class PeakBytes(TorchDispatchMode):
@@ -165,9 +160,10 @@ def _pass_peak(
     if rest:
         lengths.append(rest)
     documents = Documents(tuple(lengths))
+    model = build_on_meta(json.loads(model_node))
+    model.layers = model.layers[:layers]
     with FakeTensorMode():
-        model = instantiate(json.loads(model_node), "model")
-        model.layers = model.layers[:layers]
+        model.to_empty(device="cpu")
         cast_weights(model, DTYPES[dtype], DTYPES[weights_dtype])
         prepare_layers(model, False, checkpointing)
         if not keep:
@@ -213,7 +209,7 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
             f"optimizer: the memory of {component} is not known; known: "
             f"{', '.join(OPTIMIZER_BYTES)}"
         )
-    model = build_on_meta(cfg)
+    model = build_on_meta(cfg.model)
     cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

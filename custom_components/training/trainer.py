@@ -19,6 +19,7 @@ from tqdm import tqdm
 from custom_components.cards import model_card
 from custom_components.config import UserError, instantiate
 from custom_components.data.batching import MicroBatch, batch_order
+from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
 from custom_components.models.longrope import rope_factor_of
@@ -101,7 +102,7 @@ class Trainer(Generic[Cfg]):
         self.world = world
         self.tokenizer = tokenizer
         self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
-        self.model = self._build()
+        self.model = build_on_meta(cfg.model)
         check_fit(self.model, tokenizer, cfg.max_seq_len)
         self.checkpointer.check_model(self.model)
         self.adapter_scale = adapter_scale(self.model)
@@ -140,11 +141,6 @@ class Trainer(Generic[Cfg]):
         self._batch: tuple[Sequence[dict[str, Any]], list[int]] = [], []
         self._interruption = Interruption()
 
-    def _build(self) -> Decoder:
-        """Build the model on meta, so that no rank ever holds more than its shards."""
-        with torch.device("meta"):
-            return instantiate(self.cfg.model, "model")
-
     def _place(self, model: Decoder) -> None:
         cast_weights(model, DTYPES[self.cfg.dtype], DTYPES[self.cfg.weights_dtype])
         shard(model, self.world)
@@ -167,7 +163,7 @@ class Trainer(Generic[Cfg]):
         """
         if self.adapter_scale is not None:
             return self._without_adapters
-        model = self._build().requires_grad_(False).eval()
+        model = build_on_meta(self.cfg.model).requires_grad_(False).eval()
         self._place(model)
         return model
 
