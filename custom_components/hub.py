@@ -1,5 +1,7 @@
 """Models named by a folder or by their id on the Hugging Face hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from custom_components.config import UserError
@@ -9,33 +11,58 @@ FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "
 """What a model folder consists of: no pickles, no code."""
 
 
+class HubError(UserError):
+    """Signal a model that is not a folder here, and that the hub did not give."""
+
+
+@contextmanager
+def _hub_errors(path: str | Path, key: str) -> Iterator[None]:
+    """Turn the hub's errors into a `HubError`."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except HFValidationError as e:
+        raise HubError(
+            f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"
+        ) from e
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise HubError(
+            f"{key}: {path} is not a folder here and could not be downloaded from the hub "
+            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
+        ) from e
+
+
 def local_folder(path: str | Path, key: str, revision: str | None = None) -> Path:
-    """The folder of a model: `path` itself, or the hub's model of that name, downloaded once.
+    """Return a model's folder: `path` itself, or the hub's model of that name, downloaded once.
 
     Args:
-        path: a folder, or a hub id like microsoft/Phi-4-mini-instruct.
+        path: folder, or hub id like microsoft/Phi-4-mini-instruct.
         key: config key that named it, for the message.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: when there is no such folder and the hub has no such model or is out of reach.
+        HubError: if there is no such folder, and the hub has no such model or is out of reach.
     """
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
+    with _hub_errors(path, key):
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
-    except HFValidationError as e:
-        raise UserError(
-            f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"
-        ) from e
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise UserError(
-            f"{key}: {path} is not a folder here and could not be downloaded from the hub "
-            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
-        ) from e
+
+
+def folder_with_config(path: str | Path, key: str, revision: str | None = None) -> Path:
+    """Return a folder with a model's config.json; of a hub model nothing else is downloaded.
+
+    Arguments and errors are those of `local_folder`.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(path, key):
+        return Path(hf_hub_download(str(path), "config.json", revision=revision)).parent
 
 
 def check_token(key: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from custom_components.config import UserError
 from custom_components.data.data_config import CurateConfig
-from custom_components.doctor import lengths, resources, template, training_data
+from custom_components.doctor import lengths, model, resources, template, training_data
 from custom_components.doctor.findings import DoctorConfig, Finding, Stage
 from eval.sets import SETS
 
@@ -64,6 +64,7 @@ def examine(
     found = [*branches, *resources.check_disk(stages)]
     for stage in stages:
         mine = [
+            *model.check_model(stage),
             *lengths.check_context(stage),
             *lengths.check_rope_branch(stage),
             *lengths.check_room(stage, options.rows),

@@ -20,6 +20,7 @@ from custom_components.training.training_config import SplitTrainingConfig, Trai
 from eval.evaluate_config import EvaluateConfig
 
 NAMES = {
+    "model": "the decoder computes the model, and its weights are there",
     "tokenizer": "tokenizer and chat template can be used",
     "end_of_turn": "the template ends a turn with a special token, and it is trained",
     "prefilled_think": "the template does not open <think> for the model",
@@ -133,7 +134,18 @@ class Stage:
 
     @cached_property
     def model(self) -> Decoder | None:
-        """The model to train, without data; None where none is trained or it is not there yet."""
+        """Return the model to train, without data; None if there is none, or none that can be."""
+        try:
+            return self.build_model()
+        except UserError:  # check_model reports it
+            return None
+
+    def build_model(self) -> Decoder | None:
+        """Build the model to train, without data; None if none is trained or it is not there yet.
+
+        Raises:
+            UserError: if the model cannot be built.
+        """
         if not isinstance(self.cfg, TrainingConfig) or self.missing(self.cfg.model.get("path")):
             return None
         return build_on_meta(self.cfg.model)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RotaryEmbeddingConfigMixin
 
 from custom_components.config import UserError
+from custom_components.hub import folder_with_config
 from custom_components.models.decoder import Decoder, DecoderSize, Variant, build_decoder
 from custom_components.models.families import FAMILIES, FIXED, Family, Fields, rotates
 from custom_components.models.longrope import LongRoPE, RopeFactor, long_rope_scale
@@ -115,13 +116,19 @@ def architecture_of(config: dict[str, Any]) -> str:
     return (config.get("architectures") or ["?"])[0]
 
 
-def read_model_config(folder: str | Path) -> ModelConfig:
-    """Read which decoder a Hugging Face folder describes.
+def read_model_config(path: str | Path, key: str = "", revision: str | None = None) -> ModelConfig:
+    """Read which decoder a model is; of a hub model only config.json is downloaded.
+
+    Args:
+        path: Hugging Face folder, or with `key` also a hub id.
+        key: config key that named the model, for the message.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: naming the folder, and the first field that the decoder does not represent.
+        UserError: naming the model, and the first field that the decoder does not represent.
     """
-    return model_config(read_config(folder), str(folder))
+    folder = folder_with_config(path, key, revision) if key else path
+    return model_config(read_config(folder), str(path))
 
 
 def model_config(config: dict[str, Any], name: str) -> ModelConfig:

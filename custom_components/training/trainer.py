@@ -21,7 +21,7 @@ from custom_components.config import UserError, instantiate
 from custom_components.data.batching import MicroBatch, batch_order
 from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder
-from custom_components.models.hf import DTYPES
+from custom_components.models.hf import DTYPES, HFCheckpointer
 from custom_components.models.longrope import rope_factor_of
 from custom_components.models.lora import (
     adapter_scale,
@@ -101,10 +101,7 @@ class Trainer(Generic[Cfg]):
         self.run = run
         self.world = world
         self.tokenizer = tokenizer
-        self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
-        self.model = build_on_meta(cfg.model)
-        check_fit(self.model, tokenizer, cfg.max_seq_len)
-        self.checkpointer.check_model(self.model)
+        self.checkpointer, self.model = open_model(cfg, tokenizer)
         self.adapter_scale = adapter_scale(self.model)
         if value_head is not None:
             with torch.device("meta"):
@@ -367,6 +364,22 @@ class Trainer(Generic[Cfg]):
             )
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})
+
+
+def open_model(cfg: TrainingConfig, tokenizer: ChatTokenizer) -> tuple[HFCheckpointer, Decoder]:
+    """Open the checkpointer and build the model without data.
+
+    Recipes call it before they tokenise or sample, so that a model that cannot be trained is refused
+    at once.
+
+    Raises:
+        UserError: if model, weights, tokenizer and lengths do not fit each other.
+    """
+    checkpointer = instantiate(cfg.checkpointer, "checkpointer")
+    model = build_on_meta(cfg.model)
+    check_fit(model, tokenizer, cfg.max_seq_len)
+    checkpointer.check_model(model)
+    return checkpointer, model
 
 
 def prepare_layers(model: Decoder, compiled: bool, activation_checkpointing: bool) -> None:

@@ -1,0 +1,48 @@
+"""Check that the decoder computes the models that a stage copies, trains or samples."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from custom_components.config import UserError
+from custom_components.doctor.findings import Finding, Stage
+from custom_components.hub import HubError
+from custom_components.models.config_json import read_model_config
+from custom_components.models.hf import HFCheckpointer
+from custom_components.models.start import StartConfig, check_source
+from custom_components.training.training_config import TrainingConfig
+
+
+def check_model(stage: Stage) -> Iterator[Finding]:
+    """Find a model that the decoder does not compute, or whose weights are not what it says."""
+    try:
+        _look(stage)
+    except HubError as e:
+        yield Finding(
+            "model",
+            "warning",
+            str(e),
+            "whether the model can be trained could not be looked at",
+            "run the doctor where the hub can be reached, or name a local folder",
+        )
+    except UserError as e:
+        yield Finding(
+            "model",
+            "error",
+            str(e),
+            "every later stage trains this model",
+            "name a supported model (CONTRIBUTING.md says what another family takes)",
+        )
+
+
+def _look(stage: Stage) -> None:
+    """Raise a UserError about the stage's model."""
+    cfg, engine = stage.cfg, stage.engine
+    if isinstance(cfg, StartConfig):
+        check_source(cfg.source)
+    if isinstance(cfg, TrainingConfig):
+        model, folder = stage.build_model(), cfg.checkpointer.get("checkpoint_dir", "")
+        if model is not None and (Path(folder) / "config.json").is_file():
+            HFCheckpointer(folder).check_model(model)
+    served = str(engine.get("model", ""))
+    if engine.get("_component_", "").endswith("TorchEngine") and Path(served).is_dir():
+        read_model_config(served)
