@@ -63,12 +63,15 @@ def examine(
     branches = [f for f in lengths.check_branches(chain or stages) if f.stage in names]
     found = [*branches, *resources.check_disk(stages)]
     for stage in stages:
-        mine = [
-            *model.check_model(stage),
-            *lengths.check_context(stage),
-            *lengths.check_rope_branch(stage),
-            *lengths.check_room(stage, options.rows),
-            *resources.check_memory(stage, options),
+        mine = list(model.check_model(stage))
+        if not mine:  # these look into the model
+            mine += [
+                *lengths.check_context(stage),
+                *lengths.check_rope_branch(stage),
+                *lengths.check_room(stage, options.rows),
+                *resources.check_memory(stage, options),
+            ]
+        mine += [
             *template.check_template(stage),
             *training_data.check_inputs(stage),
             *training_data.check_files(stage),

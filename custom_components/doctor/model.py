@@ -43,6 +43,6 @@ def _look(stage: Stage) -> None:
         model, folder = stage.build_model(), cfg.checkpointer.get("checkpoint_dir", "")
         if model is not None and (Path(folder) / "config.json").is_file():
             HFCheckpointer(folder).check_model(model)
-    served = str(engine.get("model", ""))
-    if engine.get("_component_", "").endswith("TorchEngine") and Path(served).is_dir():
+    served = engine.get("model")
+    if engine.get("_component_", "").endswith("TorchEngine") and served and Path(served).is_dir():
         read_model_config(served)

@@ -198,13 +198,15 @@ def check_gguf(file: Path, path: str) -> None:
     except ModuleNotFoundError as e:
         raise UserError("reading GGUF needs the package gguf; pip install -e '.[gguf]'") from e
     from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         reader = GGUFReader(file)
         config: Any = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, OSError) as e:
         raise UserError(f"source.path: {path}: {str(e).strip().splitlines()[0]}") from e
-    described = model_config(config.to_dict(), path)
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
+    described = model_config(config.to_dict() | {"architectures": [architecture]}, path)
     if lost := lost_by_transformers(reader, described):
         raise UserError(
             f"source.path: {path} has {lost}, which transformers does not read from a GGUF file; "

@@ -163,7 +163,7 @@ def _pass_peak(
     model = build_on_meta(json.loads(model_node))
     model.layers = model.layers[:layers]
     with FakeTensorMode():
-        model.to_empty(device="cpu")
+        model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))
         cast_weights(model, DTYPES[dtype], DTYPES[weights_dtype])
         prepare_layers(model, False, checkpointing)
         if not keep:
