@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from custom_components.config import UserError
 from custom_components.doctor.findings import Finding, Stage
 from custom_components.hub import HubError
+from custom_components.models.builders import open_checkpointer
 from custom_components.models.config_json import read_model_config
-from custom_components.models.hf import HFCheckpointer
 from custom_components.models.start import StartConfig, check_source
 from custom_components.training.training_config import TrainingConfig
 
@@ -42,7 +43,9 @@ def _look(stage: Stage) -> None:
     if isinstance(cfg, TrainingConfig):
         model, folder = stage.build_model(), cfg.checkpointer.get("checkpoint_dir", "")
         if model is not None and (Path(folder) / "config.json").is_file():
-            HFCheckpointer(folder).check_model(model)
+            with TemporaryDirectory() as temporary:  # torchtune's checkpointer makes its output_dir
+                moved = {"output_dir": temporary} if "output_dir" in cfg.checkpointer else {}
+                open_checkpointer(cfg.checkpointer | moved).check_model(model)
     served = engine.get("model")
     if engine.get("_component_", "").endswith("TorchEngine") and served and Path(served).is_dir():
         read_model_config(served)

@@ -57,15 +57,42 @@ class HFCheckpointer:
     Args:
         checkpoint_dir: folder with config.json, tokenizer files and safetensors.
 
+    Attributes:
+        neighbours: the state dict is that of a model that rotates neighbouring dimensions.
+
     Raises:
         UserError: if the folder is not a model folder, or its config is not supported.
     """
+
+    neighbours = False
 
     def __init__(self, checkpoint_dir: str | Path) -> None:
         self.folder = Path(checkpoint_dir)
         self.config = read_config(self.folder)
         self.model_config = read_model_config(self.folder)
-        self.files = _weight_files(self.folder)
+        self.files = self.weight_files()
+
+    def weight_files(self) -> list[Path]:
+        """Return the safetensors files that hold the weights.
+
+        Raises:
+            UserError: if one of them is missing.
+        """
+        index = self.folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        for name in names:
+            if (self.folder / name).is_file():
+                continue
+            if any(self.folder.glob("*.bin")):
+                raise UserError(
+                    f"{self.folder}: weights are pickles (.bin), which may run code; let "
+                    "transformers write safetensors: "
+                    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+                )
+            raise UserError(f"{self.folder}: weight file {name} is missing")
+        return [self.folder / name for name in names]
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return {"model": state dict in torchtune's names, float32}.
@@ -82,18 +109,26 @@ class HFCheckpointer:
                         weights[name] = f.get_tensor(name).float()
             except SafetensorError as e:
                 raise UserError(f"{file} is damaged ({e})") from e
-        self._check_head(weights)
         try:
-            state_dict = self.to_tune(weights)
+            return {"model": self.checked(self.to_tune(weights))}
         except UserError as e:
             raise UserError(f"{self.folder}: {e}") from e
-        _check_shapes(
-            self._described().state_dict(),
-            state_dict,
-            "config.json",
-            f"the weights of {self.folder}",
-        )
-        return {"model": state_dict}
+
+    def checked(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights of the model that config.json describes; leave out a tied head.
+
+        Args:
+            state_dict: weights of the folder, torchtune's names.
+
+        Raises:
+            UserError: if the weights are those of another model.
+        """
+        weights = dict(state_dict)
+        if self.model_config.variant.tied:
+            _check_tied(weights.pop("output.weight", None), weights.get("tok_embeddings.weight"))
+        described = self._described().state_dict()
+        _check_shapes(described, weights, "config.json", "the weights")
+        return weights
 
     def check_head(self) -> None:
         """Check that the weights hold no output layer other than the one config.json describes.
@@ -101,26 +136,20 @@ class HFCheckpointer:
         Raises:
             UserError: if config.json ties it to the embedding, and the weights hold another one.
         """
-        weights = {}
+        if not self.model_config.variant.tied:
+            return
+        tensors = {}
         for file in self.files:
             with safe_open(file, framework="pt") as f:
                 for name in {HEAD, EMBEDDING} & set(f.keys()):
-                    weights[name] = f.get_tensor(name)
-        self._check_head(weights)
-
-    def _check_head(self, weights: dict[str, torch.Tensor]) -> None:
-        head, embedding = weights.get(HEAD), weights.get(EMBEDDING)
-        if not self.model_config.variant.tied or head is None or embedding is None:
-            return
-        if not torch.equal(head, embedding):
-            raise UserError(
-                f"{self.folder}: config.json ties the output layer to the embedding, and the "
-                f"weights hold another {HEAD}; set tie_word_embeddings to false in config.json to "
-                "train with it, or take it out of the weights"
-            )
+                    tensors[name] = f.get_tensor(name)
+        try:
+            _check_tied(tensors.get(HEAD), tensors.get(EMBEDDING))
+        except UserError as e:
+            raise UserError(f"{self.folder}: {e}") from e
 
     def to_tune(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Convert a Hugging Face state dict to torchtune's names and layout; drop a tied head."""
+        """Convert a Hugging Face state dict to torchtune's names and layout."""
         return to_tune(weights, self.model_config)
 
     def to_hf(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -143,6 +172,18 @@ class HFCheckpointer:
         _check_shapes(plain, described.state_dict(), "the built model", str(self.folder))
         # Only the branch in use counts: an export writes the trained branch under both names.
         branch = rope_factor_of(model)
+        if _embedding(model.rope, branch).neighbours != self.neighbours:
+            others, fitting = (
+                ("halves", "HFCheckpointer")
+                if self.neighbours
+                else ("neighbouring dimensions", "torchtune.training.FullModelHFCheckpointer")
+            )
+            raise UserError(
+                f"model and checkpoint differ: the built model rotates {others} of a head against "
+                f"each other, and the checkpointer's weights are for the other rotation; use "
+                f"{fitting} with this model, or custom_components.models.hf.from_folder with "
+                "HFCheckpointer"
+            )
         built, stored = (_traits(m, branch) for m in (model, described))
         for name, value in built.items():
             if not _same(value, stored[name]):
@@ -199,27 +240,13 @@ class HFCheckpointer:
             _save_sharded(self.to_hf(state_dict), folder, dtype)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that hold a folder's weights.
-
-    Raises:
-        UserError: if one of them is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if (folder / name).is_file():
-            continue
-        if any(folder.glob("*.bin")):
-            raise UserError(
-                f"{folder}: weights are pickles (.bin), which may run code; let transformers write "
-                "safetensors: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
-            )
-        raise UserError(f"{folder}: weight file {name} is missing")
-    return [folder / name for name in names]
+def _check_tied(head: torch.Tensor | None, embedding: torch.Tensor | None) -> None:
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise UserError(
+            f"config.json ties the output layer to the embedding, and the weights hold another "
+            f"{HEAD}; set tie_word_embeddings to false in config.json to train with it, or take it "
+            "out of the weights"
+        )
 
 
 def _check_shapes(
@@ -252,7 +279,10 @@ def _traits(model: Decoder, branch: RopeFactor | None) -> dict[str, Any]:
         model: decoder.
         branch: branch of LongRoPE to describe.
     """
-    embeddings = [_rotation(attention.pos_embeddings, branch) for attention in model.attentions]
+    embeddings = [
+        attention.pos_embeddings and _embedding(attention.pos_embeddings, branch)
+        for attention in model.attentions
+    ]
     mlp = cast(TransformerSelfAttentionLayer, model.layers[0]).mlp
     return {
         "rotary frequencies": tuple(e.frequencies if e else () for e in embeddings),
@@ -263,10 +293,11 @@ def _traits(model: Decoder, branch: RopeFactor | None) -> dict[str, Any]:
     }
 
 
-def _rotation(rope: nn.Module | None, branch: RopeFactor | None) -> RotaryEmbedding | None:
+def _embedding(rope: nn.Module, branch: RopeFactor | None) -> RotaryEmbedding:
+    """Return a rotary embedding, or LongRoPE's of the branch."""
     if isinstance(rope, LongRoPE):
         return rope.short if branch == "short" else rope.long
-    return cast(RotaryEmbedding | None, rope)
+    return cast(RotaryEmbedding, rope)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -25,44 +25,28 @@ def plain_frequencies(
         return tuple((1.0 / powers).tolist())
 
 
-def rotate(
-    x: torch.Tensor, input_pos: torch.Tensor, frequencies: torch.Tensor, scale: float = 1.0
-) -> torch.Tensor:
-    """Rotate the leading dimensions of each head, their first half against their second.
-
-    transformers does the same, so weights need no permutation and rounding is equal.
-
-    Args:
-        x: queries or keys [batch, seq, heads, head_dim].
-        input_pos: positions [batch, seq] or [1, seq], int.
-        frequencies: radians per position, float32; n of them rotate 2 n dimensions.
-        scale: factor of cos and sin.
-
-    Returns:
-        tensor of the shape and dtype of `x`.
-    """
-    angle = input_pos[..., None].float() * frequencies  # [batch, seq, n]
-    cos = (angle.cos() * scale).to(x.dtype)[:, :, None]
-    sin = (angle.sin() * scale).to(x.dtype)[:, :, None]
-    half = len(frequencies)
-    first, second, rest = x.tensor_split((half, 2 * half), dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
-
-
 class RotaryEmbedding(nn.Module):
     """Rotate queries or keys; for torchtune's `MultiHeadAttention(pos_embeddings=)`.
 
+    The first half of the rotating dimensions turns against the second, as in transformers, so that
+    weights need no permutation and rounding is equal. torchtune's Llama models turn neighbours
+    against each other instead, and permute the weights.
+
     Args:
-        frequencies: radians per position of each pair of rotating dimensions.
+        frequencies: radians per position; n of them rotate the leading 2 n dimensions of a head.
         scale: factor of cos and sin (YaRN's attention factor).
+        neighbours: turn neighbouring dimensions against each other.
     """
 
     inv_freq: torch.Tensor
 
-    def __init__(self, frequencies: Sequence[float], scale: float = 1.0) -> None:
+    def __init__(
+        self, frequencies: Sequence[float], scale: float = 1.0, neighbours: bool = False
+    ) -> None:
         super().__init__()
         self.frequencies = tuple(frequencies)
         self.scale = scale
+        self.neighbours = neighbours
         self.rope_init()
 
     def rope_init(self) -> None:
@@ -82,7 +66,27 @@ class RotaryEmbedding(nn.Module):
         return self
 
     def forward(self, x: torch.Tensor, *, input_pos: torch.Tensor | None = None) -> torch.Tensor:
-        """Rotate `x` [batch, seq, heads, head_dim]; positions are 0..seq-1 if None (see `rotate`)."""
+        """Rotate `x`.
+
+        Args:
+            x: queries or keys [batch, seq, heads, head_dim].
+            input_pos: positions [batch, seq] or [1, seq], int; 0..seq-1 when None.
+
+        Returns:
+            tensor of the shape and dtype of `x`.
+        """
         if input_pos is None:
             input_pos = torch.arange(x.shape[1], device=x.device)[None]
-        return rotate(x, input_pos, self.inv_freq, self.scale)
+        angle = input_pos[..., None].float() * self.inv_freq  # [batch, seq, n]
+        cos = (angle.cos() * self.scale).to(x.dtype)[:, :, None]
+        sin = (angle.sin() * self.scale).to(x.dtype)[:, :, None]
+        half = len(self.inv_freq)
+        if self.neighbours:
+            pairs, rest = x.tensor_split((2 * half,), dim=-1)
+            first, second = pairs.unflatten(-1, (-1, 2)).unbind(-1)
+        else:
+            first, second, rest = x.tensor_split((half, 2 * half), dim=-1)
+        turned = first * cos - second * sin, second * cos + first * sin
+        if self.neighbours:
+            return torch.cat((torch.stack(turned, dim=-1).flatten(-2), rest), dim=-1)
+        return torch.cat((*turned, rest), dim=-1)

@@ -37,16 +37,12 @@ NAMES = {
 
 
 def to_tune(weights: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, torch.Tensor]:
-    """Convert a Hugging Face state dict; leave out a tied head and old buffers of frequencies.
+    """Convert a Hugging Face state dict; leave out old buffers of frequencies.
 
     Raises:
         UserError: if a name is not one of the architecture's.
     """
-    weights = {
-        name: tensor
-        for name, tensor in weights.items()
-        if not (name == HEAD and model.variant.tied) and not name.endswith("rotary_emb.inv_freq")
-    }
+    weights = {k: v for k, v in weights.items() if not k.endswith("rotary_emb.inv_freq")}
     if not model.family.fused:
         return _renamed(weights, NAMES)
     size = model.size

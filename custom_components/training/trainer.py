@@ -19,7 +19,7 @@ from tqdm import tqdm
 from custom_components.cards import model_card
 from custom_components.config import UserError, instantiate
 from custom_components.data.batching import MicroBatch, batch_order
-from custom_components.models.builders import build_on_meta
+from custom_components.models.builders import build_on_meta, open_checkpointer
 from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES, HFCheckpointer
 from custom_components.models.longrope import rope_factor_of
@@ -375,7 +375,7 @@ def open_model(cfg: TrainingConfig, tokenizer: ChatTokenizer) -> tuple[HFCheckpo
     Raises:
         UserError: if model, weights, tokenizer and lengths do not fit each other.
     """
-    checkpointer = instantiate(cfg.checkpointer, "checkpointer")
+    checkpointer = open_checkpointer(cfg.checkpointer)
     model = build_on_meta(cfg.model)
     check_fit(model, tokenizer, cfg.max_seq_len)
     checkpointer.check_model(model)
