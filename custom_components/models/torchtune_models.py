@@ -50,7 +50,8 @@ def adopt(model: TransformerDecoder) -> Decoder:
         attention.__class__ = DocumentAttention
         theirs = attention.pos_embeddings
         if theirs is not None:
-            ropes.setdefault(theirs, _equal_rotation(theirs))
+            if theirs not in ropes:
+                ropes[theirs] = _equal_rotation(theirs)
             attention.pos_embeddings = ropes[theirs]
     decoder.size = _size_of(decoder)
     if adapters := get_adapter_params(decoder):

@@ -4,7 +4,7 @@ import dataclasses
 import fcntl
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class RunFolder:
             time.sleep(0.2)
         self._barrier()
 
-    def finish(self, outputs: list[str | Path], counts: dict[str, Any] | None = None) -> None:
+    def finish(self, outputs: Sequence[str | Path], counts: dict[str, Any] | None = None) -> None:
         """Mark the run complete: the last thing written.
 
         Args:

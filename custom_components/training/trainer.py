@@ -30,6 +30,7 @@ from custom_components.models.lora import (
     initial_adapters,
     merge_adapters,
 )
+from custom_components.models.peft_adapter import save_adapter
 from custom_components.models.value_head import (
     VALUE_HEAD,
     ValueHead,
@@ -168,9 +169,9 @@ class Trainer(Generic[Cfg]):
         with adapters_off(self.model):
             return self.model(*args, **kwargs)
 
-    def plain_weights(self, every_rank: bool = False) -> dict[str, torch.Tensor]:
-        """Return the whole decoder's weights, adapters merged (see `full_state_dict`)."""
-        weights = without_value_head(full_state_dict(self.model, self.world, every_rank))
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """Return the whole decoder's weights on every rank, adapters merged."""
+        weights = without_value_head(full_state_dict(self.model, self.world, every_rank=True))
         return merge_adapters(weights, self.adapter_scale)
 
     def forward_logprobs(
@@ -347,23 +348,30 @@ class Trainer(Generic[Cfg]):
         self.alarms.log(self.step + 1, alarm=message)
 
     def finish(self, counts: dict[str, Any] | None = None) -> None:
-        """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
+        """Write `model/`, an ordinary Hugging Face folder, and mark the run complete.
+
+        A run that trained adapters also leaves them alone in `adapter/`, in PEFT's format.
+        """
         self.checkpoints.publish()
         self.metrics.close()
-        output = self.run.path / "model"
-        weights = self.plain_weights()
+        model, adapter = self.run.path / "model", self.run.path / "adapter"
+        weights = without_value_head(full_state_dict(self.model, self.world))
         if self.world.rank == 0:
             config = dataclasses.asdict(self.cfg)
+            if self.adapter_scale is not None:
+                base = config["checkpointer"]["checkpoint_dir"]
+                save_adapter(weights, self.model, self.checkpointer, adapter, base)
             self.checkpointer.save_model(
-                weights,
-                output,
+                merge_adapters(weights, self.adapter_scale),
+                model,
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
                 model_card(self.run.recipe, self.step, config),
             )
         self.world.barrier()
-        self.run.finish([output], {"steps": self.step, **(counts or {})})
+        outputs = [model] if self.adapter_scale is None else [model, adapter]
+        self.run.finish(outputs, {"steps": self.step, **(counts or {})})
 
 
 def open_model(cfg: TrainingConfig, tokenizer: ChatTokenizer) -> tuple[HFCheckpointer, Decoder]:
