@@ -1,11 +1,14 @@
 """Tiny random models of every supported family, written by transformers."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+
+from custom_components.tokenizer.character import save_character_tokenizer
 
 LLAMA3_SCALING = {
     "rope_type": "llama3",
@@ -37,6 +40,13 @@ class TinyModel:
 
     architecture: str
     fields: dict[str, Any] = field(default_factory=dict)
+
+    def save_with_tokenizer(self, folder: Path, **changes: Any) -> None:
+        """Write the model with the tiny track's characters, as recipes take it."""
+        tokenizer = save_character_tokenizer(folder)
+        stop = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+        self.save(folder, vocab_size=88, eos_token_id=stop, bos_token_id=None, **changes)
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stop}))
 
     def save(self, folder: Path, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
         """Write the model with random weights, and return it; `changes` are further fields."""
