@@ -89,6 +89,7 @@ FAMILIES = {
     "llama_linear": TinyModel("LlamaForCausalLM", {"rope_parameters": LINEAR}),
     "llama_biased": TinyModel("LlamaForCausalLM", {"attention_bias": True, "head_dim": 64}),
     "mistral": TinyModel("MistralForCausalLM", {"head_dim": 64, "sliding_window": None}),
+    "mistral_window": TinyModel("MistralForCausalLM", {"sliding_window": 24}),
     "qwen2_5": TinyModel("Qwen2ForCausalLM", TIED | {"sliding_window": 16, "rms_norm_eps": 1e-6}),
     "r1_distill_qwen": TinyModel("Qwen2ForCausalLM", {"sliding_window": 16}),
     "qwen2_5_yarn": TinyModel("Qwen2ForCausalLM", {"rope_parameters": YARN}),
@@ -114,6 +115,16 @@ FAMILIES = {
             "original_max_position_embeddings": 32,
             "partial_rotary_factor": 0.75,
             "rope_parameters": LONG_ROPE | {"partial_rotary_factor": 0.75},
+        },
+    ),
+    "gemma3": TinyModel(
+        "Gemma3ForCausalLM",
+        TIED
+        | {
+            "head_dim": 64,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "query_pre_attn_scalar": 100,
         },
     ),
 }

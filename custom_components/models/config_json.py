@@ -68,14 +68,18 @@ class ModelConfig:
         size: sizes of the decoder.
         variant: biases, norms and output layer of the decoder.
         rotary: rotary embedding of the decoder.
+        local_rotary: rotary embedding of the layers with a window.
         rotating: whether each layer rotates.
+        windows: sliding window of each layer, or None.
     """
 
     architecture: str
     size: DecoderSize
     variant: Variant
     rotary: RotaryConfig
+    local_rotary: RotaryConfig
     rotating: tuple[bool, ...]
+    windows: tuple[int | None, ...]
 
     @property
     def family(self) -> Family:
@@ -89,8 +93,12 @@ class ModelConfig:
             rope_factor: LongRoPE's branch; without effect on models without LongRoPE.
         """
         rope = self.rotary.build(self.size, rope_factor)
-        ropes = [rope if rotating else None for rotating in self.rotating]
-        return build_decoder(self.size, ropes, self.variant)
+        local = rope
+        if self.local_rotary != self.rotary:
+            local = self.local_rotary.build(self.size, rope_factor)
+        layers = zip(self.rotating, self.windows, strict=True)
+        ropes = [(local if window else rope) if rotating else None for rotating, window in layers]
+        return build_decoder(self.size, ropes, self.variant, self.windows)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -111,7 +119,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({e})") from e
 
 
-def architecture_of(config: dict[str, Any]) -> str:
+def architecture_of(config: Fields) -> str:
     """Return the first of a config's `architectures`, or `?` if it has none."""
     return (config.get("architectures") or ["?"])[0]
 
@@ -157,13 +165,18 @@ def model_config(config: dict[str, Any], name: str) -> ModelConfig:
         )
     try:
         size = _size(fields, name)
-        _check_window(fields, family, size, name)
+        rotary, local = (
+            _rotary(parameters, fields, size, name)
+            for parameters in _rope_parameters(fields, family)
+        )
         return ModelConfig(
             architecture,
             size,
             _variant(fields, family),
-            _rotary(fields, family, size, name),
+            rotary,
+            local,
             tuple(rotates(fields, layer) for layer in range(size.num_layers)),
+            _windows(fields, family, size.num_layers),
         )
     except KeyError as e:
         raise UserError(f"{name}: config.json lacks the field {e.args[0]!r}") from e
@@ -195,38 +208,50 @@ def _variant(fields: Fields, family: Family) -> Variant:
         qkv_bias=biased or family.qkv_bias,
         output_bias=biased,
         qk_norm=family.qk_norm,
+        gemma=family.gemma,
+        attention_scale=fields["query_pre_attn_scalar"] ** -0.5 if family.gemma else None,
     )
 
 
-def _check_window(fields: Fields, family: Family, size: DecoderSize, name: str) -> None:
-    """Refuse a sliding window that is in use."""
+def _windows(fields: Fields, family: Family, layers: int) -> tuple[int | None, ...]:
+    """Return the sliding window of each layer."""
     window = fields.get("sliding_window") if fields.get("use_sliding_window", True) else None
-    if window is None or window >= size.max_seq_len:
-        return
     types = fields.get("layer_types")
-    for layer in range(size.num_layers):
-        sliding = types[layer] == "sliding_attention" if types else family.is_sliding(fields, layer)
-        if sliding:
-            raise UserError(
-                f"{name}: sliding_window={window} is shorter than the context of "
-                f"{size.max_seq_len}; not supported"
-            )
+    sliding = (
+        types[layer] == "sliding_attention" if types else family.is_sliding(fields, layer)
+        for layer in range(layers)
+    )
+    return tuple(window if slides else None for slides in sliding)
+
+
+def _rope_parameters(fields: Fields, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the rotary parameters of layers without and with a window.
+
+    transformers 5 writes rope_parameters, older versions rope_scaling beside other fields.
+    """
+    parameters, scaling = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
+    base = {"rope_theta": fields.get("rope_theta", RotaryEmbeddingConfigMixin.default_theta)}
+    if not family.gemma:
+        own = base | (scaling or parameters)
+        return own, own
+    local = {"rope_theta": fields["rope_local_base_freq"]}
+    return (
+        base | (parameters.get("full_attention") or {}) | scaling,
+        local | (parameters.get("sliding_attention") or {}),
+    )
 
 
 class _RotaryFields(RotaryEmbeddingConfigMixin):
     """Hold what transformers' functions of rotary scaling read of a config."""
 
-    def __init__(self, fields: Fields, head_dim: int) -> None:
+    def __init__(self, parameters: dict[str, Any], fields: Fields, head_dim: int) -> None:
         self.hidden_size = fields["hidden_size"]
         self.num_attention_heads = fields["num_attention_heads"]
         self.head_dim = head_dim
         self.max_position_embeddings = fields["max_position_embeddings"]
         if (original := fields.get("original_max_position_embeddings")) is not None:
             self.original_max_position_embeddings = original
-        # transformers 5 writes rope_parameters, older versions rope_scaling beside other fields.
-        scaling = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
-        self.rope_parameters: dict[str, Any] = copy.deepcopy(scaling)
-        self.rope_parameters.setdefault("rope_theta", fields.get("rope_theta", self.default_theta))
+        self.rope_parameters: dict[str, Any] = copy.deepcopy(parameters)
         partial = fields.get("partial_rotary_factor")
         self.rope_parameters.setdefault(
             "partial_rotary_factor", 1.0 if partial is None else partial
@@ -234,13 +259,17 @@ class _RotaryFields(RotaryEmbeddingConfigMixin):
         self.standardize_rope_params()
 
 
-def _rotary(fields: Fields, family: Family, size: DecoderSize, name: str) -> RotaryConfig:
-    rope = _RotaryFields(fields, size.head_dim)
+def _rotary(
+    parameters: dict[str, Any], fields: Fields, size: DecoderSize, name: str
+) -> RotaryConfig:
+    architecture = architecture_of(fields)
+    family = FAMILIES[architecture]
+    rope = _RotaryFields(parameters, fields, size.head_dim)
     parameters = rope.rope_parameters
     kind = "longrope" if parameters["rope_type"] == "su" else parameters["rope_type"]
     if kind not in family.rope_types:
         raise UserError(
-            f"{name}: rope type {kind!r} is not supported for {architecture_of(dict(fields))} "
+            f"{name}: rope type {kind!r} is not supported for {architecture} "
             f"({', '.join(family.rope_types)} are)"
         )
     partial = parameters["partial_rotary_factor"]

@@ -7,6 +7,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchtune.models.gemma.gemma_norm_embedding import GemmaNormEmbeddings
+from torchtune.models.gemma.rms_norm import GemmaRMSNorm
 from torchtune.modules import (
     FeedForward,
     MultiHeadAttention,
@@ -41,7 +43,12 @@ Mask = Documents | torch.Tensor | None
 # Documents change with every batch, and compiled code would be recompiled for each.
 @torch.compiler.disable
 def document_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask, is_causal: bool = True
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Mask,
+    window: int | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Attend causally inside each document.
 
@@ -49,16 +56,21 @@ def document_attention(
     document by document elsewhere. The result equals that of each document on its own.
 
     Args:
-        q, k, v: [batch, heads, seq, head_dim]; batch is 1 when `mask` is `Documents`.
+        q, k, v: [batch, heads, seq, head_dim]; batch is 1 when `mask` is `Documents`. With a tensor
+            as mask, keys may be more than queries; the queries are those of the last positions.
         mask: see `Mask`.
-        is_causal: whether a batch without documents is causal; documents always are.
+        window: number of positions, up to its own, that a query attends to; None for all.
+        scale: factor of the products of queries and keys; None for head_dim ** -0.5.
 
     Returns:
         [batch, heads, seq, head_dim].
     """
+    if mask is None:
+        return _causal_attention(q, k, v, window, scale)
     if not isinstance(mask, Documents):
-        attn_mask = None if mask is None else mask[:, None]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+        if window is not None and k.shape[2] > window:
+            mask = mask & _band(k.shape[2] - q.shape[2], k.shape[2], 0, window, q.device)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=scale)
     if q.shape[0] != 1 or sum(mask.lengths) != q.shape[2]:
         raise ValueError(f"documents of {sum(mask.lengths)} tokens do not fit q {tuple(q.shape)}")
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
@@ -68,20 +80,57 @@ def document_attention(
             0, dtype=torch.int32
         )
         longest = max(mask.lengths)
+        # The kernel counts the positions before the query's own; -1 stands for all.
+        before = -1 if window is None or longest <= window else window - 1
         flat_q, flat_k, flat_v = (t[0].transpose(0, 1) for t in (q, k, v))
-        window = (-1, 0)  # causal
-        out = varlen_attn(flat_q, flat_k, flat_v, ends, ends, longest, longest, window_size=window)
+        out = varlen_attn(
+            flat_q, flat_k, flat_v, ends, ends, longest, longest, scale=scale,
+            window_size=(before, 0),
+        )  # fmt: skip
         return cast(torch.Tensor, out).transpose(0, 1)[None]
     parts = zip(*(t.split(mask.lengths, dim=2) for t in (q, k, v)), strict=True)
-    return torch.cat([F.scaled_dot_product_attention(*p, is_causal=True) for p in parts], dim=2)
+    return torch.cat([_causal_attention(*part, window, scale) for part in parts], dim=2)
+
+
+def _causal_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None, scale: float | None
+) -> torch.Tensor:
+    """Attend causally, block by block with a window, whose whole mask would be quadratic."""
+    length = q.shape[2]
+    if window is None or length <= window:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    parts = []
+    for start in range(0, length, window):
+        stop, first = min(start + window, length), max(0, start - window + 1)
+        band = _band(start, stop, first, window, q.device)
+        keys, values = k[:, :, first:stop], v[:, :, first:stop]
+        parts.append(
+            F.scaled_dot_product_attention(
+                q[:, :, start:stop], keys, values, attn_mask=band, scale=scale
+            )
+        )
+    return torch.cat(parts, dim=2)
+
+
+def _band(start: int, stop: int, first_key: int, window: int, device: torch.device) -> torch.Tensor:
+    """Return which keys first_key..stop-1 the queries start..stop-1 attend to, boolean."""
+    queries = torch.arange(start, stop, device=device)[:, None]
+    keys = torch.arange(first_key, stop, device=device)
+    return (keys <= queries) & (keys > queries - window)
 
 
 class DocumentAttention(MultiHeadAttention):
-    """Extend torchtune's self-attention in two ways.
+    """Extend torchtune's self-attention.
 
-    `mask` may also be `Documents`. Queries and keys are normed before they rotate, as in Qwen3,
-    where torchtune norms them afterwards.
+    `mask` may also be `Documents`. Queries and keys are normed before they rotate, as in Qwen3 and
+    Gemma 3, where torchtune norms them afterwards.
+
+    Attributes:
+        window, scale: see `document_attention`.
     """
+
+    window: int | None = None
+    scale: float | None = None
 
     def forward(
         self,
@@ -110,7 +159,7 @@ class DocumentAttention(MultiHeadAttention):
         if self.num_heads != self.num_kv_heads:
             groups = (self.num_kv_heads, self.num_heads // self.num_kv_heads)
             k, v = (t.unsqueeze(2).expand(-1, *groups, -1, -1).flatten(1, 2) for t in (k, v))
-        out = document_attention(q, k, v, mask, is_causal=self.kv_cache is None and mask is None)
+        out = document_attention(q, k, v, mask, self.window, self.scale)
         return self.output_proj(out.transpose(1, 2).flatten(2))
 
     def _rotated(
@@ -161,12 +210,17 @@ class Variant:
         qkv_bias: the projections to queries, keys and values have biases.
         output_bias: the attention's output projection has a bias.
         qk_norm: queries and keys are normed head by head.
+        gemma: norms multiply by 1 + weight and also follow attention and feed-forward network, GELU
+            takes the place of SiLU, and the embedding is scaled by the root of its width.
+        attention_scale: see `document_attention`.
     """
 
     tied: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
+    gemma: bool = False
+    attention_scale: float | None = None
 
 
 class Decoder(TransformerDecoder):
@@ -244,9 +298,9 @@ class Decoder(TransformerDecoder):
         return self.norm(h)
 
     @property
-    def attentions(self) -> list[MultiHeadAttention]:
+    def attentions(self) -> list[DocumentAttention]:
         """Return the attention of each layer."""
-        return [cast(TransformerSelfAttentionLayer, layer).attn for layer in self.layers]
+        return [cast(Any, layer).attn for layer in self.layers]
 
     @property
     def rope(self) -> nn.Module:
@@ -261,57 +315,73 @@ class Decoder(TransformerDecoder):
 
 
 def build_decoder(
-    size: DecoderSize, ropes: Sequence[nn.Module | None], variant: Variant
+    size: DecoderSize,
+    ropes: Sequence[nn.Module | None],
+    variant: Variant,
+    windows: Sequence[int | None] | None = None,
 ) -> Decoder:
-    """Build a pre-norm decoder with GQA and SwiGLU.
+    """Build a pre-norm decoder with GQA and a gated feed-forward network.
 
     Args:
         size: sizes of the decoder.
         ropes: rotary embedding of each layer's queries and keys, or None for a layer without one.
-        variant: which biases, norms and output layer the decoder has.
+        variant: biases, norms, activation and output layer of the decoder.
+        windows: sliding window of each layer (see `document_attention`); None for none.
 
     Returns:
         `Decoder` with random weights.
     """
 
-    def head_norm() -> RMSNorm | None:
-        return RMSNorm(size.head_dim, eps=size.norm_eps) if variant.qk_norm else None
+    def norm(dim: int) -> nn.Module:
+        return (GemmaRMSNorm if variant.gemma else RMSNorm)(dim, eps=size.norm_eps)
 
-    def layer(rope: nn.Module | None) -> TransformerSelfAttentionLayer:
+    def attention(rope: nn.Module | None, window: int | None) -> DocumentAttention:
         query_dim, key_dim = size.num_heads * size.head_dim, size.num_kv_heads * size.head_dim
+        module = DocumentAttention(
+            embed_dim=size.embed_dim,
+            num_heads=size.num_heads,
+            num_kv_heads=size.num_kv_heads,
+            head_dim=size.head_dim,
+            q_proj=nn.Linear(size.embed_dim, query_dim, variant.qkv_bias),
+            k_proj=nn.Linear(size.embed_dim, key_dim, variant.qkv_bias),
+            v_proj=nn.Linear(size.embed_dim, key_dim, variant.qkv_bias),
+            output_proj=nn.Linear(query_dim, size.embed_dim, variant.output_bias),
+            q_norm=norm(size.head_dim) if variant.qk_norm else None,
+            k_norm=norm(size.head_dim) if variant.qk_norm else None,
+            pos_embeddings=rope,
+            max_seq_len=size.max_seq_len,
+        )
+        module.window = window
+        module.scale = variant.attention_scale
+        return module
+
+    def layer(rope: nn.Module | None, window: int | None) -> TransformerSelfAttentionLayer:
         return TransformerSelfAttentionLayer(
-            attn=DocumentAttention(
-                embed_dim=size.embed_dim,
-                num_heads=size.num_heads,
-                num_kv_heads=size.num_kv_heads,
-                head_dim=size.head_dim,
-                q_proj=nn.Linear(size.embed_dim, query_dim, variant.qkv_bias),
-                k_proj=nn.Linear(size.embed_dim, key_dim, variant.qkv_bias),
-                v_proj=nn.Linear(size.embed_dim, key_dim, variant.qkv_bias),
-                output_proj=nn.Linear(query_dim, size.embed_dim, variant.output_bias),
-                q_norm=head_norm(),
-                k_norm=head_norm(),
-                pos_embeddings=rope,
-                max_seq_len=size.max_seq_len,
-            ),
+            attn=attention(rope, window),
             mlp=FeedForward(
                 gate_proj=nn.Linear(size.embed_dim, size.intermediate_dim, bias=False),
                 down_proj=nn.Linear(size.intermediate_dim, size.embed_dim, bias=False),
                 up_proj=nn.Linear(size.embed_dim, size.intermediate_dim, bias=False),
+                activation=nn.GELU("tanh") if variant.gemma else nn.SiLU(),
             ),
-            sa_norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
-            mlp_norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
+            sa_norm=norm(size.embed_dim),
+            mlp_norm=norm(size.embed_dim),
+            # torchtune's name for what the output of attention and network passes through.
+            sa_scale=norm(size.embed_dim) if variant.gemma else None,
+            mlp_scale=norm(size.embed_dim) if variant.gemma else None,
         )
 
-    embeddings = nn.Embedding(size.vocab_size, size.embed_dim)
+    embedding = GemmaNormEmbeddings if variant.gemma else nn.Embedding
+    embeddings = embedding(size.vocab_size, size.embed_dim)
     head = nn.Linear(size.embed_dim, size.vocab_size, bias=False) if not variant.tied else None
+    windows = windows or [None] * size.num_layers
     model = Decoder(
         tok_embeddings=embeddings,
-        layers=[layer(rope) for rope in ropes],
+        layers=[layer(*kind) for kind in zip(ropes, windows, strict=True)],
         max_seq_len=size.max_seq_len,
         num_heads=size.num_heads,
         head_dim=size.head_dim,
-        norm=RMSNorm(size.embed_dim, eps=size.norm_eps),
+        norm=norm(size.embed_dim),
         output=head or TiedLinear(embeddings),
     )
     model.size = size

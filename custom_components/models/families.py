@@ -25,6 +25,7 @@ class Family:
         rope_types: types of rotary scaling.
         partial_rotary: part of a head may rotate.
         fused: weights hold queries, keys and values in one matrix, and gate and up in another.
+        gemma: see `decoder.Variant`; layers with a window also have a rotary embedding of their own.
         is_sliding: whether a layer, by its number, attends within `sliding_window`.
     """
 
@@ -35,6 +36,7 @@ class Family:
     rope_types: tuple[str, ...] = SCALINGS
     partial_rotary: bool = False
     fused: bool = False
+    gemma: bool = False
     is_sliding: Callable[[Fields, int], bool] = lambda fields, layer: True
 
 
@@ -117,6 +119,30 @@ FAMILIES = {
         rope_types=("default", "longrope"),
         partial_rotary=True,
         fused=True,
+    ),
+    "Gemma3ForCausalLM": Family(
+        {
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "attention_bias": False,
+            "query_pre_attn_scalar": 256,
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 6,
+            "layer_types": None,
+        },
+        fixed={
+            "hidden_act": ("gelu_pytorch_tanh",),
+            "hidden_activation": ("gelu_pytorch_tanh",),
+            "attn_logit_softcapping": (None,),
+            "final_logit_softcapping": (None,),
+            "use_bidirectional_attention": (False, None),
+        },
+        qk_norm=True,
+        gemma=True,
+        is_sliding=lambda fields, layer: bool((layer + 1) % fields["sliding_window_pattern"]),
     ),
 }
 """Values of `architectures` that the decoder computes."""

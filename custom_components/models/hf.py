@@ -290,6 +290,11 @@ def _traits(model: Decoder, branch: RopeFactor | None) -> dict[str, Any]:
         "norm": type(model.norm).__name__,
         "norm's epsilon": model.norm.eps,
         "activation": type(mlp.activation).__name__,
+        "embedding": type(model.tok_embeddings).__name__,
+        "sliding windows": tuple(attention.window for attention in model.attentions),
+        "scale of attention": tuple(
+            attention.scale or attention.head_dim**-0.5 for attention in model.attentions
+        ),
     }
 
 

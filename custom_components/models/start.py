@@ -229,6 +229,7 @@ def lost_by_transformers(reader: Any, described: ModelConfig) -> str | None:
         "rope.scaling.type": "none",
         "rope.dimension_count": described.rotary.dim,
         "attention.key_length": described.size.head_dim,
+        "attention.sliding_window": next(filter(None, described.windows), None),
     }
     for key, value in computed.items():
         if fields.get(key, value) != value:

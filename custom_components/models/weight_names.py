@@ -35,6 +35,13 @@ NAMES = {
 }
 """torchtune's names by Hugging Face's, {} for the number of a layer."""
 
+GEMMA_NAMES = NAMES | {
+    "model.layers.{}.post_attention_layernorm.weight": "layers.{}.sa_scale.scale",
+    "model.layers.{}.pre_feedforward_layernorm.weight": "layers.{}.mlp_norm.scale",
+    "model.layers.{}.post_feedforward_layernorm.weight": "layers.{}.mlp_scale.scale",
+}
+"""Names where a norm follows attention."""
+
 
 def to_tune(weights: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, torch.Tensor]:
     """Convert a Hugging Face state dict; leave out old buffers of frequencies.
@@ -44,7 +51,7 @@ def to_tune(weights: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, t
     """
     weights = {k: v for k, v in weights.items() if not k.endswith("rotary_emb.inv_freq")}
     if not model.family.fused:
-        return _renamed(weights, NAMES)
+        return _renamed(weights, GEMMA_NAMES if model.family.gemma else NAMES)
     size = model.size
     try:
         return phi3_hf_to_tune(weights, size.num_heads, size.num_kv_heads, size.embed_dim)
@@ -56,7 +63,8 @@ def to_hf(state_dict: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, 
     """Convert a torchtune state dict."""
     if model.family.fused:
         return phi3_tune_to_hf(state_dict)
-    return _renamed(state_dict, {ours: theirs for theirs, ours in NAMES.items()})
+    names = GEMMA_NAMES if model.family.gemma else NAMES
+    return _renamed(state_dict, {ours: theirs for theirs, ours in names.items()})
 
 
 def _renamed(weights: dict[str, torch.Tensor], names: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -58,5 +58,7 @@ def training_flops(model: Decoder, tokens: float, document_length: float) -> flo
     size = sum(p.numel() for p in multiplied)
     trained = sum(p.numel() for p in multiplied if p.requires_grad)
     width = model.size.num_heads * model.size.head_dim
-    per_token = 4 * size + 2 * trained + 3 * 2 * document_length * width * len(model.layers)
-    return per_token * tokens
+    # A query sees half of its document in the mean, or its window.
+    windows = (attention.window for attention in model.attentions)
+    lengths = sum(min(document_length, 2 * w) if w else document_length for w in windows)
+    return (4 * size + 2 * trained + 3 * 2 * lengths * width) * tokens

@@ -115,7 +115,12 @@ def test_a_field_left_out_means_what_it_means_to_transformers(architecture):
     family = families.FAMILIES[architecture]
     for field, default in family.defaults.items():
         if field == "rope_theta":
-            assert theirs.rope_parameters["rope_theta"] == default
+            parameters = theirs.rope_parameters
+            assert parameters.get("full_attention", parameters)["rope_theta"] == default
+        elif field == "rope_local_base_freq":
+            assert theirs.rope_parameters["sliding_attention"]["rope_theta"] == default
+        elif field == "sliding_window_pattern":
+            assert theirs._sliding_window_pattern == default
         elif field in ("head_dim", "num_key_value_heads", "layer_types", "no_rope_layers"):
             # transformers' config fills these in where its default is None.
             assert type(theirs).__dataclass_fields__[field].default == default
@@ -155,16 +160,6 @@ REFUSED = {
         "mistral",
         {"attention_bias": True},
     ),
-    "sliding_window=16 is shorter than the context of 1024": (
-        "qwen3",
-        {
-            "sliding_window": 16,
-            "use_sliding_window": True,
-            "max_window_layers": 2,
-            "layer_types": None,
-        },
-    ),
-    "sliding_window=512 is shorter": ("mistral", {"sliding_window": 512}),
     "rope type 'dynamic' is not supported for LlamaForCausalLM": (
         "llama3_1",
         {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
@@ -198,14 +193,29 @@ def test_what_the_decoder_does_not_compute_is_refused_by_name(saved, message):
     assert message in str(refused.value)
 
 
-def test_a_window_that_is_not_used_or_not_shorter_is_accepted(saved):
-    for name, changes in [
-        ("qwen2_5", {"sliding_window": 16, "use_sliding_window": False}),
-        ("qwen3", {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 4}),
-        ("mistral", {"sliding_window": 4096}),
+def test_a_window_is_that_of_the_layers_which_transformers_gives_one(saved):
+    for name, changes, windows in [
+        ("qwen2_5", {"sliding_window": 16, "use_sliding_window": False}, [None] * 4),
+        (
+            "qwen3",
+            {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 3},
+            [None, None, None, 16],
+        ),
+        ("mistral", {"sliding_window": 4096}, [4096] * 4),
+        (
+            "smollm3",
+            {"sliding_window": 16, "use_sliding_window": True, "no_rope_layer_interval": 2},
+            [None, 16, None, 16],
+        ),
+        ("gemma3", {"sliding_window_pattern": 4}, [24, 24, 24, None]),
     ]:
-        config = json.loads((saved(name)[0] / "config.json").read_text())
-        model_config({k: v for k, v in config.items() if k != "layer_types"} | changes, name)
+        config = json.loads((saved(name)[0] / "config.json").read_text()) | changes
+        config = {k: v for k, v in config.items() if k not in ("layer_types", "no_rope_layers")}
+        assert list(model_config(config, name).windows) == windows
+        theirs = getattr(transformers, FAMILIES[name].architecture).config_class(**config)
+        types = getattr(theirs, "layer_types", ["sliding_attention"] * 4)
+        if name != "mistral":
+            assert [w is not None for w in windows] == [t == "sliding_attention" for t in types]
 
 
 def test_the_flops_of_an_untied_embedding_are_not_counted(saved):
