@@ -229,9 +229,11 @@ def lost_by_transformers(reader: Any, described: ModelConfig) -> str | None:
         "rope.scaling.type": "none",
         "rope.dimension_count": described.rotary.dim,
         "attention.key_length": described.size.head_dim,
-        "attention.sliding_window": next(filter(None, described.windows), None),
     }
     for key, value in computed.items():
         if fields.get(key, value) != value:
             return f"{key}={fields[key]}"
+    window = fields.get("attention.sliding_window") or described.size.max_seq_len
+    if window < described.size.max_seq_len and window not in described.windows:
+        return f"attention.sliding_window={window}"
     return None
