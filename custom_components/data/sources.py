@@ -1,7 +1,9 @@
-"""Sources of rollout rows: functions that yield what others wrote, in one form.
+"""Read rollout rows from data sets of many forms.
 
-Every response is `<think>...</think>` and an answer, boxed where the source says which part of the
-text it is. A row that cannot be used is yielded as a `Reject`, and so is a file that cannot be read on.
+Each function yields rows whose response is `<think>...</think>` and an answer, which is boxed if
+the source marks it. A response that closes `<think>` without opening it, because its prompt did,
+gets it back. A row that cannot be used is yielded as a `Reject`, and so is a file that cannot be
+read to its end.
 """
 
 import os
@@ -21,36 +23,40 @@ from custom_components.data.rows import (
     rollout_row,
     table_files,
 )
+from custom_components.tokenizer.thought import OPENED, whole_response
 from custom_components.verifier.read import last_boxes
 
+Convert = Callable[[dict[str, Any], int], dict[str, Any] | list[dict[str, Any]]]
 LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}
 
 
 def _adapt(
     path: str,
-    convert: Callable[[dict[str, Any], int], Any],
+    convert: Convert,
     split: str = "train",
     name: str | None = None,
     files: list[str] | None = None,
+    reasoning_open: bool = False,
 ) -> Rows:
-    """Rows of a table, each converted to a rollout row or to a list of them.
+    """Yield the rows of a table, each converted to a rollout row or to a list of them.
 
     Args:
-        path: a file, a folder of .jsonl and .parquet files, or a hub id.
-        convert: makes rollout rows of a row and its index; raises LookupError, AttributeError,
-            TypeError or ValueError on a bad one.
-        split, name: of a data set on the hub.
-        files: read these, not what stands at `path`.
+        path: file, folder of .jsonl and .parquet files, or hub id.
+        convert: function that makes rollout rows from a row and its index. It raises LookupError,
+            AttributeError, TypeError or ValueError on a bad row.
+        split, name: split and configuration of a data set on the hub.
+        files: files to read instead of those at `path`.
+        reasoning_open: whether every response's prompt ended in <think>.
 
     Raises:
-        UserError: when nothing at all can be read; a lost file among others is a `Reject`.
+        UserError: if no row at all can be read; one lost file among others is a `Reject`.
     """
     count = 0
-    lost = []
+    lost: list[Reject] = []
     for file in table_files(path, split) if files is None else files:
         try:
             for where, row in load_table(file, split, name):
-                yield from _converted(convert, where, row, count)
+                yield from _converted(convert, where, row, count, OPENED if reasoning_open else "")
                 count += 1
         except UserError as e:
             lost.append(Reject(file, str(e), whole_file=True))
@@ -61,9 +67,12 @@ def _adapt(
 
 
 def _converted(
-    convert: Callable[[dict[str, Any], int], Any], where: str, row: dict[str, Any] | None, i: int
+    convert: Convert, where: str, row: dict[str, Any] | None, i: int, opening: str
 ) -> Rows:
-    """What one row of a table gives."""
+    """Yield the rollout rows, or the `Reject`, that one row of a table gives.
+
+    Their responses are whole: they have the `<think>` of their prompt's opening.
+    """
     if row is None:
         yield Reject(where, "not a JSON object")
         return
@@ -76,47 +85,58 @@ def _converted(
         yield Reject(where, str(e))
         return
     if isinstance(adapted, dict):
-        yield checked(adapted, where)
+        yield checked(_whole(adapted, opening), where)
         return
-    for n, made in enumerate(adapted):
-        yield checked(made, f"{where}, response {n}")
+    for n, response in enumerate(adapted):
+        yield checked(_whole(response, opening), f"{where}, response {n}")
 
 
-def _counted(rows: Rows, passed_over: Counter[str]) -> Rows:
-    """The rows; then a line that says how many others were passed over, and why."""
+def _whole(row: dict[str, Any], opening: str) -> dict[str, Any]:
+    text = row["response"]
+    if not isinstance(text, str) or not text.strip():  # `checked` rejects it
+        return row
+    return row | {"response": whole_response(text, opening)}
+
+
+def _counted(rows: Rows, skipped: Counter[str]) -> Rows:
+    """Yield the rows, then print how many others were skipped, and why."""
     yield from rows
-    if passed_over and os.environ.get("RANK", "0") == "0":
-        for reason, count in sorted(passed_over.items()):
-            print(f"passed over {count} rows: {reason}", flush=True)
+    if skipped and os.environ.get("RANK", "0") == "0":
+        for reason, count in sorted(skipped.items()):
+            print(f"skipped {count} rows: {reason}", flush=True)
 
 
-def rollouts(path: str) -> Rows:
-    """Rows written by recipes/rollout.py.
+def rollouts(path: str, reasoning_open: bool = False) -> Rows:
+    """Yield rows written by recipes/rollout.py.
 
     Args:
-        path: its run folder, or a JSONL or Parquet file of such rows.
+        path: run folder of the recipe, or a JSONL or Parquet file of such rows.
+        reasoning_open: whether the prompts ended in <think> and the responses lack it: those of an
+            endpoint without a reasoning parser that were sampled without its `reasoning_open`.
     """
     files = None
     if Path(path).is_dir():
         files = sorted(str(f) for f in (Path(path) / "rollouts").glob("*.parquet"))
         if not files:
             raise UserError(f"{path} holds no rollouts/*.parquet; run recipes/rollout.py first")
-    yield from _adapt(path, lambda row, i: rollout_row(**row), files=files)
+    yield from _adapt(
+        path, lambda row, i: rollout_row(**row), files=files, reasoning_open=reasoning_open
+    )
 
 
 def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
-    """GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
+    """Yield GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
 
     Args:
-        path: the data set on the hub, or a JSONL file with question and answer.
-        split: on the hub.
+        path: data set on the hub, or a JSONL file with question and answer.
+        split: split on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
         solution, mark, answer = row["answer"].rpartition("####")
         if not mark:
             raise ValueError("answer has no '####' line")
-        # <<48/2=24>> are annotations for a calculator, not part of the solution
+        # Annotations like <<48/2=24>> are for a calculator and not part of the solution.
         steps = re.sub(r"<<[^>]*>>", "", solution).strip()
         final = answer.strip().replace(",", "")
         response = f"<think>\n{steps}\n</think>\n\nThe answer is \\boxed{{{final}}}."
@@ -133,7 +153,7 @@ def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
 
 
 def short_cot(path: str) -> Rows:
-    """Traces whose prompt already opens <think> and whose answer stands in <answer> tags.
+    """Yield traces whose prompt already opens <think> and whose answer is in <answer> tags.
 
     Args:
         path: JSONL with prompt ("...User: problem\\nAssistant: <think>"), response and
@@ -141,14 +161,15 @@ def short_cot(path: str) -> Rows:
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        found = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
-        if not found:
+        prompt = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
+        if not prompt:
             raise ValueError("prompt does not end in 'Assistant: <think>'")
         response = row["response"]
         if not isinstance(response, str) or not isinstance(row["ground_truth"], str):
             raise ValueError("response and ground_truth must be text")
         parts = re.fullmatch(r"(.*?)</think>\s*<answer>(.*?)</answer>.*", response, re.DOTALL)
-        text, finish = "<think>" + response, "length"
+        text = "<think>" + response
+        finish = "length"
         if parts:
             reasoning, answer = (p.strip() for p in parts.groups())
             boxed = answer if re.fullmatch(r"\\boxed\{.*\}", answer) else f"\\boxed{{{answer}}}"
@@ -157,7 +178,7 @@ def short_cot(path: str) -> Rows:
         return rollout_row(
             id=f"short_cot-{i}",
             source="short_cot",
-            problem=found.group(1).strip(),
+            problem=prompt.group(1).strip(),
             answer=row["ground_truth"],
             response=text,
             finish_reason=finish,
@@ -180,22 +201,24 @@ def jsonl(
     id: str | list[str] = "id",
     source: str = "jsonl",
     split: str = "train",
+    reasoning_open: bool = False,
 ) -> Rows:
-    """Any JSONL or Parquet file with traces, or such a data set on the hub, by a column map.
+    """Yield the traces of any JSONL or Parquet file or data set on the hub, by a column map.
 
     Args:
         path: file, folder of files, or hub id.
-        problem, answer, response: names of its columns.
-        reasoning: column with the reasoning where it stands apart from the response; it goes
-            before the response, in <think> tags.
-        options: column with a list of choices, which go below the problem as A, B, ...; a
-            response without a box that ends in the sentence "The answer is (C)" and names no
-            other letter so gets that letter boxed.
-        correct: column that says whether the answer is right (a boolean, or correct/incorrect).
-        domain, difficulty: columns with labels, used where they are there.
+        problem, answer, response: names of the columns.
+        reasoning: column with the reasoning, if it is separate from the response; it is put before
+            the response, in <think> tags.
+        options: column with a list of choices, which are put below the problem as A, B, ... A
+            response without a box that ends in the sentence "The answer is (C)", and names no
+            other letter in this way, gets that letter boxed.
+        correct: column that tells whether the answer is right (a boolean, or correct/incorrect).
+        domain, difficulty: columns with labels, used if they exist.
         id: column, or several that together name a row; rows without them are numbered.
         source: name of the source in the rows.
-        split: of a data set on the hub.
+        split: split of a data set on the hub.
+        reasoning_open: whether the prompts ended in <think> and the responses lack it.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
@@ -225,7 +248,7 @@ def jsonl(
             given_verdict=None if correct is None else LABELS.get(row[correct]),
         )
 
-    yield from _adapt(resolve(path, path), convert, split)
+    yield from _adapt(resolve(path, path), convert, split, reasoning_open=reasoning_open)
 
 
 STATED_LETTER = re.compile(r"(?i:answer|option|choice) (?i:is):? *\(?([A-Z])\b\)?")
@@ -237,10 +260,10 @@ FINAL_LETTER = re.compile(
 
 
 def box_letter(text: str, letters: list[str]) -> str:
-    """The text with the letter of its last sentence in a box.
+    """Return the text with the letter of its last sentence in a box.
 
-    Only where that sentence is "The answer is (C)" or the like, the letter is one of `letters`,
-    the text nowhere calls another one the answer, and there is no box yet.
+    The text is changed only if that sentence is "The answer is (C)" or similar, the letter is one
+    of `letters`, the text calls no other letter the answer, and there is no box yet.
     """
     final = FINAL_LETTER.search(text)
     if final is None or final[2] not in letters or last_boxes(text) is not None:
@@ -259,7 +282,7 @@ def _thought(reasoning: str, answer: str) -> str:
 
 
 def _as_thought(text: str) -> str:
-    """A response that may open with <think>, in the common form; left open where it was."""
+    """Put a response that may begin with <think> into the common form, closed or left open."""
     reasoning, close, answer = text.rpartition("</think>")
     if close:
         return _thought(reasoning.strip().removeprefix("<think>"), answer)
@@ -267,14 +290,14 @@ def _as_thought(text: str) -> str:
 
 
 def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") -> Rows:
-    """OpenR1-Math-220k: a row for each of a problem's generations by DeepSeek-R1.
+    """Yield a row for each of a problem's generations by DeepSeek-R1 in OpenR1-Math-220k.
 
-    A generation is labelled correct where math-verify or the Llama judge found it so: the judge
-    saw what math-verify had refused.
+    A generation is labelled correct if math-verify or the Llama judge accepted it: the judge saw
+    the generations that math-verify had rejected.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> list[dict[str, Any]]:
@@ -288,9 +311,9 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
                 raise ValueError(f"{name} has {len(values)} entries for {count} generations")
             return values
 
-        def made(n: int) -> dict[str, Any]:
-            found = {column(c)[n] for c in ("correctness_math_verify", "correctness_llama")}
-            whole = column("is_reasoning_complete")[n] is not False
+        def generation(n: int) -> dict[str, Any]:
+            labels = {column(c)[n] for c in ("correctness_math_verify", "correctness_llama")}
+            complete = column("is_reasoning_complete")[n] is not False
             text = row["generations"][n]
             return rollout_row(
                 id=f"{row.get('uuid') or f'openr1-{i}'}-{n}",
@@ -300,33 +323,33 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
                 response=_as_thought(text) if text else "",
                 domain=row.get("problem_type"),
                 finish_reason="stop"
-                if whole and column("finish_reasons")[n] != "length"
+                if complete and column("finish_reasons")[n] != "length"
                 else "length",
-                given_verdict=LABELS[True in found] if found - {None} else None,
+                given_verdict=LABELS[True in labels] if labels - {None} else None,
                 model="deepseek-r1",
             )
 
-        return [made(n) for n in range(count)]
+        return [generation(n) for n in range(count)]
 
     yield from _adapt(resolve(path, path), convert, split)
 
 
 def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "train") -> Rows:
-    """OpenThoughts-114k (its config `metadata`): the mathematics of it, one trace a problem.
+    """Yield the mathematics of OpenThoughts-114k (configuration `metadata`), one trace a problem.
 
-    Rows of other subjects are passed over, and counted in a line at the end: nothing is wrong with
-    them. The answer is the last box of the reference solution; a row without one is a `Reject`.
+    Rows of other subjects are skipped, and counted in a line at the end: they are not faulty. The
+    answer is the last box of the reference solution; a row without a box is a `Reject`.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
     """
 
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
 
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list[dict[str, Any]]:
         if row["domain"] != "math":
-            passed_over[f"{row['domain']}, not math (openthoughts)"] += 1
+            skipped[f"{row['domain']}, not math (openthoughts)"] += 1
             return []
         gold = last_box(row["ground_truth_solution"])
         if gold is None:
@@ -341,43 +364,41 @@ def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "tr
         )
 
     rows = _adapt(resolve(path, path), convert, split, "metadata")
-    yield from _counted(rows, passed_over)
+    yield from _counted(rows, skipped)
 
 
 def bespoke_stratos(
     path: str = "bespokelabs/Bespoke-Stratos-17k", split: str = "train", trust: bool = False
 ) -> Rows:
-    """Bespoke-Stratos-17k: conversations with marked thought and solution.
+    """Yield the conversations of Bespoke-Stratos-17k, which mark thought and solution.
 
-    The set carries no reference answers: its makers kept what they had found to be right. The
-    trace's own last box stands for the answer, so that verifying it says nothing. Rows without a
-    box (code) are passed over, and counted in a line at the end.
+    The set has no reference answers: its makers kept the traces that they had found to be right.
+    The trace's own last box takes the place of the answer, so verifying the trace proves nothing.
+    Rows without a box (code) are skipped, and counted in a line at the end.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
-        trust: label the rows as correct, as their makers found them; otherwise a row is a
-            `Reject`.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
+        trust: whether to label the rows as correct, as their makers found them; otherwise a row is
+            a `Reject`.
     """
 
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
 
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list[dict[str, Any]]:
         if len(row["conversations"]) < 2:
             raise ValueError("the conversation has no answer")
-        asked, said = row["conversations"][0]["value"], row["conversations"][1]["value"]
-        parts = MARKED.search(said)
+        request, response = (turn["value"] for turn in row["conversations"][:2])
+        parts = MARKED.search(response)
         if parts is None:
             raise ValueError("no marked thought and solution in the conversation")
         gold = last_box(parts[2])
         if gold is None:
-            passed_over["no box in the solution, code as a rule (bespoke_stratos)"] += 1
+            skipped["no box in the solution, code as a rule (bespoke_stratos)"] += 1
             return []
         if not trust:
-            raise ValueError(
-                "the set carries no reference answers; trust=true takes its makers' word"
-            )
-        problem = asked.removeprefix(STRATOS_REQUEST).strip()
+            raise ValueError("the set has no reference answers; trust=true takes its makers' word")
+        problem = request.removeprefix(STRATOS_REQUEST).strip()
         return rollout_row(
             id=f"stratos-{i}",
             source="bespoke_stratos",
@@ -388,7 +409,7 @@ def bespoke_stratos(
             given_verdict="correct",
         )
 
-    yield from _counted(_adapt(resolve(path, path), convert, split), passed_over)
+    yield from _counted(_adapt(resolve(path, path), convert, split), skipped)
 
 
 STRATOS_REQUEST = "Return your final response within \\boxed{}. "
@@ -400,5 +421,5 @@ MARKED = re.compile(
 
 
 def last_box(text: str) -> str | None:
-    """What the text's final box holds (several of one statement joined); None without one."""
+    """Return the content of the text's final box, or None; boxes of one statement are joined."""
     return ", ".join(last_boxes(text) or ()).strip() or None

@@ -1,4 +1,4 @@
-"""What an RL stage's rollouts will be like, from responses to a few of its prompts."""
+"""Forecast the rollouts of an RL stage, from responses to a few of its prompts."""
 
 import random
 import time
@@ -6,24 +6,31 @@ from collections.abc import Iterator
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
-from custom_components.doctor.findings import Finding, Stage, duration
+from custom_components.doctor.findings import Finding, duration
 from custom_components.engines.engine import Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.groups import Group
+from custom_components.rl.rl_config import RLConfig
 from custom_components.rl.sampler import sample_round, verify_groups
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
+"""Shares of the responses that are cut off: warning, error."""
 FEW_USEFUL = 0.25
+"""Share of the groups with contrast below which there are few."""
 
 
-def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
-    """Sample a group for each of `prompts` prompts with the start model, and judge them.
+def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
+    """Sample a group of responses to each of a few prompts with the start model, and verify them.
+
+    Args:
+        cfg: Config of an RL stage whose start model exists.
+        ranks: Number of its processes, each with an engine.
+        prompts: Number of prompts.
 
     Raises:
-        UserError: when engine, tokenizer or problems cannot be used.
+        UserError: When engine, tokenizer or problems cannot be used.
     """
-    cfg = stage.cfg
     problems, _ = read_problems(instantiate(cfg.problems, "problems"))
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -37,11 +44,11 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     with cfg.verifier.open() as pool:
         verify_groups(groups, pool)
     samples = [s for group in groups for s in group.samples]
-    yield from verdicts(stage, groups)
+    yield from check_groups(groups, cfg.max_new_tokens)
     tokens = sum(len(s.completion.token_ids) for s in samples)
     if cfg.max_steps:
         rest = cfg.max_steps * cfg.batch_size * cfg.group_size * tokens / len(samples)
-        needed = rest / (tokens / seconds) / stage.ranks
+        needed = rest / (tokens / seconds) / ranks
         yield Finding(
             "time",
             "note",
@@ -52,21 +59,25 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
         )
 
 
-def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
-    """Findings on judged groups.
+def check_groups(groups: list[Group], max_new_tokens: int) -> Iterator[Finding]:
+    """Yield the findings on verified groups.
+
+    Args:
+        groups: Groups of responses with their verdicts.
+        max_new_tokens: Longest response, tokens.
 
     Raises:
-        UserError: when there is none.
+        UserError: When there is no response.
     """
     samples = [s for group in groups for s in group.samples]
     if not samples:
-        raise UserError("the forecast has no response to judge; raise doctor.forecast_prompts")
+        raise UserError("the forecast has no response to verify; raise doctor.forecast_prompts")
     cut = sum(s.truncated for s in samples) / len(samples)
     if cut > CUT:
         yield Finding(
             "max_new_tokens",
             "error" if cut > ALMOST_ALL_CUT else "warning",
-            f"{cut:.0%} of {len(samples)} responses reach max_new_tokens={stage.cfg.max_new_tokens}",
+            f"{cut:.0%} of {len(samples)} responses reach max_new_tokens={max_new_tokens}",
             "a response that is cut off before its box counts as wrong, however right it was going to be",
             "raise max_new_tokens, or train longer on complete responses first",
         )
@@ -77,16 +88,17 @@ def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
             "warning",
             f"{undecided} of {len(samples)} responses are undecided",
             "they are sampled, paid for and left out",
-            "mend the answers of these problems",
+            "fix the answers of these problems",
         )
     useful = sum(group.mixed for group in groups)
     right = sum(bool(g.rewards) and min(g.rewards) > 0 for g in groups)
     few = useful < FEW_USEFUL * len(groups)
+    remedy = "easier problems, rebalance.max_samples for hard ones, or more SFT"
     yield Finding(
         "zero_variance",
         "warning" if few else "note",
         f"{useful} of {len(groups)} groups hold right and wrong responses; {right} are all right, "
         f"{len(groups) - useful - right} all wrong",
         "groups without contrast have no gradient",
-        "easier problems, rebalance.max_samples for hard ones, or more SFT" * few,
+        remedy if few else "",
     )

@@ -5,7 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from custom_components.config import UserError
-from custom_components.doctor.findings import Finding, Stage
+from custom_components.doctor.findings import Finding
+from custom_components.doctor.stage import Stage
 from custom_components.hub import HubError
 from custom_components.models.builders import open_checkpointer
 from custom_components.models.config_json import read_model_config

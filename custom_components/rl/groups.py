@@ -18,7 +18,7 @@ class Sample:
     Attributes:
         prompt_ids: Token ids of the prompt.
         completion: Token ids of the response, the engine's log-probs, and why it ended.
-        text: Decoded response.
+        text: Whole response, with the `<think>` that its prompt opened.
         verdict: correct, incorrect or undecided; empty until it is verified.
         advantage: Advantage relative to the group; set when the sample is chosen.
     """
@@ -36,12 +36,12 @@ class Sample:
 
     @property
     def length(self) -> int:
-        """Tokens of the response."""
+        """Return the tokens of the response."""
         return len(self.completion.token_ids)
 
     @property
     def truncated(self) -> bool:
-        """Whether the response was cut off at `max_new_tokens`."""
+        """Tell whether the response was cut off at `max_new_tokens`."""
         return self.completion.finish_reason == "length"
 
     def row(self) -> dict[str, Any]:
@@ -73,17 +73,17 @@ class Group:
 
     @property
     def decided(self) -> list[Sample]:
-        """Samples with a reward."""
+        """Return the samples with a reward."""
         return [s for s in self.samples if s.verdict in REWARDS]
 
     @property
     def rewards(self) -> list[float]:
-        """Rewards of the decided samples."""
+        """Return the rewards of the decided samples."""
         return [s.reward for s in self.decided]
 
     @property
     def mixed(self) -> bool:
-        """Whether the rewards differ; if they do not, there is nothing to learn."""
+        """Tell whether the rewards differ; if they do not, there is nothing to learn."""
         return len(set(self.rewards)) > 1
 
     @property

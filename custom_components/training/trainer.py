@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+import datasets
 import torch
 from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
@@ -51,7 +52,8 @@ from custom_components.training.distributed import (
 from custom_components.training.flops import known_device, training_flops
 from custom_components.training.training_config import TrainingConfig
 
-Cfg = TypeVar("Cfg", bound=TrainingConfig)
+Rows = Sequence[dict[str, Any]] | datasets.Dataset
+Cfg = TypeVar("Cfg", bound=TrainingConfig, covariant=True)
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
@@ -78,7 +80,8 @@ class Trainer(Generic[Cfg]):
         cfg: config of the recipe.
         run: run folder of the recipe.
         world: this process among all.
-        tokenizer: tokenizer whose stop ids go into the exported generation config.
+        tokenizer: tokenizer whose stop ids go into the exported generation config, and whose form
+            of prompts is saved with the exported model.
         steps: optimizer steps of the whole run.
         value_head: builder of a critic on the decoder, given the decoder's width; the critic is
             trained beside the decoder and left out of `model/`.
@@ -136,7 +139,7 @@ class Trainer(Generic[Cfg]):
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
         self._nonfinite = 0
-        self._batch: tuple[Sequence[dict[str, Any]], list[int]] = [], []
+        self._batch: tuple[Rows, list[int]] = [], []
         self._interruption = Interruption()
 
     def _place(self, model: Decoder) -> None:
@@ -220,7 +223,7 @@ class Trainer(Generic[Cfg]):
             local += float(loss.detach())
         return self.world.sum(local)
 
-    def batches(self, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[int]]]:
+    def batches(self, rows: Rows) -> Iterator[tuple[int, list[int]]]:
         """Yield (epoch, row indices) of each remaining global batch, with a progress bar.
 
         Args:
@@ -274,7 +277,7 @@ class Trainer(Generic[Cfg]):
     def finish_step(
         self,
         loss: float,
-        tokens: int,
+        tokens: float,
         norm: float | None = None,
         document_length: float | None = None,
         best: bool = False,
@@ -367,8 +370,9 @@ class Trainer(Generic[Cfg]):
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
-                model_card(self.run.recipe, self.step, config),
+                model_card(self.run.recipe, self.step, config, form=self.tokenizer.form),
             )
+            self.tokenizer.form.save(model)
         self.world.barrier()
         outputs = [model] if self.adapter_scale is None else [model, adapter]
         self.run.finish(outputs, {"steps": self.step, **(counts or {})})

@@ -15,7 +15,6 @@ The normalisations correspond as follows, for B responses in S accumulation step
 In TRL `loss_type` sets no more than this; the test sets the clip and the reward scaling beside it.
 """
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +26,7 @@ from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.groups import Sample
 from custom_components.rl.learning import Learner, response_tokens
+from custom_components.runs.metrics import Sums
 
 LENGTHS = [3, 8, 5, 1, 12, 7]
 REWARDS = [1.0, -1.0, -0.75, 1.0, 1.0, -0.5]
@@ -172,7 +172,7 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
         Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", "correct", advantage)
         for ids, advantage in zip(IDS, advantages, strict=True)
     ]
-    learner, sums = Learner(trainer, SETTINGS[name]), Counter()
+    learner, sums = Learner(trainer, SETTINGS[name]), Sums()
 
     def logprobs_by(model, batch):
         return response_tokens(batch, forward_logprobs(batch.inputs, model)).logprobs

@@ -1,7 +1,6 @@
 """Check what the loss may and may not depend on, and PPO's advantages."""
 
 import random
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +12,7 @@ from custom_components.rl.advantages import choose_samples
 from custom_components.rl.groups import Group, Sample
 from custom_components.rl.learning import Learner, critic_advantages, response_tokens
 from custom_components.rl.rl_config import CriticConfig, OverlongConfig, RebalanceConfig
+from custom_components.runs.metrics import Sums
 
 VOCABULARY = 40
 
@@ -74,7 +74,7 @@ def choose(listed, max_accuracy=None, normalise_std=True, seed=0):
 
 def loss_and_gradient(samples, name="grpo", tokens=1000):
     trainer = Table(name, tokens)
-    learner, sums = Learner(trainer, SETTINGS[name]), Counter()
+    learner, sums = Learner(trainer, SETTINGS[name]), Sums()
     batches = learner.policy_batches(samples)
     total = sum(learner.loss(b, trainer.forward_logprobs(b.inputs), sums) for b in batches)
     total.backward()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, tune
+from conftest import ROOT
 
 from custom_components.models.phi4_mini import phi4_mini_tiny
 from custom_components.training.estimate import PeakBytes, kv_bytes_per_token
@@ -54,8 +54,9 @@ def shape(vocab, layers, heads, kv, dim, inner):
     ],
 )
 def test_the_memory_estimate_is_within_15_percent_of_the_measured_peak(model, overrides):
-    # With this limit freed memory is returned at once, so the process holds what is alive.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": str(ROOT)}
+    # Freed memory is returned at once and MKL keeps no buffers, so the process holds what is alive.
+    limits = {"MALLOC_MMAP_THRESHOLD_": "65536", "MKL_DISABLE_FAST_MM": "1"}
+    env = os.environ | limits | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "benchmarks/step_memory.py", model, "max_seq_len=512", *overrides],
         cwd=ROOT,
@@ -98,31 +99,3 @@ def test_flops_and_kv_cache_by_hand():
 def test_devices_are_known_by_name():
     assert known_device("NVIDIA H100 80GB HBM3").flops == 989e12
     assert known_device("Some CPU") is None
-
-
-def test_the_papers_stages_fit_their_hardware(tmp_path):
-    done = tune(
-        "recipes/estimate.py",
-        "--config",
-        "configs/phi4_mini/estimate.yaml",
-        f"output={tmp_path}/e.json",
-    )
-    stages = json.loads((tmp_path / "e.json").read_text())
-    assert all(s["parameters"] - 3_836_021_760 in (0, adapters(s)) for s in stages)
-    assert all(s["total_gib"] < s["device_gib"] for s in stages)
-    print(done.stdout)
-    refused = tune(
-        "recipes/estimate.py",
-        "--config",
-        "configs/phi4_mini/estimate.yaml",
-        "only=[grpo]",
-        "ranks=1",
-        "device=H100",
-        check=False,
-    )
-    assert refused.returncode == 2
-    assert "stage grpo needs " in refused.stderr and "GiB of 79 on 1 x H100" in refused.stderr
-
-
-def adapters(stage):
-    return stage["parameters"] - 3_836_021_760 if "LoRA" in stage["name"] else 0
