@@ -1,24 +1,21 @@
 """Read and write models as Hugging Face folders: weights in, a trained model out."""
 
 import json
-import math
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
-from torchtune.modules import TransformerSelfAttentionLayer
 
 from custom_components.config import UserError
 from custom_components.io import atomic_path
 from custom_components.models.config_json import read_config, read_model_config
 from custom_components.models.decoder import Decoder
-from custom_components.models.longrope import LongRoPE, RopeFactor, rope_factor_of
-from custom_components.models.lora import is_adapter, with_adapters
-from custom_components.models.rotary import RotaryEmbedding
+from custom_components.models.fit import check_same, check_shapes, check_tied
+from custom_components.models.longrope import RopeFactor
+from custom_components.models.lora import with_adapters
 from custom_components.models.weight_names import EMBEDDING, HEAD, to_hf, to_tune
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
@@ -125,9 +122,9 @@ class HFCheckpointer:
         """
         weights = dict(state_dict)
         if self.model_config.variant.tied:
-            _check_tied(weights.pop("output.weight", None), weights.get("tok_embeddings.weight"))
+            check_tied(weights.pop("output.weight", None), weights.get("tok_embeddings.weight"))
         described = self._described().state_dict()
-        _check_shapes(described, weights, "config.json", "the weights")
+        check_shapes(described, weights, "config.json", "the weights")
         return weights
 
     def check_head(self) -> None:
@@ -144,7 +141,7 @@ class HFCheckpointer:
                 for name in {HEAD, EMBEDDING} & set(f.keys()):
                     tensors[name] = f.get_tensor(name)
         try:
-            _check_tied(tensors.get(HEAD), tensors.get(EMBEDDING))
+            check_tied(tensors.get(HEAD), tensors.get(EMBEDDING))
         except UserError as e:
             raise UserError(f"{self.folder}: {e}") from e
 
@@ -167,30 +164,7 @@ class HFCheckpointer:
         Raises:
             UserError: naming the first thing that differs.
         """
-        described = self._described()
-        plain = {name: v for name, v in model.state_dict().items() if not is_adapter(name)}
-        _check_shapes(plain, described.state_dict(), "the built model", str(self.folder))
-        # Only the branch in use counts: an export writes the trained branch under both names.
-        branch = rope_factor_of(model)
-        if _embedding(model.rope, branch).neighbours != self.neighbours:
-            others, fitting = (
-                ("halves", "HFCheckpointer")
-                if self.neighbours
-                else ("neighbouring dimensions", "torchtune.training.FullModelHFCheckpointer")
-            )
-            raise UserError(
-                f"model and checkpoint differ: the built model rotates {others} of a head against "
-                f"each other, and the checkpointer's weights are for the other rotation; use "
-                f"{fitting} with this model, or custom_components.models.hf.from_folder with "
-                "HFCheckpointer"
-            )
-        built, stored = (_traits(m, branch) for m in (model, described))
-        for name, value in built.items():
-            if not _same(value, stored[name]):
-                raise UserError(
-                    f"model and checkpoint differ in the {name}: {str(value)[:80]} built, "
-                    f"{str(stored[name])[:80]} in {self.folder}"
-                )
+        check_same(model, self._described(), self.neighbours, str(self.folder))
 
     def save_model(
         self,
@@ -238,78 +212,6 @@ class HFCheckpointer:
             if card:
                 (folder / "README.md").write_text(card, encoding="utf-8")
             _save_sharded(self.to_hf(state_dict), folder, dtype)
-
-
-def _check_tied(head: torch.Tensor | None, embedding: torch.Tensor | None) -> None:
-    if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise UserError(
-            f"config.json ties the output layer to the embedding, and the weights hold another "
-            f"{HEAD}; set tie_word_embeddings to false in config.json to train with it, or take it "
-            "out of the weights"
-        )
-
-
-def _check_shapes(
-    ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], here: str, there: str
-) -> None:
-    """Check that two state dicts have the same names and shapes.
-
-    Args:
-        ours: state dict of the model.
-        theirs: state dict to compare with it.
-        here: where `ours` comes from, for the message.
-        there: where `theirs` comes from.
-
-    Raises:
-        UserError: naming the first tensor that differs.
-    """
-    for name in sorted(ours.keys() | theirs.keys()):
-        shapes = [tuple(d[name].shape) if name in d else "missing" for d in (ours, theirs)]
-        if shapes[0] != shapes[1]:
-            raise UserError(
-                f"model and checkpoint differ: {name} is {shapes[0]} in {here} and {shapes[1]} in "
-                f"{there}"
-            )
-
-
-def _traits(model: Decoder, branch: RopeFactor | None) -> dict[str, Any]:
-    """Return what a decoder computes beside what the shapes of its weights tell.
-
-    Args:
-        model: decoder.
-        branch: branch of LongRoPE to describe.
-    """
-    embeddings = [
-        attention.pos_embeddings and _embedding(attention.pos_embeddings, branch)
-        for attention in model.attentions
-    ]
-    mlp = cast(TransformerSelfAttentionLayer, model.layers[0]).mlp
-    return {
-        "rotary frequencies": tuple(e.frequencies if e else () for e in embeddings),
-        "scale of the rotation": tuple(e.scale if e else 1.0 for e in embeddings),
-        "norm": type(model.norm).__name__,
-        "norm's epsilon": model.norm.eps,
-        "activation": type(mlp.activation).__name__,
-        "embedding": type(model.tok_embeddings).__name__,
-        "sliding windows": tuple(attention.window for attention in model.attentions),
-        "scale of attention": tuple(
-            attention.scale or attention.head_dim**-0.5 for attention in model.attentions
-        ),
-    }
-
-
-def _embedding(rope: nn.Module, branch: RopeFactor | None) -> RotaryEmbedding:
-    """Return a rotary embedding, or LongRoPE's of the branch."""
-    if isinstance(rope, LongRoPE):
-        return rope.short if branch == "short" else rope.long
-    return cast(RotaryEmbedding, rope)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Compare values and tuples of values, numbers up to rounding in float32."""
-    if isinstance(a, tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return math.isclose(a, b, rel_tol=1e-5) if isinstance(a, float) else a == b
 
 
 def _save_sharded(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:

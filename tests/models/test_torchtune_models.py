@@ -160,7 +160,7 @@ OURS = "custom_components.models.hf.HFCheckpointer"
             "llama3_2",
             {"_component_": "custom_components.models.hf.from_folder"},
             {},
-            "rotates halves of a head against each other",
+            "rotates the halves of a head against each other",
         ),
         ("llama3_2", {"scale_factor": 8}, {}, "differ in the rotary frequencies"),
         ("qwen2", {"rope_base": 5e5}, {}, "differ in the rotary frequencies"),
