@@ -88,4 +88,5 @@ def rope_factor_of(model: Decoder) -> RopeFactor | None:
 
 def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
     """Return the LongRoPE factors of the branch in use, or None for other rotary embeddings."""
-    return model.rope.factors[model.rope.rope_factor] if isinstance(model.rope, LongRoPE) else None
+    rope = model.rope
+    return rope.factors.get(rope.rope_factor) if isinstance(rope, LongRoPE) else None
