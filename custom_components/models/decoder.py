@@ -88,8 +88,9 @@ def document_attention(
             window_size=(before, 0),
         )  # fmt: skip
         return cast(torch.Tensor, out).transpose(0, 1)[None]
-    parts = zip(*(t.split(mask.lengths, dim=2) for t in (q, k, v)), strict=True)
-    return torch.cat([_causal_attention(*part, window, scale) for part in parts], dim=2)
+    documents = (t.split(mask.lengths, dim=2) for t in (q, k, v))
+    parts = [_causal_attention(*qkv, window, scale) for qkv in zip(*documents, strict=True)]
+    return torch.cat(parts, dim=2)
 
 
 def _causal_attention(
@@ -132,6 +133,7 @@ class DocumentAttention(MultiHeadAttention):
     window: int | None = None
     scale: float | None = None
 
+    # pyrefly: ignore[bad-override]: `Documents` take the place of torchtune's block mask.
     def forward(
         self,
         x: torch.Tensor,

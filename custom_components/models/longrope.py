@@ -87,6 +87,6 @@ def rope_factor_of(model: Decoder) -> RopeFactor | None:
 
 
 def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
-    """Return the LongRoPE factors of the branch in use, or None for other rotary embeddings."""
+    """Return the LongRoPE factors of the branch in use; None for other embeddings and `by_length`."""
     rope = model.rope
     return rope.factors.get(rope.rope_factor) if isinstance(rope, LongRoPE) else None

@@ -109,8 +109,8 @@ def _equal_rotation(rope: Any) -> RotaryEmbedding:
 
 
 def _size_of(model: Decoder) -> DecoderSize:
-    attention = model.attentions[0]
-    up = cast(TransformerSelfAttentionLayer, model.layers[0]).mlp.w1
+    attention, norm = model.attentions[0], cast(Any, model.norm)
+    gate = cast(Any, model.layers[0]).mlp.w1
     return DecoderSize(
         vocab_size=model.tok_embeddings.num_embeddings,
         num_layers=len(model.layers),
@@ -118,9 +118,9 @@ def _size_of(model: Decoder) -> DecoderSize:
         num_kv_heads=attention.num_kv_heads,
         head_dim=attention.head_dim,
         embed_dim=attention.embed_dim,
-        intermediate_dim=up.weight.shape[0],
+        intermediate_dim=gate.weight.shape[0],
         max_seq_len=model.max_seq_len,
-        norm_eps=model.norm.eps,
+        norm_eps=norm.eps,
     )
 
 
