@@ -88,9 +88,9 @@ def document_attention(
             window_size=(before, 0),
         )  # fmt: skip
         return cast(torch.Tensor, out).transpose(0, 1)[None]
-    documents = (t.split(mask.lengths, dim=2) for t in (q, k, v))
-    parts = [_causal_attention(*qkv, window, scale) for qkv in zip(*documents, strict=True)]
-    return torch.cat(parts, dim=2)
+    queries, keys, values = (t.split(mask.lengths, dim=2) for t in (q, k, v))
+    documents = zip(queries, keys, values, strict=True)
+    return torch.cat([_causal_attention(*d, window=window, scale=scale) for d in documents], dim=2)
 
 
 def _causal_attention(
