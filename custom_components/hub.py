@@ -1,5 +1,7 @@
 """Find models by folder or by hub id, and upload them to the Hugging Face hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from custom_components.config import UserError
@@ -7,6 +9,28 @@ from custom_components.io import CARD
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*", CARD)
 """Files of a model folder: no pickles and no code."""
+
+
+class HubError(UserError):
+    """Signal a model that is not a folder here and could not be had from the hub."""
+
+
+@contextmanager
+def _hub_errors(path: str | Path, key: str) -> Iterator[None]:
+    """Turn the hub's errors into a `HubError`."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
+    except HFValidationError as e:
+        raise HubError(
+            f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"
+        ) from e
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
+        raise HubError(
+            f"{key}: {path} is not a folder here and could not be downloaded from the hub "
+            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
+        ) from e
 
 
 def local_folder(path: str | Path, key: str, revision: str | None = None) -> Path:
@@ -18,24 +42,27 @@ def local_folder(path: str | Path, key: str, revision: str | None = None) -> Pat
         revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: if there is no such folder, and the hub has no such model or cannot be reached.
+        HubError: if there is no such folder, and the hub has no such model or cannot be reached.
     """
     if Path(path).is_dir():
         return Path(path)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
+    with _hub_errors(path, key):
         return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(FILES)))
-    except HFValidationError as e:
-        raise UserError(
-            f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"
-        ) from e
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise UserError(
-            f"{key}: {path} is not a folder here and could not be downloaded from the hub "
-            f"({str(e).strip().splitlines()[0]}); give a local folder instead"
-        ) from e
+
+
+def folder_with_config(path: str | Path, key: str, revision: str | None = None) -> Path:
+    """Return a folder with a model's config.json; of a hub model nothing else is downloaded.
+
+    Arguments and errors are those of `local_folder`.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(path, key):
+        return Path(hf_hub_download(str(path), "config.json", revision=revision)).parent
 
 
 def check_token(key: str) -> None:

@@ -26,7 +26,7 @@ from custom_components.runs.metrics import Sums
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import GlobalBatch, global_batch
-from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.trainer import Trainer, open_model, total_steps
 from custom_components.training.training_config import DPOConfig
 
 
@@ -38,6 +38,7 @@ def main(cfg: DPOConfig) -> None:
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        open_model(cfg, tokenizer)  # refuse a model that does not fit before the data is tokenised
         encode = partial(encode_pair, tokenizer=tokenizer)
         examples = run.path / "examples"
         prepare = partial(

@@ -25,7 +25,7 @@ from custom_components.data.packing import (
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.trainer import Trainer, open_model, total_steps
 from custom_components.training.training_config import MidtrainConfig
 from custom_components.training.validation import BestSoFar, validation_losses
 
@@ -38,6 +38,7 @@ def main(cfg: MidtrainConfig) -> None:
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        open_model(cfg, tokenizer)  # refuse a model that does not fit before the data is tokenised
         encode = partial(encode_messages, tokenizer=tokenizer, train_on_prompt=cfg.train_on_prompt)
         packs = run.path / "packs"
         held_out = cfg.validation.share

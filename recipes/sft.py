@@ -15,7 +15,7 @@ from custom_components.data.packing import encode_messages, open_table, prepare_
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.trainer import Trainer, open_model, total_steps
 from custom_components.training.training_config import SFTConfig
 
 
@@ -27,6 +27,7 @@ def main(cfg: SFTConfig) -> None:
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+        open_model(cfg, tokenizer)  # refuse a model that does not fit before the data is tokenised
         encode = partial(encode_messages, tokenizer=tokenizer)
         examples = run.path / "examples"
         prepare = partial(

@@ -8,6 +8,7 @@ the hub, copied from a folder, or read from a GGUF file.
 
 from custom_components.config import instantiate, recipe_main
 from custom_components.io import atomic_path
+from custom_components.models.config_json import model_config, read_config
 from custom_components.models.start import StartConfig
 from custom_components.runs.run_folder import RunFolder
 
@@ -22,10 +23,8 @@ def main(cfg: StartConfig) -> None:
     with atomic_path(run.path / "model") as folder:
         folder.mkdir()
         instantiate(cfg.source, "source", folder)
-        from custom_components.models.config_json import read_model_config
-
-        # This refuses here a model that later stages cannot train.
-        described = read_model_config(folder)
+        # Refuse here what later stages cannot train, for sources that do not look themselves.
+        described = model_config(read_config(folder), f"source {cfg.source['_component_']}")
     run.finish([run.path / "model"], {"layers": described.size.num_layers})
     print(f"start model: {run.path / 'model'}")
 

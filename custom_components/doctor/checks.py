@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from custom_components.data.data_config import CurateConfig
-from custom_components.doctor import lengths, resources, template, training_data
+from custom_components.doctor import lengths, model, resources, template, training_data
 from custom_components.doctor.doctor_config import DoctorConfig
 from custom_components.doctor.evaluation import EvaluationProblems
 from custom_components.doctor.findings import Finding
@@ -55,10 +55,13 @@ def examine_stage(
     stage: Stage, options: DoctorConfig, evaluation: EvaluationProblems
 ) -> Iterator[Finding]:
     """Yield the findings on one stage, without its name."""
-    yield from lengths.check_context(stage)
-    yield from lengths.check_rope_branch(stage)
-    yield from lengths.check_room(stage, options.rows)
-    yield from resources.check_memory(stage, options)
+    findings = list(model.check_model(stage))
+    yield from findings
+    if not findings:  # These checks look into the model.
+        yield from lengths.check_context(stage)
+        yield from lengths.check_rope_branch(stage)
+        yield from lengths.check_room(stage, options.rows)
+        yield from resources.check_memory(stage, options)
     yield from template.check_template(stage)
     yield from training_data.check_inputs(stage)
     yield from training_data.check_files(stage)

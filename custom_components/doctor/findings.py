@@ -10,6 +10,7 @@ from rich.text import Text
 from custom_components.config import UserError
 
 NAMES = {
+    "model": "the decoder computes the model, and its weights are there",
     "tokenizer": "tokenizer and chat template can be used",
     "end_of_turn": "the template ends a turn with a special token, and it is trained",
     "reasoning": "responses fit what the template's prompt says of the reasoning",

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from custom_components.config import Component
+from custom_components.config import Component, UserError
 from custom_components.data.data_config import RolloutConfig
 from custom_components.data.rows import table_files
+from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.run_config import RunConfig
-from custom_components.training.estimate import build_on_meta
 from custom_components.training.training_config import SplitTrainingConfig, TrainingConfig
 from eval.evaluate_config import EvaluateConfig
 
@@ -65,10 +65,21 @@ class Stage:
 
     @cached_property
     def model(self) -> Decoder | None:
-        """Build the model to train, without data; None if none is trained or it does not exist yet."""
+        """Return the model to train, without data; None if there is none, or none that can be."""
+        try:
+            return self.build_model()
+        except UserError:  # check_model reports it
+            return None
+
+    def build_model(self) -> Decoder | None:
+        """Build the model to train, without data; None if none is trained or it does not exist yet.
+
+        Raises:
+            UserError: If the model cannot be built.
+        """
         if not isinstance(self.cfg, TrainingConfig) or self.missing(self.cfg.model.get("path")):
             return None
-        return build_on_meta(self.cfg)
+        return build_on_meta(self.cfg.model)
 
     def missing(self, path: str | None) -> bool:
         """Tell whether `path` is the chain's, rather than a hub id, and does not exist."""

@@ -63,12 +63,10 @@ def growing_caches(model: Decoder, batch: int, length: int) -> Iterator[list[Gro
     try:
         for attention, cache in zip(model.attentions, caches, strict=True):
             attention.kv_cache = cast(Any, cache)
-            attention.cache_enabled = True
         yield caches
     finally:
         for attention in model.attentions:
             attention.kv_cache = None
-            attention.cache_enabled = False
 
 
 def tempered_logprobs(logits: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

@@ -1,31 +1,22 @@
 """Read config.json of a Hugging Face folder: which decoder it describes, and how to build it."""
 
+import copy
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RotaryEmbeddingConfigMixin
 
 from custom_components.config import UserError
-from custom_components.models.decoder import Decoder, DecoderSize, build_decoder, plain_rope
-from custom_components.models.longrope import LongRoPE, RopeFactor
-
-ARCHITECTURES = ("Phi3ForCausalLM", "LlamaForCausalLM")
-"""Values of `architectures` that `build_decoder` represents."""
-
-FIXED = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "tie_word_embeddings": (True,),
-    "attention_dropout": (0, 0.0, None),
-    "resid_pdrop": (0, 0.0, None),
-    "embd_pdrop": (0, 0.0, None),
-    "pretraining_tp": (1, None),
-    "quantization_config": (None,),
-}
-"""Fields that `build_decoder` does not represent, with the values of them that it computes."""
+from custom_components.hub import folder_with_config
+from custom_components.models.decoder import Decoder, DecoderSize, Variant, build_decoder
+from custom_components.models.families import FAMILIES, FIXED, Family, Fields, rotates
+from custom_components.models.longrope import LongRoPE, RopeFactor, long_rope_scale
+from custom_components.models.rotary import RotaryEmbedding, plain_frequencies
 
 
 @dataclass(frozen=True)
@@ -35,18 +26,37 @@ class RotaryConfig:
     Attributes:
         base: rotary base (theta).
         dim: leading dimensions of each head that rotate.
-        original_max_seq_len: context before LongRoPE's extension.
-        factors: LongRoPE's frequency divisors by branch, dim / 2 each; None for a plain embedding.
+        frequencies: radians per position, dim / 2 values; with LongRoPE those before its factors.
+        scale: factor of cos and sin.
+        original_max_seq_len: context before LongRoPE's extension; 0 for other embeddings.
+        factors: LongRoPE's frequency divisors by branch, dim / 2 each; None for other embeddings.
     """
 
     base: float
     dim: int
-    original_max_seq_len: int
+    frequencies: tuple[float, ...]
+    scale: float = 1.0
+    original_max_seq_len: int = 0
     factors: dict[str, tuple[float, ...]] | None = None
 
     def factors_of(self, branch: str) -> tuple[float, ...] | None:
         """Return a LongRoPE branch's factors, or None if there is no such branch."""
         return (self.factors or {}).get(branch)
+
+    def build(self, size: DecoderSize, rope_factor: RopeFactor) -> nn.Module:
+        """Build the embedding for a decoder of this size."""
+        if self.factors is None:
+            return RotaryEmbedding(self.frequencies, self.scale)
+        return LongRoPE(
+            head_dim=size.head_dim,
+            rotary_dim=self.dim,
+            max_seq_len=size.max_seq_len,
+            original_max_seq_len=self.original_max_seq_len,
+            short_factor=self.factors["short"],
+            long_factor=self.factors["long"],
+            rope_factor=rope_factor,
+            base=self.base,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,14 +64,27 @@ class ModelConfig:
     """Hold what config.json says about a decoder.
 
     Attributes:
-        architecture: one of `ARCHITECTURES`.
+        architecture: key of `FAMILIES`.
         size: sizes of the decoder.
+        variant: biases, norms and output layer of the decoder.
         rotary: rotary embedding of the decoder.
+        local_rotary: rotary embedding of the layers with a window.
+        rotating: whether each layer rotates.
+        windows: sliding window of each layer, or None.
     """
 
     architecture: str
     size: DecoderSize
+    variant: Variant
     rotary: RotaryConfig
+    local_rotary: RotaryConfig
+    rotating: tuple[bool, ...]
+    windows: tuple[int | None, ...]
+
+    @property
+    def family(self) -> Family:
+        """Return the row of `FAMILIES`."""
+        return FAMILIES[self.architecture]
 
     def build(self, rope_factor: RopeFactor = "long") -> Decoder:
         """Build the decoder with random weights.
@@ -69,22 +92,13 @@ class ModelConfig:
         Args:
             rope_factor: LongRoPE's branch; without effect on models without LongRoPE.
         """
-        return build_decoder(self.size, self._rope(rope_factor))
-
-    def _rope(self, rope_factor: RopeFactor) -> nn.Module:
-        size, rotary = self.size, self.rotary
-        if rotary.factors is None:
-            return plain_rope(size, rotary.base)
-        return LongRoPE(
-            head_dim=size.head_dim,
-            rotary_dim=rotary.dim,
-            max_seq_len=size.max_seq_len,
-            original_max_seq_len=rotary.original_max_seq_len,
-            short_factor=rotary.factors["short"],
-            long_factor=rotary.factors["long"],
-            rope_factor=rope_factor,
-            base=rotary.base,
-        )
+        rope = self.rotary.build(self.size, rope_factor)
+        local = rope
+        if self.local_rotary != self.rotary:
+            local = self.local_rotary.build(self.size, rope_factor)
+        layers = zip(self.rotating, self.windows, strict=True)
+        ropes = [(local if window else rope) if rotating else None for rotating, window in layers]
+        return build_decoder(self.size, ropes, self.variant, self.windows)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -105,87 +119,189 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({e})") from e
 
 
-def architecture_of(config: dict[str, Any]) -> str:
+def architecture_of(config: Fields) -> str:
     """Return the first of a config's `architectures`, or `?` if it has none."""
     return (config.get("architectures") or ["?"])[0]
 
 
-def read_model_config(folder: str | Path) -> ModelConfig:
-    """Read which decoder a Hugging Face folder describes.
+def read_model_config(path: str | Path, key: str = "", revision: str | None = None) -> ModelConfig:
+    """Read which decoder a model is; of a hub model only config.json is downloaded.
+
+    Args:
+        path: Hugging Face folder, or with `key` also a hub id.
+        key: config key that named the model, for the message.
+        revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: naming the first field that `build_decoder` does not represent.
+        UserError: naming the model, and the first field that the decoder does not represent.
     """
-    config, path = read_config(folder), Path(folder) / "config.json"
+    folder = folder_with_config(path, key, revision) if key else path
+    return model_config(read_config(folder), str(path))
+
+
+def model_config(config: dict[str, Any], name: str) -> ModelConfig:
+    """Return which decoder a config.json describes.
+
+    Args:
+        config: config.json.
+        name: model that was asked for, as error messages name it.
+
+    Raises:
+        UserError: naming the first field that the decoder does not represent.
+    """
     architecture = architecture_of(config)
-    if architecture not in ARCHITECTURES:
+    if architecture not in FAMILIES:
         raise UserError(
-            f"{path}: architectures is {architecture}; supported: {', '.join(ARCHITECTURES)}"
+            f"{name}: architectures is {architecture}; supported: {', '.join(FAMILIES)}"
         )
-    for field, allowed in FIXED.items():
-        if field in config and config[field] not in allowed:
-            raise UserError(
-                f"{path}: {field}={config[field]!r} is not supported ({allowed[0]!r} is)"
-            )
-    size = _size(config, path)
-    window = config.get("sliding_window")
-    if window is not None and window < size.max_seq_len:
+    family = FAMILIES[architecture]
+    fields = {**family.defaults, **config}
+    for field, allowed in {**FIXED, **family.fixed}.items():
+        if field in family.defaults or field not in config or config[field] in allowed:
+            continue
         raise UserError(
-            f"{path}: sliding_window={window} is shorter than the context; not supported"
+            f"{name}: {field}={config[field]!r} is not supported for {architecture} "
+            f"({allowed[0]!r} is)"
         )
-    return ModelConfig(architecture, size, _rotary(config, architecture, size, path))
-
-
-def _size(config: dict[str, Any], path: Path) -> DecoderSize:
     try:
-        heads = config["num_attention_heads"]
-        size = DecoderSize(
-            vocab_size=config["vocab_size"],
-            num_layers=config["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config["hidden_size"] // heads,
-            embed_dim=config["hidden_size"],
-            intermediate_dim=config["intermediate_size"],
-            max_seq_len=config["max_position_embeddings"],
-            norm_eps=config["rms_norm_eps"],
+        size = _size(fields, name)
+        rotary, local = (
+            _rotary(parameters, fields, size, name)
+            for parameters in _rope_parameters(fields, family)
+        )
+        return ModelConfig(
+            architecture,
+            size,
+            _variant(fields, family),
+            rotary,
+            local,
+            tuple(rotates(fields, layer) for layer in range(size.num_layers)),
+            _windows(fields, family, size.num_layers),
         )
     except KeyError as e:
-        raise UserError(f"{path}: field {e.args[0]!r} is missing") from e
-    if config.get("head_dim") not in (None, size.head_dim):
-        raise UserError(f"{path}: head_dim={config['head_dim']} is not hidden_size / heads")
-    return size
+        raise UserError(f"{name}: config.json lacks the field {e.args[0]!r}") from e
+    except (TypeError, IndexError) as e:
+        raise UserError(f"{name}: a field of config.json has a wrong value ({e})") from e
+
+
+def _size(fields: Fields, name: str) -> DecoderSize:
+    heads, width = fields["num_attention_heads"], fields["hidden_size"]
+    if width % heads:
+        raise UserError(f"{name}: hidden_size={width} is not a multiple of {heads} heads")
+    return DecoderSize(
+        vocab_size=fields["vocab_size"],
+        num_layers=fields["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=fields["num_key_value_heads"] or heads,
+        head_dim=fields.get("head_dim") or width // heads,
+        embed_dim=width,
+        intermediate_dim=fields["intermediate_size"],
+        max_seq_len=fields["max_position_embeddings"],
+        norm_eps=fields["rms_norm_eps"],
+    )
+
+
+def _variant(fields: Fields, family: Family) -> Variant:
+    biased = bool(fields.get("attention_bias"))
+    return Variant(
+        tied=fields["tie_word_embeddings"],
+        qkv_bias=biased or family.qkv_bias,
+        output_bias=biased,
+        qk_norm=family.qk_norm,
+        gemma=family.gemma,
+        attention_scale=fields["query_pre_attn_scalar"] ** -0.5 if family.gemma else None,
+    )
+
+
+def _windows(fields: Fields, family: Family, layers: int) -> tuple[int | None, ...]:
+    """Return the sliding window of each layer."""
+    window = fields.get("sliding_window") if fields.get("use_sliding_window", True) else None
+    types = fields.get("layer_types")
+    sliding = (
+        types[layer] == "sliding_attention" if types else family.is_sliding(fields, layer)
+        for layer in range(layers)
+    )
+    return tuple(window if slides else None for slides in sliding)
+
+
+def _rope_parameters(fields: Fields, family: Family) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the rotary parameters of layers without and with a window.
+
+    transformers 5 writes rope_parameters, older versions rope_scaling beside other fields.
+    """
+    parameters, scaling = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
+    base = {"rope_theta": fields.get("rope_theta", RotaryEmbeddingConfigMixin.default_theta)}
+    if not family.gemma:
+        own = base | (scaling or parameters)
+        return own, own
+    local = {"rope_theta": fields["rope_local_base_freq"]}
+    return (
+        base | (parameters.get("full_attention") or {}) | scaling,
+        local | (parameters.get("sliding_attention") or {}),
+    )
+
+
+class _RotaryFields(RotaryEmbeddingConfigMixin):
+    """Hold what transformers' functions of rotary scaling read of a config."""
+
+    def __init__(self, parameters: dict[str, Any], fields: Fields, head_dim: int) -> None:
+        self.hidden_size = fields["hidden_size"]
+        self.num_attention_heads = fields["num_attention_heads"]
+        self.head_dim = head_dim
+        self.max_position_embeddings = fields["max_position_embeddings"]
+        if (original := fields.get("original_max_position_embeddings")) is not None:
+            self.original_max_position_embeddings = original
+        self.rope_parameters: dict[str, Any] = copy.deepcopy(parameters)
+        partial = fields.get("partial_rotary_factor")
+        self.rope_parameters.setdefault(
+            "partial_rotary_factor", 1.0 if partial is None else partial
+        )
+        self.standardize_rope_params()
 
 
 def _rotary(
-    config: dict[str, Any], architecture: str, size: DecoderSize, path: Path
+    parameters: dict[str, Any], fields: Fields, size: DecoderSize, name: str
 ) -> RotaryConfig:
-    # transformers 5 writes rope_parameters, older versions rope_scaling beside top-level fields
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    base = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if architecture == "LlamaForCausalLM":
-        if kind != "default" or partial != 1.0:
-            raise UserError(f"{path}: rope type {kind!r} is not supported for {architecture}")
-        return RotaryConfig(base, size.head_dim, size.max_seq_len)
-    dim = int(size.head_dim * partial)
-    original = rope.get(
-        "original_max_position_embeddings", config.get("original_max_position_embeddings")
-    )
-    if kind == "longrope":
-        factors = {k: tuple(map(float, rope[f"{k}_factor"])) for k in ("short", "long")}
-        for name, factor in factors.items():
-            if len(factor) != dim // 2:
-                raise UserError(
-                    f"{path}: {name}_factor has {len(factor)} values, expected {dim // 2}"
-                )
-    elif kind == "default":
-        factors = dict.fromkeys(("short", "long"), (1.0,) * (dim // 2))
-        original = size.max_seq_len
-    else:
-        raise UserError(f"{path}: rope type {kind!r} is not supported (longrope, default)")
-    return RotaryConfig(base, dim, original or size.max_seq_len, factors)
+    architecture = architecture_of(fields)
+    family = FAMILIES[architecture]
+    rope = _RotaryFields(parameters, fields, size.head_dim)
+    parameters = rope.rope_parameters
+    kind = "longrope" if parameters["rope_type"] == "su" else parameters["rope_type"]
+    if kind not in family.rope_types:
+        raise UserError(
+            f"{name}: rope type {kind!r} is not supported for {architecture} "
+            f"({', '.join(family.rope_types)} are)"
+        )
+    partial = parameters["partial_rotary_factor"]
+    if partial != 1.0 and not family.partial_rotary:
+        raise UserError(f"{name}: partial_rotary_factor={partial} is not supported (1.0 is)")
+    base, dim = float(parameters["rope_theta"]), int(size.head_dim * partial)
+    if kind == "default":
+        return RotaryConfig(base, dim, plain_frequencies(dim, base))
+    # Meta is the default device while a model is built for its shapes alone.
+    with torch.device("cpu"):
+        if kind == "longrope":
+            return _long_rotary(rope, base, dim, name)
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](rope, torch.device("cpu"))
+        return RotaryConfig(base, dim, tuple(frequencies.tolist()), float(scale))
+
+
+def _long_rotary(rope: _RotaryFields, base: float, dim: int, name: str) -> RotaryConfig:
+    parameters = rope.rope_parameters
+    factors = {k: tuple(map(float, parameters[f"{k}_factor"])) for k in ("short", "long")}
+    for branch, factor in factors.items():
+        if len(factor) != dim // 2:
+            raise UserError(
+                f"{name}: {branch}_factor has {len(factor)} values, expected {dim // 2}"
+            )
+    _, scale = ROPE_INIT_FUNCTIONS["longrope"](rope, torch.device("cpu"))
+    original = parameters["original_max_position_embeddings"]
+    if not math.isclose(scale, ours := long_rope_scale(rope.max_position_embeddings, original)):
+        raise UserError(
+            f"{name}: factor or attention_factor of LongRoPE scales by {scale}, where the contexts "
+            f"give {ours}; not supported"
+        )
+    return RotaryConfig(base, dim, plain_frequencies(dim, base), scale, original, factors)
 
 
 def served_rope_factors(folder: str | Path, max_model_len: int) -> tuple[float, ...] | None:

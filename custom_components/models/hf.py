@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
-from torchtune.models.phi3._convert_weights import phi3_hf_to_tune, phi3_tune_to_hf
-from torchtune.models.qwen2._convert_weights import qwen2_hf_to_tune, qwen2_tune_to_hf
 
 from custom_components.config import UserError
 from custom_components.io import atomic_path
 from custom_components.models.config_json import read_config, read_model_config
 from custom_components.models.decoder import Decoder
-from custom_components.models.longrope import LongRoPE, RopeFactor, rope_factor_of
-from custom_components.models.lora import is_adapter, with_adapters
+from custom_components.models.fit import check_same, check_shapes, check_tied
+from custom_components.models.longrope import RopeFactor
+from custom_components.models.lora import with_adapters
+from custom_components.models.weight_names import EMBEDDING, HEAD, to_hf, to_tune
 
 COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "LICENSE*", "NOTICE*")
 SHARD_BYTES = 5 * 2**30
@@ -55,48 +54,109 @@ class HFCheckpointer:
     Args:
         checkpoint_dir: folder with config.json, tokenizer files and safetensors.
 
+    Attributes:
+        neighbours: the state dict is that of a model that rotates neighbouring dimensions.
+
     Raises:
         UserError: if the folder is not a model folder, or its config is not supported.
     """
+
+    neighbours = False
 
     def __init__(self, checkpoint_dir: str | Path) -> None:
         self.folder = Path(checkpoint_dir)
         self.config = read_config(self.folder)
         self.model_config = read_model_config(self.folder)
-        self.is_phi3 = self.model_config.architecture == "Phi3ForCausalLM"
+        self.files = self.weight_files()
+
+    def weight_files(self) -> list[Path]:
+        """Return the safetensors files that hold the weights.
+
+        Raises:
+            UserError: if one of them is missing.
+        """
+        index = self.folder / "model.safetensors.index.json"
+        names = ["model.safetensors"]
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        for name in names:
+            if (self.folder / name).is_file():
+                continue
+            if any(self.folder.glob("*.bin")):
+                raise UserError(
+                    f"{self.folder}: weights are pickles (.bin), which may run code; let "
+                    "transformers write safetensors: "
+                    "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder)"
+                )
+            raise UserError(f"{self.folder}: weight file {name} is missing")
+        return [self.folder / name for name in names]
 
     def load_checkpoint(self) -> dict[str, Any]:
         """Return {"model": state dict in torchtune's names, float32}.
 
         Raises:
-            UserError: if a weight file is missing or damaged.
+            UserError: if a weight file is damaged, or the weights are not those of the model that
+                config.json describes.
         """
         weights = {}
-        for file in _weight_files(self.folder):
+        for file in self.files:
             try:
                 with safe_open(file, framework="pt") as f:
                     for name in f.keys():  # noqa: SIM118 (not a mapping)
                         weights[name] = f.get_tensor(name).float()
             except SafetensorError as e:
                 raise UserError(f"{file} is damaged ({e})") from e
-        return {"model": self.to_tune(weights)}
+        try:
+            return {"model": self.checked(self.to_tune(weights))}
+        except UserError as e:
+            raise UserError(f"{self.folder}: {e}") from e
+
+    def checked(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights of the model that config.json describes; leave out a tied head.
+
+        Args:
+            state_dict: weights of the folder, torchtune's names.
+
+        Raises:
+            UserError: if the weights are those of another model.
+        """
+        weights = dict(state_dict)
+        if self.model_config.variant.tied:
+            check_tied(weights.pop("output.weight", None), weights.get("tok_embeddings.weight"))
+        described = self._described().state_dict()
+        check_shapes(described, weights, "config.json", "the weights")
+        return weights
+
+    def check_head(self) -> None:
+        """Check that the weights hold no output layer other than the one config.json describes.
+
+        Raises:
+            UserError: if config.json ties it to the embedding, and the weights hold another one.
+        """
+        if not self.model_config.variant.tied:
+            return
+        tensors = {}
+        for file in self.files:
+            with safe_open(file, framework="pt") as f:
+                for name in {HEAD, EMBEDDING} & set(f.keys()):
+                    tensors[name] = f.get_tensor(name)
+        try:
+            check_tied(tensors.get(HEAD), tensors.get(EMBEDDING))
+        except UserError as e:
+            raise UserError(f"{self.folder}: {e}") from e
 
     def to_tune(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Convert a Hugging Face state dict to torchtune's names and layout; drop a tied head."""
-        weights = {k: v for k, v in weights.items() if k != "lm_head.weight"}
-        if self.is_phi3:
-            size = self.model_config.size
-            return phi3_hf_to_tune(
-                weights,
-                num_heads=size.num_heads,
-                num_kv_heads=size.num_kv_heads,
-                dim=size.embed_dim,
-            )
-        return qwen2_hf_to_tune(weights)
+        """Convert a Hugging Face state dict to torchtune's names and layout."""
+        return to_tune(weights, self.model_config)
 
     def to_hf(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Convert a torchtune state dict to Hugging Face's names and layout."""
-        return phi3_tune_to_hf(state_dict) if self.is_phi3 else qwen2_tune_to_hf(state_dict)
+        return to_hf(state_dict, self.model_config)
+
+    def _described(self) -> Decoder:
+        """Return the decoder that config.json describes, without data."""
+        with torch.device("meta"):
+            return self.model_config.build()
 
     def check_model(self, model: Decoder) -> None:
         """Check that a built model is the one the folder describes.
@@ -104,25 +164,7 @@ class HFCheckpointer:
         Raises:
             UserError: naming the first thing that differs.
         """
-        with torch.device("meta"):
-            described = self.model_config.build()
-        ours = {k: tuple(v.shape) for k, v in model.state_dict().items() if not is_adapter(k)}
-        theirs = {k: tuple(v.shape) for k, v in described.state_dict().items()}
-        for name in ours.keys() | theirs.keys():
-            if ours.get(name) != theirs.get(name):
-                raise UserError(
-                    f"model and checkpoint differ: {name} is {ours.get(name)} in the built model "
-                    f"and {theirs.get(name)} in {self.folder}"
-                )
-        # Only the branch in use counts: an export writes the trained branch under both names.
-        branch = rope_factor_of(model) or ""
-        built, stored = (_rotary_traits(m.rope, branch) for m in (model, described))
-        for name, value in built.items():
-            if value != stored[name]:
-                raise UserError(
-                    f"model and checkpoint differ in the rotary embedding's {name}: {value} built, "
-                    f"{stored[name]} in {self.folder}"
-                )
+        check_same(model, self._described(), self.neighbours, str(self.folder))
 
     def save_model(
         self,
@@ -170,24 +212,6 @@ class HFCheckpointer:
             if card:
                 (folder / "README.md").write_text(card, encoding="utf-8")
             _save_sharded(self.to_hf(state_dict), folder, dtype)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: weight file {name} is missing")
-    return [folder / name for name in names]
-
-
-def _rotary_traits(rope: nn.Module, branch: str) -> dict[str, Any]:
-    factors = rope.factors if isinstance(rope, LongRoPE) else None
-    traits = {name: getattr(rope, name, None) for name in ("scale", "base", "rotary_dim")}
-    return traits | {"factors": factors.get(branch, factors) if factors else None}
 
 
 def _save_sharded(weights: dict[str, torch.Tensor], folder: Path, dtype: torch.dtype) -> None:

@@ -7,13 +7,14 @@ long factors alike.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from custom_components.models.decoder import Decoder
+from custom_components.models.rotary import RotaryEmbedding, plain_frequencies
 
 RopeFactor = Literal["short", "long", "by_length"]
 
@@ -35,9 +36,6 @@ class LongRoPE(nn.Module):
     Raises:
         ValueError: if a factor list has the wrong length, or `rope_factor` is unknown.
     """
-
-    short_inv_freq: torch.Tensor
-    long_inv_freq: torch.Tensor
 
     def __init__(
         self,
@@ -62,52 +60,25 @@ class LongRoPE(nn.Module):
         self.original_max_seq_len = original_max_seq_len
         self.rope_factor: RopeFactor = rope_factor
         self.factors = {"short": tuple(short_factor), "long": tuple(long_factor)}
-        ratio = max_seq_len / original_max_seq_len
-        self.scale = (
-            math.sqrt(1 + math.log(ratio) / math.log(original_max_seq_len)) if ratio > 1 else 1.0
-        )
-        self.rope_init()
-
-    def rope_init(self) -> None:
-        """Compute the frequencies; recipes call it again after materialising from meta."""
-        device = None
-        if hasattr(self, "short_inv_freq") and self.short_inv_freq.device.type != "meta":
-            device = self.short_inv_freq.device
-        for name, factor in self.factors.items():
-            # Always float32, whatever the default dtype: bf16 frequencies ruin far positions.
-            exponent = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=device)
-            divisor = torch.tensor(factor, dtype=torch.float32, device=device)
-            inv_freq = 1.0 / (divisor * self.base ** (exponent / self.rotary_dim))
-            self.register_buffer(f"{name}_inv_freq", inv_freq, persistent=False)
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        # `.to(bfloat16)` must not round the frequencies, so they are recomputed on the new device.
-        super()._apply(fn, recurse)
-        if self.short_inv_freq.dtype != torch.float32:
-            self.rope_init()
-        return self
+        self.scale = long_rope_scale(max_seq_len, original_max_seq_len)
+        short, long = (plain_frequencies(rotary_dim, base, f) for f in self.factors.values())
+        self.short = RotaryEmbedding(short, self.scale)
+        self.long = RotaryEmbedding(long, self.scale)
 
     def forward(self, x: torch.Tensor, *, input_pos: torch.Tensor | None = None) -> torch.Tensor:
-        """Rotate `x`.
-
-        Args:
-            x: queries or keys [batch, seq, heads, head_dim].
-            input_pos: positions [batch, seq] (or [1, seq]), int; 0..seq-1 when None.
-
-        Returns:
-            tensor of the shape and dtype of `x`.
-        """
-        if input_pos is None:
-            input_pos = torch.arange(x.shape[1], device=x.device)[None]
+        """Rotate `x` [batch, seq, heads, head_dim] by the branch in use (see `RotaryEmbedding`)."""
         branch = self.rope_factor
         if branch == "by_length":
-            branch = "long" if int(input_pos.max()) + 1 > self.original_max_seq_len else "short"
-        inv_freq = self.long_inv_freq if branch == "long" else self.short_inv_freq
-        angle = input_pos[..., None].float() * inv_freq  # [batch, seq, rotary_dim / 2]
-        cos = (angle.cos() * self.scale).to(x.dtype)[:, :, None]
-        sin = (angle.sin() * self.scale).to(x.dtype)[:, :, None]
-        first, second, rest = x.tensor_split((self.rotary_dim // 2, self.rotary_dim), dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+            longest = x.shape[1] if input_pos is None else int(input_pos.max()) + 1
+            branch = "long" if longest > self.original_max_seq_len else "short"
+        embedding = self.long if branch == "long" else self.short
+        return embedding(x, input_pos=input_pos)
+
+
+def long_rope_scale(max_seq_len: int, original_max_seq_len: int) -> float:
+    """Return LongRoPE's factor of cos and sin for an extension of the context."""
+    ratio = max_seq_len / original_max_seq_len
+    return math.sqrt(1 + math.log(ratio) / math.log(original_max_seq_len)) if ratio > 1 else 1.0
 
 
 def rope_factor_of(model: Decoder) -> RopeFactor | None:
@@ -116,5 +87,6 @@ def rope_factor_of(model: Decoder) -> RopeFactor | None:
 
 
 def rope_factors_of(model: Decoder) -> tuple[float, ...] | None:
-    """Return the LongRoPE factors of the branch in use, or None for other rotary embeddings."""
-    return model.rope.factors[model.rope.rope_factor] if isinstance(model.rope, LongRoPE) else None
+    """Return the LongRoPE factors of the branch in use; None for other embeddings and `by_length`."""
+    rope = model.rope
+    return rope.factors.get(rope.rope_factor) if isinstance(rope, LongRoPE) else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from custom_components.models.decoder import Decoder, DecoderSize, build_decoder
+from custom_components.models.decoder import Decoder, DecoderSize, Variant, build_decoder
 from custom_components.models.longrope import LongRoPE, RopeFactor
 from custom_components.models.lora import with_adapters
 
@@ -77,7 +77,7 @@ def phi4_mini(
         rope_factor=rope_factor,
         base=rope_base,
     )
-    return build_decoder(size, rope)
+    return build_decoder(size, [rope] * num_layers, Variant(tied=True))
 
 
 @with_adapters

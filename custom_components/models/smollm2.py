@@ -1,7 +1,8 @@
 """Build the SmolLM2 family (LlamaForCausalLM with tied embeddings)."""
 
-from custom_components.models.decoder import Decoder, DecoderSize, build_decoder, plain_rope
+from custom_components.models.decoder import Decoder, DecoderSize, Variant, build_decoder
 from custom_components.models.lora import with_adapters
+from custom_components.models.rotary import RotaryEmbedding, plain_frequencies
 
 
 @with_adapters
@@ -43,7 +44,8 @@ def smollm2(
         max_seq_len=max_seq_len,
         norm_eps=norm_eps,
     )
-    return build_decoder(size, plain_rope(size, rope_base))
+    rope = RotaryEmbedding(plain_frequencies(size.head_dim, rope_base))
+    return build_decoder(size, [rope] * num_layers, Variant(tied=True))
 
 
 @with_adapters

@@ -3,8 +3,11 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -12,8 +15,10 @@ from safetensors.torch import save_file
 from torchtune.models.phi3._convert_weights import phi3_tune_to_hf
 from transformers import Phi3Config
 
-from custom_components.config import Component, UserError, required
+from custom_components.config import Component, UserError, get_component, required
 from custom_components.hub import FILES, local_folder
+from custom_components.models.config_json import ModelConfig, model_config, read_model_config
+from custom_components.models.hf import HFCheckpointer
 from custom_components.models.longrope import LongRoPE
 from custom_components.models.phi4_mini import phi4_mini_tiny
 from custom_components.runs.run_config import RunConfig, named_inputs
@@ -93,9 +98,12 @@ def pretrained(
             trained from it.
 
     Raises:
-        UserError: if the model or the template does not exist.
+        UserError: if the model or the template does not exist, or the decoder does not compute the
+            model.
     """
+    read_model_config(path, "source.path", revision)  # before the weights are downloaded
     source = local_folder(path, "source.path", revision)
+    HFCheckpointer(source).check_head()
     for pattern in FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, folder / file.name)
@@ -110,6 +118,22 @@ def pretrained(
             config.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_source(source: Component) -> None:
+    """Check that the decoder computes the model that `pretrained` copies, without copying it.
+
+    Args:
+        source: `source` node of a start config; the other functions check what they make.
+
+    Raises:
+        HubError: if the model is on the hub, which is out of reach.
+        UserError: if the decoder does not compute the model.
+    """
+    if get_component(source["_component_"], "source") is pretrained:
+        read_model_config(source["path"], "source.path", source.get("revision"))
+        if Path(source["path"]).is_dir():
+            HFCheckpointer(source["path"]).check_head()
+
+
 def gguf(folder: Path, path: str) -> None:
     """Convert a llama.cpp file, dequantised: a real model without access to the hub.
 
@@ -118,38 +142,98 @@ def gguf(folder: Path, path: str) -> None:
         path: .gguf file, or a zip (such as a Python wheel) that holds one.
 
     Raises:
-        UserError: if the file is missing or holds no GGUF file, or `gguf` is not installed.
+        UserError: if the file is missing or holds no GGUF file, `gguf` is not installed, or
+            transformers or the decoder does not compute the model.
     """
-    source = Path(path).expanduser()
-    if not source.is_file():
-        raise UserError(
-            f"source.path: {source} does not exist; give a .gguf file or a zip that holds one"
-        )
-    try:
-        import gguf as _  # noqa: F401
-    except ModuleNotFoundError as e:
-        raise UserError("reading GGUF needs the package gguf; pip install -e '.[gguf]'") from e
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    with unpacked_gguf(path, folder) as file:
+        check_gguf(file, path)
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    unpacked = folder / "unpacked"
-    unpacked.mkdir()
-    if source.suffix == ".gguf":
-        file = unpacked / source.name
-        file.symlink_to(source.resolve())
-    else:
-        with zipfile.ZipFile(source) as archive:
-            names = [n for n in archive.namelist() if n.endswith(".gguf")]
-            if not names:
-                raise UserError(f"source.path: {source} holds no .gguf file")
-            (unpacked / "model.gguf").write_bytes(archive.read(names[0]))
-        file = unpacked / "model.gguf"
-    tokenizer: Any = AutoTokenizer.from_pretrained(unpacked, gguf_file=file.name)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        unpacked, gguf_file=file.name, dtype=torch.float32
-    )
+        options: dict[str, Any] = {"gguf_file": file.name}
+        tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, **options
+        )
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    shutil.rmtree(unpacked)
+
+
+@contextmanager
+def unpacked_gguf(path: str, folder: Path) -> Iterator[Path]:
+    """Yield the GGUF file of that name, or the one in a zip, in a temporary folder in `folder`."""
+    source = Path(path).expanduser()
+    if not source.is_file():
+        raise UserError(
+            f"source.path: {source} does not exist; give a .gguf file or a zip that holds one"
+        )
+    with TemporaryDirectory(dir=folder) as unpacked:
+        file = Path(unpacked) / "model.gguf"
+        if source.suffix == ".gguf":
+            file.symlink_to(source.resolve())
+        else:
+            with zipfile.ZipFile(source) as archive:
+                names = [n for n in archive.namelist() if n.endswith(".gguf")]
+                if not names:
+                    raise UserError(f"source.path: {source} holds no .gguf file")
+                with archive.open(names[0]) as packed, open(file, "wb") as whole:
+                    shutil.copyfileobj(packed, whole)
+        yield file
+
+
+def check_gguf(file: Path, path: str) -> None:
+    """Check that transformers and the decoder compute the model of a GGUF file.
+
+    Args:
+        file: GGUF file.
+        path: name that was asked for, for the message.
+
+    Raises:
+        UserError: if they do not, or `gguf` is not installed.
+    """
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError as e:
+        raise UserError("reading GGUF needs the package gguf; pip install -e '.[gguf]'") from e
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        reader = GGUFReader(file)
+        config: Any = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    except (ValueError, OSError) as e:
+        raise UserError(f"source.path: {path}: {str(e).strip().splitlines()[0]}") from e
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
+    described = model_config(config.to_dict() | {"architectures": [architecture]}, path)
+    if lost := lost_by_transformers(reader, described):
+        raise UserError(
+            f"source.path: {path} has {lost}, which transformers does not read from a GGUF file; "
+            "take the model's own folder (custom_components.models.start.pretrained)"
+        )
+
+
+def lost_by_transformers(reader: Any, described: ModelConfig) -> str | None:
+    """Return what a GGUF file says about the computation and transformers leaves out, or None.
+
+    Args:
+        reader: `gguf.GGUFReader` of the file.
+        described: model that transformers makes of it.
+    """
+    for tensor in reader.tensors:
+        if tensor.name.startswith("rope_"):  # divisors of Llama 3's or LongRoPE's frequencies
+            return f"the tensor {tensor.name}"
+    fields = {key.partition(".")[2]: field.contents() for key, field in reader.fields.items()}
+    computed = {
+        "rope.scaling.type": "none",
+        "rope.dimension_count": described.rotary.dim,
+        "attention.key_length": described.size.head_dim,
+    }
+    for key, value in computed.items():
+        if fields.get(key, value) != value:
+            return f"{key}={fields[key]}"
+    window = fields.get("attention.sliding_window") or described.size.max_seq_len
+    if window < described.size.max_seq_len and window not in described.windows:
+        return f"attention.sliding_window={window}"
+    return None

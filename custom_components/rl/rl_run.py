@@ -17,7 +17,7 @@ from custom_components.runs.metrics import Metrics
 from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
-from custom_components.training.trainer import Trainer
+from custom_components.training.trainer import Trainer, open_model
 from custom_components.training.validation import BestSoFar
 
 
@@ -49,6 +49,7 @@ def open_run(
         yield None
         return
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
+    open_model(cfg, tokenizer)  # refuse a model that does not fit before anything is sampled
     engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     with cfg.verifier.open() as pool:
         yield folder, Sampler(cfg, world, tokenizer, engine, pool)

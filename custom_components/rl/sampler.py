@@ -88,7 +88,7 @@ class Sampler:
             trainer: Trainer to take the weights from.
             version: Number of steps that the weights have learned from.
         """
-        weights = trainer.checkpointer.to_hf(trainer.plain_weights(every_rank=True))
+        weights = trainer.checkpointer.to_hf(trainer.plain_weights())
         self.engine.load_weights(weights.items(), version)
 
 

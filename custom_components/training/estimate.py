@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from custom_components.config import UserError, instantiate
+from custom_components.config import UserError
+from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder, Documents
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
@@ -66,12 +67,6 @@ class Memory:
     def trainer(self) -> float:
         """Return the sum without the engine, bytes."""
         return sum(vars(self).values()) - self.engine
-
-
-def build_on_meta(cfg: TrainingConfig) -> Decoder:
-    """Build the config's model without data."""
-    with torch.device("meta"):
-        return instantiate(cfg.model, "model")
 
 
 class PeakBytes(TorchDispatchMode):
@@ -166,9 +161,10 @@ def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float
     """
     whole, rest = divmod(batch.tokens, batch.max_seq_len)
     documents = Documents((batch.max_seq_len,) * whole + ((rest,) if rest else ()))
+    model = build_on_meta(json.loads(batch.model))
+    model.layers = model.layers[:layers]
     with FakeTensorMode():
-        model = instantiate(json.loads(batch.model), "model")
-        model.layers = model.layers[:layers]
+        model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))
         cast_weights(model, DTYPES[batch.dtype], DTYPES[batch.weights_dtype])
         prepare_layers(model, False, batch.activation_checkpointing)
         if not keep_gradients:
@@ -226,7 +222,7 @@ def stage_memory(
     state_bytes = OPTIMIZER_BYTES[component]
     if cfg.weights_dtype == "bf16" and component.startswith("torch."):
         state_bytes /= 2
-    model = build_on_meta(cfg)
+    model = build_on_meta(cfg.model)
     cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
     parameters, layer_parameters = list(model.parameters()), list(model.layers[0].parameters())
     layers = len(model.layers)

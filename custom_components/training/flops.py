@@ -44,16 +44,21 @@ def model_size(model: nn.Module) -> int:
 def training_flops(model: Decoder, tokens: float, document_length: float) -> float:
     """Return the model FLOPs of training, without recomputation.
 
-    The forward pass takes 2 per weight and token (the tied embedding serves as the head). The
-    gradients of the inputs take as many, and so do those of the trained weights. Causal attention
-    adds 2 * length * width per layer and token to the forward pass.
+    The forward pass takes 2 per weight and token; an embedding takes none, unless it also serves
+    as the output layer. The gradients of the inputs take as many, and so do those of the trained
+    weights. Causal attention adds 2 * length * width per layer and token to the forward pass.
 
     Args:
         model: decoder; weights that require no gradient are not trained.
         tokens: number of tokens.
         document_length: length of the document around a token, mean over the tokens.
     """
-    size, trained = model_size(model), sum(p.numel() for p in model.parameters() if p.requires_grad)
+    embedding = model.tok_embeddings.weight
+    multiplied = [p for p in model.parameters() if p is not embedding or p is model.head_weight]
+    size = sum(p.numel() for p in multiplied)
+    trained = sum(p.numel() for p in multiplied if p.requires_grad)
     width = model.size.num_heads * model.size.head_dim
-    per_token = 4 * size + 2 * trained + 3 * 2 * document_length * width * len(model.layers)
-    return per_token * tokens
+    # A query sees half of its document in the mean, or its window.
+    windows = (attention.window for attention in model.attentions)
+    lengths = sum(min(document_length, 2 * w) if w else document_length for w in windows)
+    return (4 * size + 2 * trained + 3 * 2 * lengths * width) * tokens

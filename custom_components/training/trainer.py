@@ -20,8 +20,9 @@ from tqdm import tqdm
 from custom_components.cards import model_card
 from custom_components.config import UserError, instantiate
 from custom_components.data.batching import MicroBatch, batch_order
+from custom_components.models.builders import build_on_meta, open_checkpointer
 from custom_components.models.decoder import Decoder
-from custom_components.models.hf import DTYPES
+from custom_components.models.hf import DTYPES, HFCheckpointer
 from custom_components.models.longrope import rope_factor_of
 from custom_components.models.lora import (
     adapter_scale,
@@ -30,6 +31,7 @@ from custom_components.models.lora import (
     initial_adapters,
     merge_adapters,
 )
+from custom_components.models.peft_adapter import save_adapter
 from custom_components.models.value_head import (
     VALUE_HEAD,
     ValueHead,
@@ -103,10 +105,7 @@ class Trainer(Generic[Cfg]):
         self.run = run
         self.world = world
         self.tokenizer = tokenizer
-        self.checkpointer = instantiate(cfg.checkpointer, "checkpointer")
-        self.model = self._build()
-        check_fit(self.model, tokenizer, cfg.max_seq_len)
-        self.checkpointer.check_model(self.model)
+        self.checkpointer, self.model = open_model(cfg, tokenizer)
         self.adapter_scale = adapter_scale(self.model)
         if value_head is not None:
             with torch.device("meta"):
@@ -143,11 +142,6 @@ class Trainer(Generic[Cfg]):
         self._batch: tuple[Rows, list[int]] = [], []
         self._interruption = Interruption()
 
-    def _build(self) -> Decoder:
-        """Build the model on meta, so that no rank ever holds more than its shards."""
-        with torch.device("meta"):
-            return instantiate(self.cfg.model, "model")
-
     def _place(self, model: Decoder) -> None:
         cast_weights(model, DTYPES[self.cfg.dtype], DTYPES[self.cfg.weights_dtype])
         shard(model, self.world)
@@ -170,7 +164,7 @@ class Trainer(Generic[Cfg]):
         """
         if self.adapter_scale is not None:
             return self._without_adapters
-        model = self._build().requires_grad_(False).eval()
+        model = build_on_meta(self.cfg.model).requires_grad_(False).eval()
         self._place(model)
         return model
 
@@ -178,9 +172,9 @@ class Trainer(Generic[Cfg]):
         with adapters_off(self.model):
             return self.model(*args, **kwargs)
 
-    def plain_weights(self, every_rank: bool = False) -> dict[str, torch.Tensor]:
-        """Return the whole decoder's weights, adapters merged (see `full_state_dict`)."""
-        weights = without_value_head(full_state_dict(self.model, self.world, every_rank))
+    def plain_weights(self) -> dict[str, torch.Tensor]:
+        """Return the whole decoder's weights on every rank, adapters merged."""
+        weights = without_value_head(full_state_dict(self.model, self.world, every_rank=True))
         return merge_adapters(weights, self.adapter_scale)
 
     def forward_logprobs(
@@ -357,24 +351,47 @@ class Trainer(Generic[Cfg]):
         self.alarms.log(self.step + 1, alarm=message)
 
     def finish(self, counts: dict[str, Any] | None = None) -> None:
-        """Write `model/`, an ordinary Hugging Face folder, and mark the run complete."""
+        """Write `model/`, an ordinary Hugging Face folder, and mark the run complete.
+
+        A run that trained adapters also leaves them alone in `adapter/`, in PEFT's format.
+        """
         self.checkpoints.publish()
         self.metrics.close()
-        output = self.run.path / "model"
-        weights = self.plain_weights()
+        model, adapter = self.run.path / "model", self.run.path / "adapter"
+        weights = without_value_head(full_state_dict(self.model, self.world))
         if self.world.rank == 0:
             config = dataclasses.asdict(self.cfg)
+            if self.adapter_scale is not None:
+                base = config["checkpointer"]["checkpoint_dir"]
+                save_adapter(weights, self.model, self.checkpointer, adapter, base)
             self.checkpointer.save_model(
-                weights,
-                output,
+                merge_adapters(weights, self.adapter_scale),
+                model,
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
                 model_card(self.run.recipe, self.step, config, form=self.tokenizer.form),
             )
-            self.tokenizer.form.save(output)
+            self.tokenizer.form.save(model)
         self.world.barrier()
-        self.run.finish([output], {"steps": self.step, **(counts or {})})
+        outputs = [model] if self.adapter_scale is None else [model, adapter]
+        self.run.finish(outputs, {"steps": self.step, **(counts or {})})
+
+
+def open_model(cfg: TrainingConfig, tokenizer: ChatTokenizer) -> tuple[HFCheckpointer, Decoder]:
+    """Open the checkpointer and build the model without data.
+
+    Recipes call it before they tokenise or sample, so that a model that cannot be trained is refused
+    at once.
+
+    Raises:
+        UserError: if model, weights, tokenizer and lengths do not fit each other.
+    """
+    checkpointer = open_checkpointer(cfg.checkpointer)
+    model = build_on_meta(cfg.model)
+    check_fit(model, tokenizer, cfg.max_seq_len)
+    checkpointer.check_model(model)
+    return checkpointer, model
 
 
 def prepare_layers(model: Decoder, compiled: bool, activation_checkpointing: bool) -> None:

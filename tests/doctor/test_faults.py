@@ -35,6 +35,8 @@ from custom_components.doctor.checks import check_decontamination
 from custom_components.doctor.findings import NAMES, duration
 from custom_components.doctor.forecast import check_groups
 from custom_components.engines.engine import Completion
+from custom_components.hub import HubError
+from custom_components.models import config_json
 from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
 from custom_components.tokenizer.chat import ChatTokenizer
@@ -377,6 +379,28 @@ def test_a_teacher_of_another_family(run_dir, tmp_path):
     assert errors(look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=512")) == []
     findings = look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=4096")
     assert errors(findings) == ["context"] and "the 4096 served" in findings["context"][0].what
+
+
+def test_a_start_model_that_cannot_be_trained(tmp_path, monkeypatch):
+    config = {"architectures": ["Qwen3_5ForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = "{_component_: custom_components.models.start.pretrained, path: %s}"
+    chain = [f"run_dir={tmp_path}/run", "only=[start]"]
+    chain.append(f"stages.0.overrides=['source={source % tmp_path}']")
+    _, findings = examine_chain("configs/tiny/chain.yaml", chain)
+    assert [f.name for f in blocking(findings, [])] == ["model"]
+    assert f"{tmp_path}: architectures is Qwen3_5ForCausalLM" in findings[0].what
+    # A later stage on its own, and an engine that computes with the decoder.
+    refused = [f"model={{_component_: custom_components.models.hf.from_folder, path: {tmp_path}}}"]
+    assert "model" in errors(look(tmp_path / "run", "sft", *refused))
+    assert "model" in errors(look(tmp_path / "run", "grpo", f"engine.model={tmp_path}"))
+
+    def unreachable(path, key, revision=None):
+        raise HubError(f"{key}: {path} could not be downloaded")
+
+    monkeypatch.setattr(config_json, "folder_with_config", unreachable)
+    findings = look(tmp_path / "run", "start", f"source={source % 'some/model'}")
+    assert [f.level for f in findings["model"]] == ["warning"]
 
 
 def test_rows_longer_than_the_limit(run_dir):

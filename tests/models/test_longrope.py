@@ -41,22 +41,23 @@ def test_by_length_switches_where_transformers_does():
 def test_factors_stay_float32():
     exact = rope()
     cast = rope().to(torch.bfloat16)
-    assert cast.long_inv_freq.dtype == torch.float32
-    assert torch.equal(cast.long_inv_freq, exact.long_inv_freq)
+    assert cast.long.inv_freq.dtype == torch.float32
+    assert torch.equal(cast.long.inv_freq, exact.long.inv_freq)
     torch.set_default_dtype(torch.bfloat16)
     try:
         built = rope()
     finally:
         torch.set_default_dtype(torch.float32)
-    assert torch.equal(built.long_inv_freq, exact.long_inv_freq)
+    assert torch.equal(built.long.inv_freq, exact.long.inv_freq)
 
 
 def test_materialising_from_meta():
     with torch.device("meta"):
         module = rope()
     module = module.to_empty(device="cpu")
-    module.rope_init()
-    assert torch.equal(module.long_inv_freq, rope().long_inv_freq)
+    for embedding in (module.short, module.long):
+        embedding.rope_init()
+    assert torch.equal(module.long.inv_freq, rope().long.inv_freq)
 
 
 def test_wrong_factors_are_refused():

@@ -107,6 +107,20 @@ def test_folders_that_are_not_checkpoints(small_run, tmp_path):
     assert "none of 40 rows can be trained on (40 longer than max_seq_len" in too_short
 
 
+@pytest.mark.parametrize("name", ["midtrain", "dpo", "grpo"])
+def test_a_model_that_cannot_be_trained_is_refused_first(small_run, tmp_path, name):
+    """Before the data, which is not even there to read, is tokenised or sampled from."""
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen3_5ForCausalLM"]}')
+    line = refused(
+        name,
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'out'}",
+        f"model={{_component_: custom_components.models.hf.from_folder, path: {tmp_path}}}",
+    )
+    assert f"{tmp_path}: architectures is Qwen3_5ForCausalLM; supported: LlamaForCausalLM" in line
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["manifest.json"]
+
+
 def test_a_broken_gradient_skips_the_step_and_ends_the_run_in_the_end(small_run, tmp_path):
     line = refused(
         "sft",
