@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from custom_components.config import UserError, instantiate
@@ -10,7 +11,8 @@ from custom_components.doctor.findings import Finding, Stage, duration
 from custom_components.engines.engine import Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.groups import Group
-from custom_components.rl.sampler import sample_round, verify_groups
+from custom_components.rl.rewards import read_rewards
+from custom_components.rl.sampler import reward_groups, sample_round, verify_groups
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
@@ -18,12 +20,13 @@ FEW_USEFUL = 0.25
 
 
 def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
-    """Sample a group for each of `prompts` prompts with the start model, and judge them.
+    """Sample a group for each of `prompts` prompts with the start model, verify and reward them.
 
     Raises:
-        UserError: when engine, tokenizer or problems cannot be used.
+        UserError: when engine, tokenizer, problems or reward functions cannot be used.
     """
     cfg = stage.cfg
+    rewards = read_rewards(cfg.reward)
     problems, _ = read_problems(instantiate(cfg.problems, "problems"))
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -36,6 +39,7 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
     engine.close()
     with cfg.verifier.open() as pool:
         verify_groups(groups, pool)
+    reward_groups(groups, rewards, cfg.max_new_tokens)
     samples = [s for group in groups for s in group.samples]
     yield from verdicts(stage, groups)
     tokens = sum(len(s.completion.token_ids) for s in samples)
@@ -53,7 +57,7 @@ def forecast(stage: Stage, prompts: int) -> Iterator[Finding]:
 
 
 def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
-    """Findings on judged groups.
+    """Yield findings on rewarded groups.
 
     Raises:
         UserError: when there is none.
@@ -79,14 +83,25 @@ def verdicts(stage: Stage, groups: list[Group]) -> Iterator[Finding]:
             "they are sampled, paid for and left out",
             "mend the answers of these problems",
         )
+    errors = Counter(s.outcome.error for s in samples if s.outcome and s.outcome.error)
+    if errors:
+        error, _ = errors.most_common(1)[0]
+        yield Finding(
+            "reward",
+            "warning",
+            f"a reward function fails on {errors.total()} of {len(samples)} responses, e.g. {error}",
+            "they are sampled, paid for and left out",
+            "correct the function; it may return None for a response that it cannot judge",
+        )
     useful = sum(group.mixed for group in groups)
-    right = sum(bool(g.rewards) and min(g.rewards) > 0 for g in groups)
+    right = sum(group.accuracy == 1 for group in groups)
+    wrong = sum(group.accuracy == 0 for group in groups)
     few = useful < FEW_USEFUL * len(groups)
     yield Finding(
         "zero_variance",
         "warning" if few else "note",
-        f"{useful} of {len(groups)} groups hold right and wrong responses; {right} are all right, "
-        f"{len(groups) - useful - right} all wrong",
+        f"{useful} of {len(groups)} groups hold responses with different rewards; {right} are all "
+        f"right, {wrong} all wrong",
         "groups without contrast have no gradient",
         "easier problems, rebalance.max_samples for hard ones, or more SFT" * few,
     )

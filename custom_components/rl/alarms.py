@@ -39,12 +39,15 @@ class Alarms:
         """Return what a resumed run passes to the constructor."""
         return {"without_positive": self.without_positive, "active": sorted(self.active)}
 
-    def check(self, stats: dict[str, float]) -> list[str]:
+    def check(
+        self, stats: dict[str, float], reward_errors: dict[str, int] | None = None
+    ) -> list[str]:
         """Return the alarms that this step raises and the step before did not.
 
         Args:
             stats: Metrics of the step: `accuracy`, `truncated`, `undecided` and, if there was an
                 update, `entropy` and `logprob_gap`.
+            reward_errors: Number of responses by the error of a reward function.
         """
         config = self.config
         self.without_positive = 0 if stats["accuracy"] > 0 else self.without_positive + 1
@@ -66,5 +69,10 @@ class Alarms:
         }
         raised = [message for message, holds in conditions.items() if holds]
         new = [message for message in raised if message not in self.active]
+        failing = "a reward function fails, and its responses are left out: "
+        for error, responses in (reward_errors or {}).items():
+            if failing + error not in self.active:
+                new.append(f"{failing}{error}, {responses} responses")
+            raised.append(failing + error)
         self.active = set(raised)
         return new
