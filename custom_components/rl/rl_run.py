@@ -1,6 +1,5 @@
 """Open the run of an RL recipe, and follow each step's update with sync, evaluation and logs."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -210,11 +209,11 @@ class RLRun:
             return seconds | {"rollout_tokens_per_second": rate}
         return seconds
 
-    def _reward_errors(self, groups: list[Group]) -> dict[str, int]:
-        """Return the number of responses on all ranks by the error of a reward function."""
+    def _reward_errors(self, groups: list[Group]) -> list[str]:
+        """Return the errors of the reward functions on all ranks, one for each response."""
         outcomes = [sample.outcome for group in groups for sample in group.samples]
         errors = [outcome.error for outcome in outcomes if outcome and outcome.error]
-        return dict(Counter(self.trainer.world.gather(errors)))
+        return self.trainer.world.gather(errors)
 
     def _log_samples(self, step: int, groups: list[Group]) -> None:
         """Write the first response of the first groups to samples.jsonl."""

@@ -31,9 +31,7 @@ def loss_of(ratios, advantages, setting, lengths=None):
     old = torch.full((len(ratios),), -1.0, dtype=torch.float64)
     logprobs = (old + double(*ratios).log()).requires_grad_()
     lengths = lengths or [1] * len(ratios)
-    losses, _, clipped = policy_gradient_loss(
-        logprobs, old, double(*advantages), lengths, setting
-    )
+    losses, _, clipped = policy_gradient_loss(logprobs, old, double(*advantages), lengths, setting)
     losses.sum().backward()
     return losses.detach(), logprobs.grad, clipped.tolist()
 
