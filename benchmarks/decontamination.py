@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from custom_components.data.decontamination import SIMILARITY, Decontaminator, Finding
+from custom_components.data.decontamination import SIMILARITY, Decontaminator, Match
 from eval.sets import evaluation_problems
 
 Problem = tuple[str, str]
@@ -286,7 +286,7 @@ def brief(text: str, length: int = 150) -> str:
 
 
 def recall_row(
-    kind: str, findings: list[Finding | None], without_ngrams: list[Finding | None]
+    kind: str, findings: list[Match | None], without_ngrams: list[Match | None]
 ) -> list[object]:
     """Return the table row of one kind of copy: how many each rule finds."""
     reasons = Counter(f.reason for f in findings if f)

@@ -5,7 +5,7 @@
 
 The model has 4 layers of Phi-4-mini's shape. Each cell of the table is a process of its own that
 takes three steps (benchmarks/step_memory.py). `--estimate` takes no steps and prints what
-recipes/estimate.py would.
+the doctor would.
 """
 
 import argparse
@@ -47,10 +47,10 @@ def estimated(length: int, vocab: int) -> dict[str, float]:
     sys.path.insert(0, str(ROOT))
     from custom_components.config import load
     from custom_components.training.estimate import stage_memory
-    from recipes.midtrain import main as midtrain
+    from custom_components.training.training_config import MidtrainConfig
 
-    cfg = load(midtrain.schema, ROOT / "configs/tiny/midtrain.yaml", overrides(length, vocab))
-    return {"estimated": stage_memory(cfg, 1, 0).trainer}
+    cfg = load(MidtrainConfig, ROOT / "configs/tiny/midtrain.yaml", overrides(length, vocab))
+    return {"estimated": stage_memory(cfg, ranks=1).trainer}
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python benchmarks/scoring.py --data DATA
     python benchmarks/scoring.py --data DATA --labelled more.jsonl     # gold, response, label
 
-The benchmark scores responses whose label is known with `eval.scoring.judged`, which the tasks
-call. Then it times single responses by length, up to one as long as the paper's limit (a real
+The benchmark scores responses whose label is known with `eval.scoring.verified_responses`, which the
+tasks call. Then it times single responses by length, up to one as long as the paper's limit (a real
 trace, repeated).
 """
 
@@ -45,11 +45,11 @@ def labelled(data: Path) -> Iterator[tuple[str, dict[str, Any], str, bool]]:
 
 def agreement(items: list[tuple[str, dict[str, Any], str, bool]]) -> None:
     """Print each source's agreement, and the responses that disagree."""
-    from eval.scoring import judged
+    from eval.scoring import verified_responses
 
     counts: dict[str, list[int]] = {}
     for source, doc, response, label in items:
-        [sample] = judged(doc, [response])
+        [sample] = verified_responses(doc, [response])
         right = (sample["verdict"] == "correct") == label
         counts.setdefault(source, []).append(right)
         if not right:
@@ -65,11 +65,11 @@ def agreement(items: list[tuple[str, dict[str, Any], str, bool]]) -> None:
 
 def cost(data: Path, repeats: int) -> None:
     """Print the seconds that one response takes, by length."""
-    from eval.scoring import judged
+    from eval.scoring import verified_responses
 
     traces = rows(data / "traces" / "pcmb_r1_traces_413.jsonl")
     longest = max((row["reasoning"] for row in traces), key=len)
-    judged({"answer": "1"}, ["\\boxed{1}"])  # starts the workers
+    verified_responses({"answer": "1"}, ["\\boxed{1}"])  # starts the workers
     print("\n| response | characters | seconds, median (largest) |\n|---|---|---|")
     for tokens in (512, 4096, LONGEST):
         size = int(tokens * CHARACTERS_PER_TOKEN)
@@ -81,7 +81,7 @@ def cost(data: Path, repeats: int) -> None:
             seconds = []
             for i in range(repeats):
                 began = time.perf_counter()
-                judged({"answer": answer}, [f"{i}{text}"])
+                verified_responses({"answer": answer}, [f"{i}{text}"])
                 seconds.append(time.perf_counter() - began)
             print(
                 f"| {tokens:,} tokens, {kind} | {len(text):,} | {median(seconds):.4f} "

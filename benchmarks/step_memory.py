@@ -21,10 +21,10 @@ from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.estimate import stage_memory
 from custom_components.training.trainer import prepare_layers
-from recipes.midtrain import main as midtrain
+from custom_components.training.training_config import MidtrainConfig
 
-cfg = load(midtrain.schema, "configs/tiny/midtrain.yaml", sys.argv[1:])
-estimate = stage_memory(cfg, ranks=1, device_gib=0)
+cfg = load(MidtrainConfig, "configs/tiny/midtrain.yaml", sys.argv[1:])
+estimate = stage_memory(cfg, ranks=1)
 
 
 def field(name: str) -> int:

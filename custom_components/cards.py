@@ -1,4 +1,4 @@
-"""The cards: README.md of every model/ folder and of curated data."""
+"""Write the cards: the README.md of every model/ folder and of curated data."""
 
 import json
 from pathlib import Path
@@ -27,17 +27,17 @@ def model_card(
     results: dict[str, Any] | None = None,
     paired: list[dict[str, Any]] | None = None,
 ) -> str:
-    """README.md of a trained model.
+    """Return the README.md of a trained model.
 
-    Licence and data are found by way of the config: the card of the start model, the manifest
-    beside the data.
+    Licence and data come from the files that the config names: the card of the start model, and the
+    manifest beside the data.
 
     Args:
         recipe: name of the recipe.
-        steps: optimizer steps done.
-        config: the run's resolved config.
-        results: {task: summary} of its evaluation, once there is one.
-        paired: rows of report.json that compare it with a stage before.
+        steps: number of optimizer steps.
+        config: resolved config of the run.
+        results: {task: summary} of the model's evaluation, if there is one.
+        paired: rows of report.json that compare the model with an earlier stage.
     """
     start = config["checkpointer"]["checkpoint_dir"]
     licence = front_matter(Path(start), "license")
@@ -68,7 +68,7 @@ def model_card(
 
 
 def front_matter(model: Path, prefix: str) -> list[str]:
-    """Lines of a model card's front matter that begin with `prefix`; none where it has no card."""
+    """Return the lines of a card's front matter that begin with `prefix`; none without a card."""
     try:
         text = (model / CARD).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -97,7 +97,7 @@ def _result_section(results: dict[str, Any], paired: list[dict[str, Any]]) -> st
 
 
 def _data_section(config: dict[str, Any]) -> str:
-    """Yields of the curation that the run's data come from, where they are beside it."""
+    """Return the section on the run's data, with the yields of its curation if there are any."""
     node = config.get("data") or (config.get("problems") or {}).get("path") or ""
     counts = (read_manifest(Path(node).parent) or {}).get("counts", {}) if node else {}
     if not counts.get("yields"):
@@ -107,7 +107,7 @@ def _data_section(config: dict[str, Any]) -> str:
 
 
 def yields_markdown(rows: list[dict[str, Any]], unit: str) -> str:
-    """The yield table (`custom_components.data.splits.yield_table`) as Markdown."""
+    """Return a yield table (`custom_components.data.yields.yield_table`) as Markdown."""
     lines = [f"| | rollouts | problems | {unit} |", "|---|---|---|---|"]
     lines += [
         f"| {r['name']} | {r['rollouts']:,} | {r['problems']:,} | {r['length']:,} |" for r in rows
@@ -115,14 +115,16 @@ def yields_markdown(rows: list[dict[str, Any]], unit: str) -> str:
     return "\n".join(lines)
 
 
-def data_card(sources: list[Any], config: dict[str, Any], table: list[dict], unit: str) -> str:
-    """README.md of curated data.
+def data_card(
+    sources: list[str], config: dict[str, Any], table: list[dict[str, Any]], unit: str
+) -> str:
+    """Return the README.md of curated data.
 
     Args:
-        sources: names of the sources, with their rollouts.
-        config: the run's resolved config.
-        table: the yield table.
-        unit: of its lengths.
+        sources: names of the sources.
+        config: resolved config of the run.
+        table: yield table.
+        unit: unit of its lengths, tokens or characters.
     """
     front = "".join(
         f"- config_name: {name}\n  data_files: {name}.parquet\n"

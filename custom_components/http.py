@@ -1,4 +1,4 @@
-"""POST JSON to an OpenAI-compatible endpoint, with patience. Standard library only."""
+"""POST JSON to an OpenAI-compatible endpoint, patiently. Uses the standard library only."""
 
 from __future__ import annotations
 
@@ -12,44 +12,53 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-_PASSING = (408, 409, 429)  # and every 5xx: worth another attempt
+_PASSING = (408, 409, 429)  # these and every 5xx are worth another attempt
 _LONGEST_WAIT = 600.0  # seconds, whatever Retry-After says
+
+Result = TypeVar("Result")
+Message = dict[str, str]
+"""A turn of a conversation: role and content."""
 
 
 class EndpointError(RuntimeError):
-    """A request that got no usable reply.
+    """Signal a request that got no usable reply.
 
     Attributes:
-        url: where it went.
-        status: HTTP status of the last reply; None when there was none, or one without sense.
+        url: address that the request went to.
+        status: HTTP status of the last reply; None if there was none, or it was not usable.
         words: what happened last, on one line.
+        unusable: whether the endpoint replied last, with something that cannot be used.
     """
 
-    def __init__(self, url: str, status: int | None, words: str) -> None:
-        self.url, self.status, self.words = url, status, words
+    def __init__(self, url: str, status: int | None, words: str, unusable: bool = False) -> None:
+        self.url = url
+        self.status = status
+        self.words = words
+        self.unusable = unusable
         super().__init__(f"{url}: HTTP {status}: {words}" if status else f"{url}: {words}")
 
     @property
     def refused(self) -> bool:
-        """Whether asking again is of no use: a 4xx other than those that pass."""
+        """Tell whether another attempt is useless: a 4xx status other than the passing ones."""
         return self.status is not None and not _passes(self.status)
 
 
 class Endpoint:
-    """One address that takes JSON and replies in JSON. May be used from several threads.
+    """Hold one address that takes JSON and replies in JSON. Several threads may share it.
 
     Args:
         url: full address.
-        api_key_env: environment variable with the key; none is sent when it is not set.
+        api_key_env: environment variable that holds the key; no key is sent if it is not set.
         timeout: seconds for one attempt.
-        attempts: tries of a request that fails in passing (408, 409, 429, 5xx, a refused or
-            broken connection, a reply without sense), with exponentially growing waits.
-        requests_per_minute: at most so many attempts, evenly spaced; no limit when None.
+        attempts: how often a request is sent if it fails for a passing reason (408, 409, 429, 5xx,
+            a refused or broken connection, an unusable reply), with exponentially growing waits.
+        requests_per_minute: most attempts in a minute, evenly spaced; None for no limit.
 
     Raises:
-        ValueError: when an argument makes no sense.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -65,7 +74,9 @@ class Endpoint:
             raise ValueError(f"url {url!r} does not start with http:// or https://")
         if attempts < 1 or timeout <= 0 or (requests_per_minute or 1) <= 0:
             raise ValueError("attempts, timeout and requests_per_minute must be positive")
-        self.url, self.timeout, self.attempts = url, timeout, attempts
+        self.url = url
+        self.timeout = timeout
+        self.attempts = attempts
         self._spacing = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next_turn = 0.0
         self._lock = threading.Lock()
@@ -74,44 +85,51 @@ class Endpoint:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def post(
-        self, body: Any, read: Callable[[Any], Any], before: Callable[[], None] = lambda: None
-    ) -> Any:
-        """Send until there is a reply that `read` can use.
+        self, body: Any, read: Callable[[Any], Result], before: Callable[[], None] = lambda: None
+    ) -> Result:
+        """Send a request until `read` can use the reply.
 
         Args:
-            body: what to send.
-            read: makes the result out of the reply's JSON; its ValueError means that the reply
-                makes no sense, and the request is sent again.
-            before: called before each attempt; what it raises ends the request.
+            body: JSON value to send.
+            read: function that makes the result from the reply's JSON. Its ValueError marks an
+                unusable reply, after which the request is sent again.
+            before: function called before each attempt; an exception from it ends the request.
 
         Returns:
-            what `read` returns.
+            The value that `read` returns.
 
         Raises:
-            EndpointError: when the endpoint refuses the request, or after the last attempt.
+            EndpointError: if the endpoint refuses the request, or the last attempt has failed.
         """
         data = json.dumps(body).encode()
-        asked = 0.0  # seconds to wait, by the reply before
+        status: int | None = None
+        words = ""
+        unusable = False
+        requested_wait = 0.0  # seconds, by the Retry-After of the reply before
         for attempt in range(self.attempts):
             if attempt:
-                time.sleep(max(asked, _back_off(attempt)))
+                time.sleep(max(requested_wait, _back_off(attempt)))
             self._wait_turn()
             before()
-            status, asked = None, 0.0
+            status = None
+            unusable = False
+            requested_wait = 0.0
             try:
                 return read(self._send(data))
             except urllib.error.HTTPError as error:
                 with error:
                     words = _words_of(error)
-                status, asked = error.code, _retry_after(error.headers.get("Retry-After"))
+                status = error.code
+                requested_wait = _retry_after(error.headers.get("Retry-After"))
                 if not _passes(status):
                     raise EndpointError(self.url, status, words) from error
             except (OSError, http.client.HTTPException) as error:
                 words = f"no reply ({getattr(error, 'reason', None) or error!r})"
             except ValueError as error:
-                words = f"a reply without sense ({error})"
-        tried = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
-        raise EndpointError(self.url, status, f"{words}{tried}")
+                words = f"an unusable reply ({error})"
+                unusable = True
+        count = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
+        raise EndpointError(self.url, status, f"{words}{count}", unusable)
 
     def _send(self, data: bytes) -> Any:
         request = urllib.request.Request(self.url, data, self._headers)
@@ -128,8 +146,98 @@ class Endpoint:
         time.sleep(turn - now)
 
 
+@dataclass(frozen=True)
+class ChatReply:
+    """Hold the first choice of a chat completion.
+
+    Attributes:
+        content: text of the message; empty if it has none.
+        reasoning: reasoning that the endpoint keeps apart from the content; empty if it does not.
+        finish_reason: why the message ended (stop, length, ...); None if the endpoint omits it.
+        usage: prompt_tokens and completion_tokens; None if the endpoint does not report them.
+    """
+
+    content: str
+    reasoning: str
+    finish_reason: str | None
+    usage: dict[str, int] | None
+
+    @classmethod
+    def read(cls, reply: Any) -> ChatReply:
+        """Return the first choice in an endpoint's JSON.
+
+        Raises:
+            ValueError: if the JSON is not a chat completion.
+        """
+        try:
+            choice = reply["choices"][0]
+            message = choice["message"]
+            usage = reply.get("usage")
+            counts = ("prompt_tokens", "completion_tokens")
+            parsed = cls(
+                message.get("content") or "",
+                message.get("reasoning_content") or message.get("reasoning") or "",
+                choice.get("finish_reason"),
+                {name: int(usage.get(name) or 0) for name in counts} if usage else None,
+            )
+        except (KeyError, IndexError, TypeError, AttributeError) as e:
+            raise ValueError("no chat completion") from e
+        if not isinstance(parsed.content, str) or not isinstance(parsed.reasoning, str):
+            raise ValueError("no chat completion")
+        return parsed
+
+
+class ChatEndpoint:
+    """Talk with one model through an endpoint's `/chat/completions`. Several threads may share it.
+
+    Args:
+        base_url: address up to and including `/v1`.
+        model: the endpoint's name for the model.
+        **options: keyword arguments of `Endpoint`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(self, base_url: str, model: str, **options: Any) -> None:
+        self.endpoint = Endpoint(base_url.rstrip("/") + "/chat/completions", **options)
+        self.model = model
+
+    @property
+    def url(self) -> str:
+        """Return the full address that requests go to."""
+        return self.endpoint.url
+
+    def body(self, messages: list[Message], sampling: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON of a request; keys of `sampling` win over the others."""
+        return {"model": self.model, "messages": messages} | sampling
+
+    def ask(
+        self,
+        messages: list[Message],
+        sampling: dict[str, Any],
+        read: Callable[[ChatReply], Result],
+        before: Callable[[], None] = lambda: None,
+    ) -> Result:
+        """Send a conversation until `read` can use the reply.
+
+        Args:
+            messages: turns of the conversation.
+            sampling: further keys of the request: temperature, max_tokens, ...
+            read, before: as for `Endpoint.post`.
+
+        Returns:
+            The value that `read` returns.
+
+        Raises:
+            EndpointError: if the endpoint refuses the request, or the last attempt has failed.
+        """
+        body = self.body(messages, sampling)
+        return self.endpoint.post(body, lambda reply: read(ChatReply.read(reply)), before)
+
+
 def _back_off(attempt: int) -> float:
-    """Seconds before the nth further attempt, with jitter: 1, 2, 4, ... at most."""
+    """Return the seconds to wait before a repeated attempt: at most 1, 2, 4, ..., with jitter."""
     return random.uniform(0.5, 1.0) * min(2.0 ** (attempt - 1), 60.0)
 
 
@@ -142,11 +250,11 @@ def _words_of(error: urllib.error.HTTPError) -> str:
         text = error.read(500).decode(errors="replace")
     except (OSError, http.client.HTTPException):
         text = ""
-    return " ".join(text.split()) or str(error.reason)
+    return " ".join(text.split()) or error.reason
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds to wait by a Retry-After header: a number, or a date."""
+    """Return the seconds that a Retry-After header asks for, as a number or as a date."""
     text = (header or "").strip()
     if text.isdecimal():
         return min(float(text), _LONGEST_WAIT)

@@ -1,4 +1,4 @@
-"""Models named by a folder or by their id on the Hugging Face hub."""
+"""Find models by folder or by hub id, and upload them to the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -6,19 +6,19 @@ from custom_components.config import UserError
 from custom_components.io import CARD
 
 FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "LICENSE*", "NOTICE*", CARD)
-"""What a model folder consists of: no pickles, no code."""
+"""Files of a model folder: no pickles and no code."""
 
 
 def local_folder(path: str | Path, key: str, revision: str | None = None) -> Path:
-    """The folder of a model: `path` itself, or the hub's model of that name, downloaded once.
+    """Return the folder of a model: `path` itself, or the hub's model, downloaded once.
 
     Args:
-        path: a folder, or a hub id like microsoft/Phi-4-mini-instruct.
-        key: config key that named it, for the message.
+        path: folder, or hub id like microsoft/Phi-4-mini-instruct.
+        key: config key that names the model, for the message.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        UserError: when there is no such folder and the hub has no such model or is out of reach.
+        UserError: if there is no such folder, and the hub has no such model or cannot be reached.
     """
     if Path(path).is_dir():
         return Path(path)
@@ -26,7 +26,7 @@ def local_folder(path: str | Path, key: str, revision: str | None = None) -> Pat
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path), revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(str(path), revision=revision, allow_patterns=list(FILES)))
     except HFValidationError as e:
         raise UserError(
             f"{key}: {path} is neither a folder nor a hub id (has the stage that makes it finished?)"
@@ -39,10 +39,13 @@ def local_folder(path: str | Path, key: str, revision: str | None = None) -> Pat
 
 
 def check_token(key: str) -> None:
-    """Refuse before any work is done for an upload that cannot be.
+    """Check that there is a Hugging Face token, before any work is done for an upload.
+
+    Args:
+        key: config key that asks for the upload, for the message.
 
     Raises:
-        UserError: when there is no Hugging Face token, naming the config key that asks for it.
+        UserError: if there is no token.
     """
     from huggingface_hub import get_token
 
@@ -51,19 +54,19 @@ def check_token(key: str) -> None:
 
 
 def upload_model(folder: str | Path, repo: str, key: str, private: bool = True) -> str:
-    """Upload a finished model folder to the hub. What is already there is not sent again.
+    """Upload a finished model folder to the hub. Files that are already there are not sent again.
 
     Args:
-        folder: of the model.
-        repo: `user/name`; made where it is not there.
-        key: config key that named it, for the message.
-        private: a new repository is private.
+        folder: folder of the model.
+        repo: `user/name` of the repository, which is created if it does not exist.
+        key: config key that names the repository, for the message.
+        private: whether a new repository is private.
 
     Returns:
-        the repository's address.
+        Address of the repository.
 
     Raises:
-        UserError: when there is no token, or the hub refuses or is out of reach.
+        UserError: if there is no token, or the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -1,4 +1,4 @@
-"""Files: written atomically, read with errors that name the file, the line and the field."""
+"""Write files atomically, and read them with errors that name the file, the line and the field."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from custom_components.config import UserError
 
@@ -17,9 +17,10 @@ CARD = "README.md"
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is fsynced and renamed to `path`.
+    """Yield a temporary path beside `path`; fsync it and rename it to `path` on success.
 
-    For a file or a folder: an existing target is replaced, a failure leaves it as it was.
+    The path may become a file or a folder. An existing target is replaced; after a failure it is
+    as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,16 +48,20 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _refuse_folder(path: str | Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; name the file to write")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically.
 
     Raises:
-        UserError: when there is a folder of that name, which would be replaced.
+        UserError: if `path` is a folder, which the file would replace.
     """
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder; name the file to write")
+    _refuse_folder(path)
     with atomic_path(path) as temporary:
-        # half of a surrogate pair, which a model may write, becomes its escape: valid JSON
+        # A model may write half of a surrogate pair. Its escape is valid JSON.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -65,8 +70,13 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
-    """Write a JSON-lines file atomically; returns the number of rows."""
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write a JSON-lines file atomically and return the number of rows.
+
+    Raises:
+        UserError: if `path` is a folder, which the file would replace.
+    """
+    _refuse_folder(path)
     count = 0
     with (
         atomic_path(path) as temporary,
@@ -78,11 +88,11 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     return count
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """Rows of a JSON-lines file with their line numbers (from 1); blank lines are left out.
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, row) for a JSON-lines file, without its blank lines.
 
     Raises:
-        UserError: when the file is missing, or a line is not a JSON object.
+        UserError: if the file is missing, or a line is not a JSON object.
     """
     if not Path(path).is_file():
         raise UserError(f"data file {path} does not exist")
@@ -99,14 +109,59 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
             yield number, row
 
 
-def sha256_of(path: str | Path) -> str:
-    """Content hash of a file, or of a folder's files and their names.
+class Journal:
+    """Keep JSON objects on disk as they come, one a line, so that a killed process loses none.
 
-    A folder's README.md does not count: a card tells of the rest, and gets results afterwards. Nor
-    does its manifest.json, which tells when and how the rest was made.
+    Args:
+        path: JSON-lines file; the first entry creates it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: BinaryIO | None = None
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the entries so far, also those of earlier processes; none without a file.
+
+        Other lines are skipped: a killed process leaves the line that it was writing torn.
+        """
+        if not self.path.is_file():
+            return
+        with open(self.path, "rb") as f:
+            for line in f:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict):
+                    yield entry
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Add an entry and hand it to the operating system, which keeps it through a kill."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115
+            self._file.seek(max(self._file.tell() - 1, 0))
+            if self._file.read() not in (b"", b"\n"):  # the last line is torn
+                self._file.write(b"\n")
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; the next entry opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the content hash of a file, or of a folder's files and their names.
+
+    A folder's README.md and manifest.json do not count: the card receives results later, and the
+    manifest records when and how the other files were made.
 
     Raises:
-        UserError: when there is nothing at `path`.
+        UserError: if nothing is at `path`.
     """
     path = Path(path)
     if path.is_file():

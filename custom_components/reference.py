@@ -1,57 +1,61 @@
-"""The configuration reference, made from the recipes' dataclasses and the builders' docstrings.
+"""Make the configuration reference from the recipes' dataclasses and the builders' docstrings.
 
     python -m custom_components.reference > docs/CONFIGURATION.md
 
-Run it in the checkout; a test fails while the file is not what this prints.
+Run it in the checkout. A test fails as long as the file differs from this output.
 """
 
 import dataclasses
-import importlib
 import inspect
 import re
 import typing
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from custom_components.config import get_component
+from custom_components.config import get_component, schema_of
+from custom_components.doctor.doctor_config import DoctorKeys
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.manifest import ROOT
 from custom_components.training.training_config import TrainingConfig
 
 SHARED = (TrainingConfig, RLConfig)
-"""Dataclasses whose keys several recipes have: shown once."""
+"""Dataclasses whose keys several recipes have. Each is shown once."""
 
 COMPONENTS = {
-    "`source` of start.yaml": ("models.start", ("random_tiny", "pretrained", "gguf")),
-    "`problems` of rollout, grpo, ppo and evaluate": (
-        "data.problems", ("table", "gsm8k"), "data.column_addition", ("column_addition",),
-    ),
-    "`sources` of curate.yaml": (
-        "data.sources",
-        ("rollouts", "jsonl", "openr1_math", "openthoughts", "bespoke_stratos", "gsm8k", "short_cot"),
-    ),
-    "`engine`": (
-        "engines.torch_engine", ("TorchEngine",), "engines.vllm_engine", ("VLLMEngine",),
-        "engines.server_engine", ("ServerEngine",), "engines.teacher", ("AdditionTeacher",),
-    ),
-    "`model` of a training recipe": (
-        "models.hf", ("from_folder",),
-        "models.phi4_mini", ("phi4_mini_3_8b", "phi4_mini_tiny", "phi4_mini"),
-        "models.smollm2", ("smollm2_135m", "smollm2"),
-    ),
-    "`checkpointer` and `tokenizer`": (
-        "models.hf", ("HFCheckpointer",), "tokenizer.chat", ("ChatTokenizer",),
-    ),
-    "`labeller` and `judge` of curate.yaml": (
-        "data.labeller", ("Labeller",), "data.second_opinion", ("Judge",),
-    ),
-}  # fmt: skip
-"""Heading: modules of custom_components, each followed by the builders to show."""
-
-# what the recipe fills in
+    "`source` of start.yaml": {"models.start": "random_tiny pretrained gguf"},
+    "`problems` of rollout, grpo, ppo and evaluate": {
+        "data.problems": "table gsm8k",
+        "data.column_addition": "column_addition",
+    },
+    "`sources` of curate.yaml": {
+        "data.sources": "rollouts jsonl openr1_math openthoughts bespoke_stratos gsm8k short_cot"
+    },
+    "`engine`": {
+        "engines.torch_engine": "TorchEngine",
+        "engines.vllm_engine": "VLLMEngine",
+        "engines.server_engine": "ServerEngine",
+        "engines.teacher": "AdditionTeacher",
+    },
+    "`model` of a training recipe": {
+        "models.hf": "from_folder",
+        "models.phi4_mini": "phi4_mini_3_8b phi4_mini_tiny phi4_mini",
+        "models.smollm2": "smollm2_135m smollm2",
+    },
+    "`checkpointer` and `tokenizer`": {
+        "models.hf": "HFCheckpointer",
+        "tokenizer.chat": "ChatTokenizer",
+    },
+    "`labeller` and `judge` of curate.yaml": {
+        "data.labeller": "Labeller",
+        "data.second_opinion": "SecondOpinion",
+    },
+}
+"""Heading: {module of custom_components: names of the builders to show}."""
 FILLED_IN = {"folder", "tokenizer"}
+"""Arguments that the recipe fills in."""
 
 
 def main() -> None:
@@ -60,12 +64,9 @@ def main() -> None:
 
 
 def reference() -> str:
-    """The whole page."""
-    schemas = {
-        path.stem: importlib.import_module(f"recipes.{path.stem}").main.schema
-        for path in sorted((ROOT / "recipes").glob("*.py"))
-        if path.stem != "report"  # takes the chain's
-    }
+    """Return the whole page."""
+    recipes = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    recipes.remove("report")  # it has the chain's keys
     parts = [
         "# Configuration",
         "Made by `python -m custom_components.reference > docs/CONFIGURATION.md` from the code.",
@@ -74,33 +75,33 @@ def reference() -> str:
         "node is a mapping of its own; most have `_component_`, the dotted path of a builder, beside "
         "its [arguments](#components).",
         "## Recipes",
-        *(
-            section(name, schema, "doctor." * (name == "doctor"))
-            for name, schema in schemas.items()
-        ),
+        *(section(name, DoctorKeys if name == "doctor" else schema_of(name)) for name in recipes),
         "## Shared keys",
         *(section(shared.__name__, shared) for shared in SHARED),
         "## Components",
-        *(builders(heading, found) for heading, found in COMPONENTS.items()),
     ]
+    for heading, modules in COMPONENTS.items():
+        parts.append(f"### {heading}")
+        for module, names in modules.items():
+            parts += [builder(f"custom_components.{module}.{name}") for name in names.split()]
     return "\n\n".join(parts) + "\n"
 
 
-def section(name: str, schema: type, prefix: str = "") -> str:
-    """Heading and table of a dataclass, its keys behind `prefix`; a shared base is a link."""
+def section(name: str, schema: type) -> str:
+    """Return the heading and the table of a dataclass; its shared base becomes a link."""
     base = next((b for b in SHARED[::-1] if b is not schema and issubclass(schema, b)), None)
     inherited = {f.name for f in dataclasses.fields(base)} if base else set()
-    rows = list(keys(schema, prefix, inherited))
     lines = [f"### {name}", ""]
     if base:
         lines += [f"All keys of [{base.__name__}](#{base.__name__.lower()}) and:", ""]
+    rows = list(keys(schema, leave_out=inherited))
     return "\n".join(lines + table(("key", "type", "default", "meaning"), rows))
 
 
 def keys(
-    schema: type, prefix: str = "", leave_out: typing.Collection[str] = ()
-) -> typing.Iterator[tuple[str, ...]]:
-    """(key, type, default, documentation) of each field, nested dataclasses' with dots."""
+    schema: type, prefix: str = "", leave_out: Collection[str] = ()
+) -> Iterator[tuple[str, ...]]:
+    """Yield (key, type, default, documentation) of each field; nested ones get dotted keys."""
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         if field.name in leave_out:
@@ -117,14 +118,14 @@ def keys(
 
 
 def default_of(field: dataclasses.Field) -> str:
-    """A field's default as YAML writes it."""
+    """Return a field's default as YAML writes it."""
     if field.default_factory is not dataclasses.MISSING:
         return shown(field.default_factory())
     return "required" if field.default == MISSING else shown(field.default)
 
 
 def shown(value: Any) -> str:
-    """A default value as YAML writes it."""
+    """Return a value as YAML writes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -137,14 +138,14 @@ def shown(value: Any) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """A type as a reader of YAML knows it."""
+    """Return the name of a type for a reader of YAML."""
     if hint is inspect.Parameter.empty:
         return ""
     text = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
     for pattern, name in (
         (r"\b(?:typing|collections\.abc|pathlib)\.", ""),
         (r"dict\[str, Any\]", "node"),
-        (r"Literal\[(.*?)\]", r"\1"),
+        (r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " or ")),
         (r" \| None", " or null"),
         (r" \| ", " or "),
     ):
@@ -152,22 +153,14 @@ def type_name(hint: Any) -> str:
     return text.replace("NoneType", "null")
 
 
-def builders(heading: str, found: tuple[Any, ...]) -> str:
-    """The builders of one kind of node."""
-    parts = [f"### {heading}"]
-    for module, names in zip(found[::2], found[1::2], strict=True):
-        parts += [builder(f"custom_components.{module}.{name}") for name in names]
-    return "\n\n".join(parts)
-
-
 def builder(path: str) -> str:
-    """A builder's path, what it is, and its arguments by signature and docstring."""
-    made = get_component(path, "reference")
-    summary, described = read_docstring(made)
+    """Return a builder's path, what it is, and its arguments by signature and docstring."""
+    built = get_component(path, "reference")
+    summary, described = read_docstring(built)
     lines = [f"**`{path}`**: {summary}"]
-    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    hints = typing.get_type_hints(built.__init__ if inspect.isclass(built) else built)
     rows = []
-    for name, parameter in inspect.signature(made).parameters.items():
+    for name, parameter in inspect.signature(built).parameters.items():
         if name in FILLED_IN:
             continue
         required = parameter.default is inspect.Parameter.empty
@@ -184,14 +177,14 @@ def builder(path: str) -> str:
     return "\n".join(lines)
 
 
-def read_docstring(made: Any) -> tuple[str, dict[str, str]]:
-    """First paragraph of a docstring, and what its `Args:` says of each name."""
-    text = inspect.cleandoc(made.__doc__ or "")
+def read_docstring(builder: Any) -> tuple[str, dict[str, str]]:
+    """Return the first paragraph of a docstring, and {name: text} of its `Args:`."""
+    text = inspect.cleandoc(builder.__doc__ or "")
     summary = " ".join(text.split("\n\n")[0].split())
     block = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", text, re.DOTALL | re.MULTILINE)
     described: dict[str, str] = {}
     if same := re.search(r"Arguments as for\s+`(\w+)`", text):
-        described |= read_docstring(getattr(inspect.getmodule(made), same[1]))[1]
+        described |= read_docstring(getattr(inspect.getmodule(builder), same[1]))[1]
     names: list[str] = []
     for line in (block[1] if block else "").splitlines():
         entry = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
@@ -203,14 +196,14 @@ def read_docstring(made: Any) -> tuple[str, dict[str, str]]:
     return summary, described
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Lines of a Markdown table."""
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a Markdown table."""
     cells = [head, ("---",) * len(head), *rows]
     return [f"| {' | '.join(map(escaped, row))} |" for row in cells]
 
 
 def escaped(text: str) -> str:
-    """Text for a cell: its bars, and what a reader's browser would take for a tag."""
+    """Escape the text of a cell: bars, and signs that a browser would take for a tag."""
     return re.sub(r"(`[^`]*`)|[|<]", lambda m: m[1] or f"\\{m[0]}", text).rstrip(".")
 
 

@@ -3,9 +3,9 @@
     python -m eval.compare sft=runs/tiny/eval/sft grpo=runs/tiny/eval/grpo
     python -m eval.compare runs/phi4_mini/eval/all --published --markdown table.md --json table.json
 
-Takes run folders of recipes/evaluate.py (all models in them, or the one of a `<name>.json`) and output
-folders of lm_eval. Two models are compared on the problems that both have: difference of the mean
-accuracies, its 95 % interval, p of an exact sign-flip test, problems won and lost.
+Arguments are run folders of recipes/evaluate.py (all models in them, or the one of a `<name>.json`)
+and output folders of lm_eval. Two models are compared on the problems that both have: difference of
+the mean accuracies, its 95 % interval, p of an exact sign-flip test, problems won and lost.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import rich.table
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from custom_components.config import UserError
 from custom_components.figures import p_value, percent, signed
@@ -29,23 +29,28 @@ from eval.published import is_published, published_figures, published_tables
 from eval.results import summary
 from eval.statistics import accuracy_interval, paired_difference
 
+Rows = dict[str, dict[str, Any]]
+"""{id of a problem: its row}."""
+Table = dict[str, Any]
+"""{"title", "columns", "rows"}, with cells as text."""
 MUST_AGREE = ("version", "sampling", "prompt")
-"""Of the recorded protocol. Repeats and problems are compared as they are logged."""
+"""Parts of the recorded protocol. Repeats and problems are compared as they are logged."""
 VARIANT = re.compile(r"(reasoning_.+)_x\d+")
-"""A task with more repeats, by eval.repeats: the same task otherwise."""
+"""Name of a task with more repeats, written by eval.repeats; it is the same task otherwise."""
 ALL_PAIRS = 4
-"""More models than this are compared with their neighbours and the first with the last."""
+"""Most models of which all pairs are compared; of more models, neighbours and the two ends are."""
 
 
 def compare(
     models: list[Logged], pairs: list[tuple[str, str]] | None = None, task: str | None = None
 ) -> dict[str, Any]:
-    """Results and paired differences, by task.
+    """Return results and paired differences, by task.
 
     Args:
-        models: with names that differ.
-        pairs: (a, b) by name; all of up to `ALL_PAIRS` models, else neighbours and the ends.
-        task: this one alone; all that at least one model has by default.
+        models: evaluations of models with different names.
+        pairs: (a, b) by name; by default all pairs of up to `ALL_PAIRS` models, else neighbours and
+            the two ends.
+        task: only task to compare; by default all that at least one model has.
 
     Returns:
         {task: {"results": {name: summary}, "pairs": [{"a", "b", "problems", "only_a", "only_b",
@@ -53,8 +58,8 @@ def compare(
         "warnings": [str]}}; differences are b minus a, p_holm is Holm's for the task's pairs.
 
     Raises:
-        UserError: when there is no such task or model, two have no problem in common, or a log
-            has a problem twice or with other numbers of samples.
+        UserError: if a task or model is unknown, two models have no problem in common, or a log has
+            a problem twice or with different numbers of samples.
     """
     names = [model.name for model in models]
     for name in [n for pair in pairs or [] for n in pair]:
@@ -62,7 +67,7 @@ def compare(
             raise UserError(f"--pair: no model {name!r} among {', '.join(names)}")
     tasks = dict.fromkeys(t for model in models for t in model.tasks)
     if task is not None and task not in tasks:
-        raise UserError(f"--task: nobody has {task!r}; there are {', '.join(tasks)}")
+        raise UserError(f"--task: no model has {task!r}; there are {', '.join(tasks)}")
     return {t: _compare_task(models, t, pairs) for t in tasks if task in (None, t)}
 
 
@@ -78,8 +83,8 @@ def _compare_task(
     else:
         wanted = [*zip(names, names[1:], strict=False), (names[0], names[-1])]
     rows = {name: _by_id(model, task) for name, model in having.items()}
-    found = [_pair(task, a, b, rows[a], rows[b]) for a, b in wanted]
-    for pair, adjusted in zip(found, holm([pair["p"] for pair in found]), strict=True):
+    compared = [_pair(task, a, b, rows[a], rows[b]) for a, b in wanted]
+    for pair, adjusted in zip(compared, holm([pair["p"] for pair in compared]), strict=True):
         pair["p_holm"] = adjusted
     lacking = [model.name for model in models if model.name not in having]
     warnings = [f"{task}: no result of {', '.join(lacking)}"] if lacking else []
@@ -99,13 +104,13 @@ def _compare_task(
             else summary(model.tasks[task])
             for name, model in having.items()
         },
-        "pairs": found,
+        "pairs": compared,
         "warnings": warnings,
     }
 
 
 def foreign_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """`eval.results.summary`, as far as a task that is not ours has it."""
+    """Return the part of `eval.results.summary` that a task has which is not ours."""
     scores = [row["accuracy"] for row in rows]
     return {
         "accuracy": sum(scores) / len(scores),
@@ -116,8 +121,8 @@ def foreign_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _by_id(model: Logged, task: str) -> dict[str, dict[str, Any]]:
-    rows: dict[str, dict[str, Any]] = {}
+def _by_id(model: Logged, task: str) -> Rows:
+    rows: Rows = {}
     first = model.tasks[task][0]
     for row in model.tasks[task]:
         if row["id"] in rows:
@@ -135,84 +140,101 @@ def _repeats(row: dict[str, Any]) -> int:
     return len(row.get("samples", (None,)))  # one in a foreign task
 
 
-def _pair(task: str, a: str, b: str, of_a: dict[str, dict], of_b: dict[str, dict]) -> dict:
-    common = [i for i in of_a if i in of_b]
+def _pair(task: str, a: str, b: str, rows_a: Rows, rows_b: Rows) -> dict[str, Any]:
+    """Compare two models by their rows of a task.
+
+    Raises:
+        UserError: if they have no problem in common.
+    """
+    common = [i for i in rows_a if i in rows_b]
     if not common:
         raise UserError(f"{task}: {a} and {b} have no problem in common")
-    in_a, in_b = ([rows[i]["accuracy"] for i in common] for rows in (of_a, of_b))
+    scores_a, scores_b = ([rows[i]["accuracy"] for i in common] for rows in (rows_a, rows_b))
     return {
         "a": a,
         "b": b,
         "problems": len(common),
-        "only_a": len(of_a) - len(common),
-        "only_b": len(of_b) - len(common),
-        **paired_difference(in_a, in_b),
-        "won_ids": [i for i, x, y in zip(common, in_a, in_b, strict=True) if y > x],
-        "lost_ids": [i for i, x, y in zip(common, in_a, in_b, strict=True) if y < x],
+        "only_a": len(rows_a) - len(common),
+        "only_b": len(rows_b) - len(common),
+        **paired_difference(scores_a, scores_b),
+        "won_ids": [i for i, x, y in zip(common, scores_a, scores_b, strict=True) if y > x],
+        "lost_ids": [i for i, x, y in zip(common, scores_a, scores_b, strict=True) if y < x],
     }
 
 
 def _protocol_differences(a: Logged, b: Logged, task: str) -> list[str]:
-    """What differs in the recorded protocols, where both say."""
-    of_a, of_b = (m.provenance.get("tasks", {}).get(task, {}) for m in (a, b))
-    both = [(key, of_a.get(key), of_b.get(key)) for key in MUST_AGREE]
-    return [f"{key}: {_contrast(x, y)}" for key, x, y in both if _said(x) and _said(y) and x != y]
+    """Describe the differences between the parts of the protocols that both have recorded."""
+    protocol_a, protocol_b = (m.provenance.get("tasks", {}).get(task, {}) for m in (a, b))
+    both = [(key, protocol_a.get(key), protocol_b.get(key)) for key in MUST_AGREE]
+    return [
+        f"{key}: {_contrast(x, y)}"
+        for key, x, y in both
+        if _is_recorded(x) and _is_recorded(y) and x != y
+    ]
 
 
-def _said(value: Any) -> bool:
-    """False for what eval.rescore did not find in lm_eval's logs."""
+def _is_recorded(value: Any) -> bool:
+    """Return False for a value that eval.rescore did not find in lm_eval's logs."""
     return value is not None and (not isinstance(value, dict) or set(value.values()) != {None})
 
 
-def _row_differences(of_a: dict[str, dict], of_b: dict[str, dict]) -> list[str]:
-    """What differs in the logged problems: repeats, or what an id stands for.
+def _row_differences(rows_a: Rows, rows_b: Rows) -> list[str]:
+    """Describe the differences between the logged problems: repeats, or problems behind an id.
 
-    The hash of the problems would not tell: it differs as soon as one has a problem more.
+    The hash of all problems does not help here: one problem more changes it.
     """
-    a, b = (_repeats(next(iter(rows.values()))) for rows in (of_a, of_b))
-    found = [] if a == b else [f"repeats: {a} and {b}"]
-    same = ("problem", "answer", "choices")
-    other = [i for i in of_a if i in of_b and any(of_a[i].get(k) != of_b[i].get(k) for k in same)]
-    if other:
-        listed = ", ".join(other[:5]) + (", ..." if len(other) > 5 else "")
-        found.append(f"the text or answer of {len(other)} problems with the same id: {listed}")
-    return found
+    a, b = (_repeats(next(iter(rows.values()))) for rows in (rows_a, rows_b))
+    differences = [] if a == b else [f"repeats: {a} and {b}"]
+    columns = ("problem", "answer", "choices")
+    changed = [
+        i
+        for i in rows_a
+        if i in rows_b and any(rows_a[i].get(k) != rows_b[i].get(k) for k in columns)
+    ]
+    if changed:
+        listed = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
+        differences.append(
+            f"the text or answer of {len(changed)} problems with the same id: {listed}"
+        )
+    return differences
 
 
 def _contrast(a: Any, b: Any) -> str:
-    """`a and b` on one line, of long values the part that differs."""
+    """Return `a and b` on one line; of long values only the part that differs."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = [key for key in a | b if a.get(key) != b.get(key)]
         return ", ".join(f"{key} {_contrast(a.get(key), b.get(key))}" for key in keys)
     if not (isinstance(a, str) and isinstance(b, str)):
         return f"{a} and {b}"
     start = max(0, len(os.path.commonprefix([a, b])) - 20)
-    parts = (x if len(x) <= 60 else "..." * (start > 0) + x[start : start + 60] for x in (a, b))
+    dots = "..." if start > 0 else ""
+    parts = (x if len(x) <= 60 else dots + x[start : start + 60] for x in (a, b))
     return " and ".join(json.dumps(x, ensure_ascii=False) for x in parts)
 
 
 def holm(ps: list[float]) -> list[float]:
-    """Holm's adjusted p values (Holm 1979): the chance of any false alarm stays below 5 %."""
+    """Return Holm's adjusted p values (1979): any false alarm has a chance below 5 %."""
     order = sorted(range(len(ps)), key=ps.__getitem__)
-    adjusted, largest = [0.0] * len(ps), 0.0
+    adjusted = [0.0] * len(ps)
+    largest = 0.0
     for rank, i in enumerate(order):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
 
 
-def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
-    """A task's results as text: {"title", "columns", "rows"}."""
-    results = of_task["results"]
+def result_table(task: str, compared: dict[str, Any]) -> Table:
+    """Return a task's results, of `compare`, as text."""
+    results = compared["results"]
     if any("truncated" not in r for r in results.values()):  # a task that is not ours
         columns = ["", "problems", "accuracy % [95 %]"]
         rows = [
             [n, str(r["n_problems"]), percent(r["accuracy"], r["ci"])] for n, r in results.items()
         ]
         return {"title": task, "columns": columns, "rows": rows}
-    most = max(r["repeats"] for r in results.values())
+    several = max(r["repeats"] for r in results.values()) > 1
     columns = ["", "problems", "accuracy % [95 %]"]
-    columns += ["pass@n %", "cons@n % (ties)", "n"] if most > 1 else []
+    columns += ["pass@n %", "cons@n % (ties)", "n"] if several else []
     columns += ["truncated %", "no answer %", "undecided %", "tokens"]
     uncounted = any(r["num_tokens"] is None for r in results.values())  # lm_eval's own models
     columns += ["characters"] if uncounted else []
@@ -220,7 +242,7 @@ def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     for name, r in results.items():
         n = str(r["repeats"])
         row = [name, str(r["n_problems"]), percent(r["accuracy"], r["ci"])]
-        if most > 1:
+        if several:
             row += [percent(r["pass_at_k"][n]), f"{percent(r['cons_at_k'][n])} ({r['ties']})", n]
         row += [percent(r[k]) for k in ("truncated", "no_answer", "undecided")]
         row.append("" if r["num_tokens"] is None else f"{r['num_tokens']:.0f}")
@@ -228,11 +250,11 @@ def result_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     return {"title": task, "columns": columns, "rows": rows}
 
 
-def pair_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
-    """A task's comparisons as text: {"title", "columns", "rows"}."""
-    several = len(of_task["pairs"]) > 1
+def pair_table(task: str, compared: dict[str, Any]) -> Table:
+    """Return a task's paired differences, of `compare`, as text."""
+    several = len(compared["pairs"]) > 1
     rows = []
-    for pair in of_task["pairs"]:
+    for pair in compared["pairs"]:
         p = pair["p_holm"] if several else pair["p"]
         notes = [] if p < 0.05 else ["no significant difference"]
         lacks = ((pair["a"], pair["only_b"]), (pair["b"], pair["only_a"]))
@@ -262,8 +284,8 @@ def pair_table(task: str, of_task: dict[str, Any]) -> dict[str, Any]:
     return {"title": f"{task}, paired", "columns": columns, "rows": rows}
 
 
-def markdown(tables: list[dict[str, Any]], warnings: list[str]) -> str:
-    """Tables as Markdown."""
+def markdown(tables: list[Table], warnings: list[str]) -> str:
+    """Return the tables as Markdown."""
     parts = []
     for table in tables:
         head, *body = (
@@ -275,27 +297,27 @@ def markdown(tables: list[dict[str, Any]], warnings: list[str]) -> str:
     return "\n\n".join([*parts, *(f"Warning: {w}" for w in warnings)]) + "\n"
 
 
-def show(tables: list[dict[str, Any]], warnings: list[str]) -> None:
-    """Tables on the terminal."""
+def show(tables: list[Table], warnings: list[str]) -> None:
+    """Print the tables on the terminal."""
     console = Console(width=max(120, Console().width))
     for table in tables:
-        drawn = Table(title=table["title"])
+        drawn = rich.table.Table(title=table["title"])
         for i, column in enumerate(table["columns"]):
             drawn.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
         for row in table["rows"]:
             drawn.add_row(*map(escape, row))
         console.print(drawn)
     for warning in warnings:
-        # prompts in it may look like rich's markup
+        # A prompt in the warning may look like rich's markup.
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def named_logs(arguments: list[str]) -> list[Logged]:
-    """Models of `path` and `name=path` arguments.
+    """Read the models of `path` and `name=path` arguments.
 
     Raises:
-        UserError: when a path is not there or has no problem, a name is given to several, or two
-            are the same.
+        UserError: if a path does not exist or has no problem, one name is given to several models,
+            or two models have the same name.
     """
     models: list[Logged] = []
     for argument in arguments:
@@ -304,12 +326,11 @@ def named_logs(arguments: list[str]) -> list[Logged]:
             name, mark, path = "", "", argument
         if not Path(path).exists():
             raise UserError(f"{path} does not exist")
-        found = read_logs(Path(path), foreign=True)
-        if mark and len(found) > 1:
-            raise UserError(
-                f"{path} holds {', '.join(m.name for m in found)}; name one: {name}={path}/NAME.json"
-            )
-        for model in found:
+        logs = read_logs(Path(path), foreign=True)
+        if mark and len(logs) > 1:
+            names = ", ".join(model.name for model in logs)
+            raise UserError(f"{path} holds {names}; name one: {name}={path}/NAME.json")
+        for model in logs:
             if not model.tasks:
                 raise UserError(f"{path}: {model.name} has no problem")
             model.name = name or model.name
@@ -325,7 +346,7 @@ def named_logs(arguments: list[str]) -> list[Logged]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare, print, write."""
+    """Compare the models that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.compare",
         description=__doc__,
@@ -351,11 +372,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     tables = [
         table
-        for task, of_task in compared.items()
-        for table in (result_table(task, of_task), pair_table(task, of_task))
+        for task, task_result in compared.items()
+        for table in (result_table(task, task_result), pair_table(task, task_result))
         if table["rows"]
     ]
-    warnings = [w for of_task in compared.values() for w in of_task["warnings"]]
+    warnings = [w for task_result in compared.values() for w in task_result["warnings"]]
     if args.published:
         results = {
             m.name: {t: compared[t]["results"][m.name] for t in compared if t in m.tasks}
@@ -373,8 +394,8 @@ def main(argv: list[str] | None = None) -> int:
             )
     show(tables, warnings)
     if args.list_problems:
-        for task, of_task in compared.items():
-            for pair in of_task["pairs"]:
+        for task, task_result in compared.items():
+            for pair in task_result["pairs"]:
                 for what in ("won", "lost"):
                     print(
                         f"{task}: {pair['b']} {what} against {pair['a']}: "
@@ -388,7 +409,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check_output(option: str, file: Path) -> None:
-    """Refuse to replace what the comparison reads: `--json runs/a runs/b` would take runs/a."""
+    """Check that an output replaces nothing that is evaluated, as `--json runs/a runs/b` would.
+
+    Raises:
+        UserError: if it is a folder or part of an evaluation.
+    """
     if file.is_dir():
         raise UserError(f"{option} {file} is a folder; name the file to write")
     if file.with_name(f"{file.stem}.samples.jsonl").exists() or file.name == "manifest.json":

@@ -1,8 +1,8 @@
-"""pass@k and cons@k of one problem, from its n samples.
+"""Estimate pass@k and cons@k of one problem from its n samples.
 
-Both are expectations over the k-subsets of the samples, so that they need no resampling. The
-value of a task is their mean over problems; `statistics.accuracy_interval(values)` gives it an
-interval. avg@k is pass@1.
+Both are expectations over all subsets of k samples, so they need no resampling. The value of a task
+is their mean over problems, with the interval `statistics.accuracy_interval(values)`. avg@k is
+pass@1.
 """
 
 from collections import Counter
@@ -11,20 +11,20 @@ from math import comb
 
 
 def pass_at_k(samples: int, correct: int) -> list[float]:
-    """Chance that at least one of k samples is right, for k = 1..n, without bias.
+    """Estimate without bias the chance that at least one of k samples is right, for k = 1..n.
 
-    1 - C(n - c, k) / C(n, k): Chen et al. 2021, Evaluating Large Language Models Trained on Code
-    (arXiv 2107.03374), equation 1.
+    The estimate is 1 - C(n - c, k) / C(n, k): Chen et al. 2021, Evaluating Large Language Models
+    Trained on Code (arXiv 2107.03374), equation 1.
 
     Args:
-        samples: n, samples of the problem.
-        correct: c, the right ones among them.
+        samples: number n of samples of the problem.
+        correct: number c of samples that are right.
 
     Returns:
         n values; [k - 1] is pass@k.
 
     Raises:
-        ValueError: when correct is not in 0..samples, or there is no sample.
+        ValueError: if correct is not in 0..samples, or there is no sample.
     """
     if not 0 <= correct <= samples or samples < 1:
         raise ValueError(f"{correct} right samples of {samples}")
@@ -37,24 +37,24 @@ def pass_at_k(samples: int, correct: int) -> list[float]:
 def cons_at_k(
     labels: Sequence[Hashable | None], correct: Sequence[bool], k: int | None = None
 ) -> tuple[float, float]:
-    """Majority vote of k samples: how often it is right, and how often it is tied.
+    """Estimate how often the majority vote of k samples is right, and how often it is tied.
 
-    A tie counts with the share of its winners that are right, which is what a coin between them
-    would score. Samples without an answer do not vote; where none votes, the vote is wrong and
-    not tied. After Wang et al. 2022, Self-Consistency (arXiv 2203.11171).
+    A tie counts with the share of its winners that are right, as if a coin decided. Samples without
+    an answer do not vote; if no sample votes, the vote is wrong and not tied. The method is that of
+    Wang et al. 2022, Self-Consistency (arXiv 2203.11171).
 
     Args:
-        labels: each sample's class of equivalent answers; None where there is no answer.
-        correct: each sample's verdict. Where the samples of a class differ in it, the class is
-            right by the share of them that are.
-        k: samples that vote; all by default.
+        labels: each sample's class of equivalent answers; None for a sample without an answer.
+        correct: each sample's verdict. A class whose samples differ in it counts as right with the
+            share of them that are.
+        k: number of samples that vote; all by default.
 
     Returns:
-        (share right, share tied) over all subsets of k samples. With all samples, the second is
-        0 or 1: its sum over problems is the number of ties.
+        (share right, share tied) over all subsets of k samples. With all samples, the second is 0
+        or 1, and its sum over problems is the number of ties.
 
     Raises:
-        ValueError: when the lengths differ, or k is not in 1..n.
+        ValueError: if the lengths differ, or k is not in 1..n.
     """
     n = len(labels)
     k = n if k is None else k
@@ -71,11 +71,20 @@ def cons_at_k(
     return score / comb(n, k), tied / comb(n, k)
 
 
-def _votes(sizes: Counter, right: Counter, n: int, k: int, top: int) -> dict[int, list[float]]:
-    """Subsets of k of n samples in which the largest class has `top` votes.
+def _votes(
+    sizes: Counter[Hashable], right: Counter[Hashable], n: int, k: int, top: int
+) -> dict[int, list[float]]:
+    """Count the subsets of k of n samples in which the largest class has `top` votes.
 
-    Class by class, keeps for (samples taken, classes that reached `top`) the number of subsets
-    and, summed over them, how right these classes are.
+    Class by class, the states map (samples taken, classes with `top` votes) to the number of such
+    subsets and, summed over them, the shares of these classes that are right.
+
+    Args:
+        sizes: number of samples of each class.
+        right: number of right samples of each class.
+        n: number of samples, also those without a class.
+        k: size of a subset.
+        top: votes of the largest class.
 
     Returns:
         {winning classes: [subsets, sum over subsets and winners of the winner's share right]}.
@@ -87,7 +96,7 @@ def _votes(sizes: Counter, right: Counter, n: int, k: int, top: int) -> dict[int
         after: dict[tuple[int, int], list[float]] = {}
         for (taken, winners), (subsets, worth) in states.items():
             limit = size if label is None else min(size, top)
-            # too few of the later classes' samples would be left to reach k
+            # With fewer votes the later classes would have too few samples to reach k.
             for votes in range(max(0, k - taken - remaining), min(limit, k - taken) + 1):
                 ways = comb(size, votes)
                 wins = label is not None and votes == top

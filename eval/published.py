@@ -1,4 +1,4 @@
-"""The paper's tables (eval/published.yaml), ours beside them."""
+"""Put our results beside the paper's tables (eval/published.yaml)."""
 
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,27 @@ BENCHMARKS = {
 
 
 def is_published(results: dict[str, dict[str, Any]]) -> bool:
-    """Whether the paper has a figure for any of the tasks ({model: {task: summary}})."""
+    """Tell whether the paper has a figure for any of the tasks in {model: {task: summary}}."""
     return any(f"reasoning_{b}" in tasks for tasks in results.values() for b in BENCHMARKS)
 
 
 def published_figures() -> dict[str, list[dict[str, Any]]]:
-    """The rows of eval/published.yaml, by table."""
+    """Return the rows of eval/published.yaml, by table."""
     return yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
 
 
 def published_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's ablation and main tables, ours beside them.
+    """Return the paper's ablation and main tables, with our results beside its figures.
 
     Args:
-        results: {model: {task: summary}}; models are found by the name of the stage
+        results: {model: {task: summary}}. Models are found by the name of the stage
             (eval/published.yaml), tasks by reasoning_<benchmark>.
 
     Returns:
-        [{"title", "columns", "rows"}], cells as text. Ours has an interval, and says where the
-        published figure lies outside it.
+        [{"title", "columns", "rows"}], with cells as text. Our results have an interval, and tell
+        if the published figure is outside it.
     """
-    of_paper = published_figures()
+    figures = published_figures()
     titles = {"ablation": "Ablation: published, ours", "main": "Main table: published, ours"}
     tables = []
     for key, title in titles.items():
@@ -45,7 +45,7 @@ def published_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]
         for name in BENCHMARKS.values():
             columns += [name, f"{name}, ours"]
         rows = []
-        for line in of_paper[key]:
+        for line in figures[key]:
             cells = [line["name"]]
             for benchmark in BENCHMARKS:
                 figure = line.get(benchmark)

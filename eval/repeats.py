@@ -1,4 +1,4 @@
-"""Task variants with several samples of each problem; lm-eval has no option for it.
+"""Write task variants with several samples of each problem, for which lm-eval has no option.
 
 python -m eval.repeats 16 reasoning_aime24 reasoning_aime25 --output variants
 lm_eval --include_path variants --tasks reasoning_aime24_x16 --apply_chat_template ...
@@ -16,21 +16,21 @@ TASKS = Path(__file__).parent / "tasks"
 
 
 def repeated(config: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """An lm-eval task config with so many samples of each problem.
+    """Return an lm-eval task config with several samples of each problem.
 
     Args:
-        config: of the task.
-        repeats: samples; the filter hands all of them to `process_results`.
+        config: config of the task.
+        repeats: samples of each problem; the filter passes all of them to `process_results`.
     """
     take = [{"name": "all", "filter": [{"function": "take_first_k", "k": repeats}]}]
     return config | {"repeats": repeats, "filter_list": take}
 
 
 def variant(task: str, repeats: int) -> tuple[str, str]:
-    """(name, YAML) of a task with so many samples.
+    """Return (name, YAML) of a task with several samples of each problem.
 
     Raises:
-        UserError: when there is no such task of ours, or fewer than one sample.
+        UserError: if the task is not one of ours, or `repeats` is below 1.
     """
     file = TASKS / f"{task}.yaml"
     names = sorted(p.stem for p in TASKS.glob("reasoning_*.yaml"))
@@ -49,7 +49,7 @@ def variant(task: str, repeats: int) -> tuple[str, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the variants' YAML files."""
+    """Write the YAML files of the variants; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.repeats", description=__doc__.split("\n")[0]
     )
@@ -58,14 +58,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for --include_path")
     args = parser.parse_args(argv)
     try:
-        made = [variant(task, args.repeats) for task in args.tasks]
+        variants = [variant(task, args.repeats) for task in args.tasks]
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     args.output.mkdir(parents=True, exist_ok=True)
-    for name, text in made:
+    for name, text in variants:
         write_text(args.output / f"{name}.yaml", text)
-    print(f"lm_eval --include_path {args.output} --tasks {','.join(n for n, _ in made)}")
+    print(f"lm_eval --include_path {args.output} --tasks {','.join(n for n, _ in variants)}")
     return 0
 
 

@@ -1,11 +1,11 @@
-"""Judge logged responses anew, without generating again.
+"""Score logged responses again, without generating.
 
     python -m eval.rescore runs/tiny/eval/sft --output runs/tiny/eval/sft-rescored
     python -m eval.rescore RESULTS --output RESCORED       # what lm_eval --log_samples wrote
 
-Reads a run folder of recipes/evaluate.py, or lm_eval's output folder, and writes the same two files
-for each model as the recipe: `<name>.json` and `<name>.samples.jsonl`. For when the verifier has
-changed, or a benchmark's golds.
+Use it when the verifier or a gold answer has changed. It reads a run folder of recipes/evaluate.py,
+or lm_eval's output folder, and writes the same two files for each model as the recipe:
+`<name>.json` and `<name>.samples.jsonl`.
 """
 
 import argparse
@@ -18,27 +18,27 @@ from custom_components.io import write_json, write_jsonl
 from eval.logs import read_logs
 from eval.provenance import task_provenance
 from eval.results import summary
-from eval.scoring import Response, judged, problem_metrics
+from eval.scoring import Response, problem_metrics, verified_responses
 from eval.tables import print_results
 
 
 def rescored(row: dict[str, Any]) -> dict[str, Any]:
-    """A problem's row with fresh verdicts. How a response ended is taken from the old ones."""
+    """Return a problem's row with fresh verdicts. How its responses ended is taken as logged."""
     responses = [
         Response.of(text, old["finish_reason"], old["num_tokens"], old["reasoning_open"])
         for text, old in zip(row["responses"], row["samples"], strict=True)
     ]
-    return row | problem_metrics(judged(row, responses))
+    return row | problem_metrics(verified_responses(row, responses))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Rescore a folder."""
+    """Rescore the folder that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.rescore",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="with logged samples")
+    parser.add_argument("folder", type=Path, help="folder with logged samples")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     args = parser.parse_args(argv)
     try:
@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def rescore(folder: Path, output: Path) -> None:
-    """Rescore every model of a folder, and say what changed.
+    """Rescore every model of a folder, and print how many verdicts changed.
 
     Raises:
-        UserError: when there is nothing to rescore, or it would be overwritten.
+        UserError: if there is nothing to rescore, or `output` is the folder itself.
     """
     if output.resolve() == folder.resolve():
         raise UserError("--output is the folder itself; name another, the old scores are kept")

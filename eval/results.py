@@ -1,4 +1,4 @@
-"""An evaluation's results: one row per problem, and what they add up to."""
+"""Collect an evaluation's results: one row for each problem, and their summary."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from eval.scoring import METRICS, RATES
 from eval.statistics import accuracy_interval
 
 DOC = ("id", "problem", "answer", "difficulty", "choices")
+"""Columns of a problem."""
 
 
 def problem_row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
-    """One problem's scores and responses, from lm-eval's logged sample."""
+    """Return one problem's scores and responses, from a sample that lm-eval logs."""
     doc = sample["doc"]
     return {
         "task": task,
@@ -21,15 +22,15 @@ def problem_row(task: str, sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a task's problems add up to.
+    """Summarise a task's problems.
 
     Args:
-        rows: of `problem_row`, with as many samples each.
+        rows: rows of `problem_row`, all with the same number of samples.
 
     Returns:
-        accuracy (avg@k) with its interval, pass_at_k and cons_at_k (k up to the samples there are,
-        by name), ties (problems whose majority is tied), mean rates, mean num_tokens (None where
-        an engine does not say), counts, and accuracies by_difficulty.
+        accuracy (avg@k) with its interval, pass_at_k and cons_at_k by k as text, ties (problems
+        whose majority is tied), mean rates, mean num_tokens (None if the engine does not count
+        them), counts, and accuracies by_difficulty.
     """
     n = len(rows[0]["samples"])
     right = [[s["verdict"] == "correct" for s in row["samples"]] for row in rows]
@@ -60,7 +61,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "repeats": n,
         "pass_at_k": {str(k): mean([p[k - 1] for p in passes]) for k in range(1, n + 1)},
         "pass_at_n_ci": list(accuracy_interval([p[-1] for p in passes])),
-        "cons_at_k": {str(k): mean([score for score, _ in of]) for k, of in votes.items()},
+        "cons_at_k": {
+            str(k): mean([score for score, _ in outcomes]) for k, outcomes in votes.items()
+        },
         "cons_at_n_ci": list(accuracy_interval([score for score, _ in votes[n]])),
         "ties": sum(tied > 0 for _, tied in votes[n]),
         **{m: mean([row[m] for row in rows]) for m in RATES},
@@ -72,5 +75,5 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _powers(n: int) -> list[int]:
-    """1, 2, 4 ... and n: the k at which votes are counted."""
+    """Return 1, 2, 4, ... and n: the k at which votes are counted."""
     return sorted({*(1 << i for i in range(n.bit_length()) if 1 << i <= n), n})

@@ -1,4 +1,4 @@
-"""Problems of the evaluation sets, for those who must not train on them."""
+"""Load the problems of evaluation sets, which must not be trained on."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,21 +15,21 @@ SETS = {
     "gsm8k": "gsm8k_test",
     "tiny_addition": "tiny_addition",
 }
-"""Short names, and the functions of eval/tasks/functions.py that load them."""
+"""Short names of the sets, and the functions of eval/tasks/functions.py that load them."""
 
 
 def evaluation_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Problems of evaluation sets, loaded as the evaluation loads them.
+    """Yield the problems of evaluation sets, loaded as the evaluation loads them.
 
     Args:
         names: keys of `SETS`, or JSONL or Parquet files with a column problem or question.
 
     Yields:
-        (name of the set, text of the problem). A problem with choices comes twice, with them
-        and without.
+        (name of the set, text of the problem). A problem with choices comes twice, with and without
+        them.
 
     Raises:
-        UserError: when a name is unknown or a set cannot be loaded.
+        UserError: if a name is unknown or a set cannot be loaded.
     """
     for name in names:
         if name in SETS:
@@ -47,8 +47,10 @@ def _task_problems(name: str) -> Iterator[tuple[str, str]]:
     try:
         rows = getattr(functions, SETS[name])()["test"]
     except UserError as e:
-        gated = "; GPQA is gated: ask for access on its page and log in with `hf auth login`"
-        raise UserError(f"evaluation set {name}: {e}{gated * (name == 'gpqa_diamond')}") from e
+        advice = ""
+        if name == "gpqa_diamond":
+            advice = "; GPQA is gated: ask for access on its page and log in with `hf auth login`"
+        raise UserError(f"evaluation set {name}: {e}{advice}") from e
     for row in rows:
         yield name, row["problem"]
         if row["choices"]:

@@ -4,14 +4,14 @@
     tune run recipes/ask.py --config configs/tiny/ask.yaml model=runs/tiny/sft/model answer=6912 \\
       question="1234+5678=?"
 
-Without a question it reads them from the terminal, one a line, until the input ends. With the right
-answer it also says what the verifier makes of the response.
+Without `question` the recipe reads questions from the terminal, one a line, until the input ends.
+With `answer`, the right answer, it also verifies the response.
 """
 
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from custom_components.config import (
     Component,
@@ -22,33 +22,42 @@ from custom_components.config import (
     required,
 )
 
+if TYPE_CHECKING:
+    from custom_components.tokenizer.chat import ChatTokenizer
+
 
 @dataclass
 class AskConfig:
-    """Config of recipes/ask.py."""
+    """Configure recipes/ask.py."""
 
     model: str = required("Hugging Face folder, or hub id")
-    tokenizer: Component = required("chat tokenizer; its path is filled in")
+    tokenizer: Component = required("chat tokenizer; the recipe fills in its path")
     run_dir: str = option("runs", "folder of the chain, for interpolation")
-    question: str = option("", "the problem; empty: read problems from the terminal", verbatim=True)
-    answer: str | None = option(None, "the right answer, to verify the response", verbatim=True)
-    temperature: float = option(0.6, "0 is greedy")
-    top_p: float = option(0.95, "nucleus mass")
-    max_new_tokens: int = option(4096, "longest response, tokens")
-    seed: int | None = option(None, "of the sampling; another each time by default")
-    device: str = option("auto", "auto, cpu or cuda")
-    dtype: str = option("auto", "auto (the model's own), float32 or bfloat16")
+    question: str = option(
+        "", "problem to solve; empty: read problems from the terminal", verbatim=True
+    )
+    answer: str | None = option(None, "right answer, to verify the response", verbatim=True)
+    temperature: float = option(0.6, "divisor of the logits; 0 is greedy")
+    top_p: float = option(0.95, "probability mass of the nucleus")
+    max_new_tokens: int = option(4096, "longest response, tokens", least=1)
+    seed: int | None = option(None, "seed of the sampling; another one each time by default")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "auto (the model's own), float32 or bfloat16"
+    )
 
     def __post_init__(self) -> None:
-        """Refuse what the sampling cannot use, or would quietly read as something else."""
-        for key, fits, range_ in (
+        """Check that the sampling can use the numbers, and reads them as they are meant.
+
+        Raises:
+            UserError: if a number is out of range.
+        """
+        for key, valid, range_ in (
             ("temperature", 0 <= self.temperature < float("inf"), "0 (greedy) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("seed", self.seed is None or 0 <= self.seed < 2**32, "from 0 to 4294967295"),
-            ("dtype", self.dtype in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16"),
         ):
-            if not fits:
+            if not valid:
                 raise UserError(f"{key} must be {range_}, not {getattr(self, key)!r}")
 
 
@@ -69,10 +78,12 @@ def main(cfg: AskConfig) -> None:
         ids = tokenizer.encode_prompt(question)
         room = min(cfg.max_new_tokens, longest - len(ids))
         if room < 1:
-            what = f"the question has {len(ids)} tokens, the model's context {longest}; shorten it"
+            advice = (
+                f"the question has {len(ids)} tokens, the model's context {longest}; shorten it"
+            )
             if cfg.question:
-                raise UserError(what)
-            print(f"[{what}]")
+                raise UserError(advice)
+            print(f"[{advice}]")
             continue
         response, finished = answer(model, tokenizer, ids, room, cfg)
         if not finished:
@@ -82,10 +93,10 @@ def main(cfg: AskConfig) -> None:
 
 
 def load_model(name: str, dtype: str) -> Any:
-    """The transformers model of a folder or hub id.
+    """Load the transformers model of a folder or hub id.
 
     Raises:
-        UserError: when there is none, or its files are missing, damaged or of no known kind.
+        UserError: if there is none, or its files are missing, damaged or of an unknown kind.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -102,10 +113,10 @@ def load_model(name: str, dtype: str) -> Any:
         ) from e
 
 
-def questions(first: str) -> Iterator[str]:
-    """The one that was given, else those from the terminal."""
-    if first:
-        yield first
+def questions(given: str) -> Iterator[str]:
+    """Yield the given question, or those from the terminal if it is empty."""
+    if given:
+        yield given
         return
     while True:
         if sys.stdin.isatty():
@@ -118,13 +129,24 @@ def questions(first: str) -> Iterator[str]:
 
 
 def answer(
-    model: Any, tokenizer: Any, ids: list[int], room: int, cfg: AskConfig
+    model: Any, tokenizer: "ChatTokenizer", ids: list[int], room: int, cfg: AskConfig
 ) -> tuple[str, bool]:
-    """Print a response as it comes. Returns its text, and whether it came to its end."""
+    """Print a response as it comes.
+
+    Args:
+        model: transformers model.
+        tokenizer: chat tokenizer of the model.
+        ids: token ids of the prompt.
+        room: longest response, tokens.
+        cfg: config of the sampling.
+
+    Returns:
+        (text of the response, whether it is finished and not cut off).
+    """
     import torch
     from transformers import TextStreamer
 
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if cfg.temperature > 0:
         sampling = {
             "do_sample": True,
@@ -147,7 +169,7 @@ def answer(
 
 
 def verdict_of(gold: str, response: str, truncated: bool) -> str:
-    """What the verifier says, in words."""
+    """Return the verdict on a response in words."""
     from custom_components.verifier import verify
 
     verdict = verify(gold, response, truncated=truncated)

@@ -4,11 +4,11 @@
     tune run --nproc_per_node 2 recipes/curate.py --config configs/tiny/curate.yaml
 
 Every rollout is verified once: `verified/` keeps all rows with their verdicts, in chunks that are
-written whole, rank r making the chunks r, r + ranks, ... A killed run continues with the chunks that
-are missing. Then rank 0 takes out problems that an evaluation set holds and near-duplicates, and
-selects: `midtrain` gets every correct rollout, `sft` a compact balanced subset, `pairs` correct x
-incorrect of one problem, `prompts` the problems with their pass rates. removed.jsonl names what was
-taken out, rejects.jsonl what could not be read; the yield table (manifest, card) counts the rest.
+written as a whole; rank r makes the chunks r, r + ranks, ... A killed run resumes with the missing
+chunks. Then rank 0 removes near-duplicates and problems that are in an evaluation set, and selects:
+`midtrain` gets every correct rollout, `sft` a compact balanced subset, `pairs` correct x incorrect
+rollouts of one problem, `prompts` the problems with their pass rates. removed.jsonl lists what was
+removed, rejects.jsonl what could not be read; the yield table (manifest, card) counts the rest.
 """
 
 import json
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -30,9 +29,10 @@ from custom_components.data.curation import is_repetitive
 from custom_components.data.data_config import CurateConfig
 from custom_components.data.decontamination import Decontaminator
 from custom_components.data.deduplication import near_duplicates
+from custom_components.data.labeller import Labeller
 from custom_components.data.labels import guess_domain
-from custom_components.data.rows import Reject
-from custom_components.data.second_opinion import Judge
+from custom_components.data.rows import Reject, write_rows
+from custom_components.data.second_opinion import SecondOpinion
 from custom_components.data.splits import (
     SCHEMAS,
     Selection,
@@ -40,27 +40,29 @@ from custom_components.data.splits import (
     removed_problems,
     select,
     write_parts,
-    yield_table,
 )
 from custom_components.data.verified import VERIFIED_SCHEMA, Records, problem_key, rows_at, text_key
-from custom_components.io import atomic_path, write_jsonl, write_text
-from custom_components.report.table import print_yields
+from custom_components.data.yields import print_yields, yield_table
+from custom_components.io import write_jsonl, write_text
 from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World, setup_world
-from custom_components.verifier import Verdict, VerifierPool
+from custom_components.verifier import Item, Verdict, VerifierPool
 from eval.sets import evaluation_problems
 
 
 @recipe_main
 def main(cfg: CurateConfig) -> None:
-    """Verify, label, select."""
+    """Verify and label the rollouts, and select the splits."""
     with setup_world("cpu", uneven=True) as world:
         run = RunFolder("curate", cfg, world)
         if run.already_complete:
             return
         verified, parts = run.path / "verified", run.path / ".parts"
         clock = Stopwatch()
+        rejected: dict[str, int] = {}
+        table: list[dict[str, Any]] = []
+        totals: dict[str, Any] = {}  # rank 0 fills in the three
         with clock("verify"):
             verify_all(cfg, run.path, world)
             world.barrier()
@@ -68,7 +70,7 @@ def main(cfg: CurateConfig) -> None:
             if world.rank == 0:
                 shutil.rmtree(parts, ignore_errors=True)
                 rejected = collect_rejects(cfg, run.path)
-                table, more = select_rows(cfg, run.path)
+                table, totals = select_rows(cfg, run.path)
             world.barrier()
         with clock("write"):
             selection = Selection.open(run.path / "selection")
@@ -82,21 +84,21 @@ def main(cfg: CurateConfig) -> None:
         if world.rank == 0:
             shutil.rmtree(parts, ignore_errors=True)
             shutil.rmtree(run.path / "selection")
-            more = rejected | more
-            counts = {row["name"]: row["rollouts"] for row in table} | more
+            totals = {**rejected, **totals}
+            counts = {row["name"]: row["rollouts"] for row in table} | totals
             sources = sorted({source["_component_"].rpartition(".")[2] for source in cfg.sources})
-            card = data_card(sources, run.config, table, more["length_unit"])
+            card = data_card(sources, run.config, table, totals["length_unit"])
             write_text(run.path / "README.md", card)
             outputs = [verified, *(run.path / f"{name}.parquet" for name in SCHEMAS)]
             seconds = {name: round(spent, 2) for name, spent in clock.seconds.items()}
             run.finish(outputs, counts | {"yields": table, "seconds": seconds})
-            print_yields(table, more["length_unit"])
-            for name, value in more.items():
+            print_yields(table, totals["length_unit"])
+            for name, value in totals.items():
                 print(f"{name:>24}  {value}", flush=True)
 
 
 def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
-    """Rows of all sources, one after the other."""
+    """Yield the rows of all sources, one source after the other."""
     for i, source in enumerate(sources):
         if not isinstance(source, dict):
             raise UserError(f"sources.{i}: must be a node with _component_")
@@ -105,19 +107,17 @@ def source_rows(sources: list[Component]) -> Iterator[dict[str, Any] | Reject]:
 
 
 def verify_all(cfg: CurateConfig, folder: Path, world: World) -> None:
-    """Write this rank's chunks of verified rows that are not there yet."""
+    """Write this rank's missing chunks of verified rows."""
     done = {int(f.stem) for f in (folder / "verified").glob("*.parquet")}
-    decontaminator = judge = labeller = None
+    decontaminator = None
     if cfg.decontamination.sets:
         decontaminator = Decontaminator(
             evaluation_problems(cfg.decontamination.sets),
             cfg.decontamination.ngram,
             cfg.decontamination.similarity,
         )
-    if cfg.judge:
-        judge = instantiate(cfg.judge, "judge")
-    if cfg.labeller:
-        labeller = instantiate(cfg.labeller, "labeller")
+    second_opinion = instantiate(cfg.judge, "judge") if cfg.judge else None
+    labeller = instantiate(cfg.labeller, "labeller") if cfg.labeller else None
     with (
         cfg.verifier.open() as pool,
         tqdm(desc="verify", unit="row", disable=world.rank != 0) as bar,
@@ -132,31 +132,32 @@ def verify_all(cfg: CurateConfig, folder: Path, world: World) -> None:
                 verify_chunk(rows, cfg.given_verdicts == "trust", pool)
                 mark_contaminated(rows, decontaminator)
                 add_labels(rows, labeller)
-                add_opinions(rows, judge)
-                with atomic_path(folder / "verified" / f"{number:05d}.parquet") as temporary:
-                    table = pa.Table.from_pylist(rows, VERIFIED_SCHEMA)
-                    pq.write_table(table, temporary, compression="zstd")
+                add_opinions(rows, second_opinion)
+                chunk = folder / "verified" / f"{number:05d}.parquet"
+                write_rows(chunk, rows, VERIFIED_SCHEMA)
             bar.update(len(items) * world.size)
 
 
 def in_chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """The items in lists of `size`, the last one shorter."""
+    """Yield the items in lists of `size`; the last list may be shorter."""
     while chunk := list(islice(items, size)):
         yield chunk
 
 
 def verify_chunk(rows: list[dict[str, Any]], trust: bool, pool: VerifierPool) -> None:
-    """Add verdict, prediction, reason, length, keys and repetition to the rows."""
-    asked = (
-        {
-            "gold": row["answer"],
-            "response": row["response"],
-            "truncated": row["finish_reason"] == "length",
-        }
+    """Add verdict, prediction, reason, length, keys and repetition to the rows.
+
+    Args:
+        rows: rollout rows, to which the columns are added.
+        trust: whether a verdict that a source gives counts without verification.
+        pool: verifier.
+    """
+    items = (
+        Item(row["answer"], row["response"], truncated=row["finish_reason"] == "length")
         for row in rows
         if not (trust and row["given_verdict"])
     )
-    verdicts = pool.imap(asked)
+    verdicts = pool.imap(items)
     for row in rows:
         if trust and row["given_verdict"]:
             verdict = Verdict(row["given_verdict"], "given", None)
@@ -174,18 +175,21 @@ def verify_chunk(rows: list[dict[str, Any]], trust: bool, pool: VerifierPool) ->
 
 
 def mark_contaminated(rows: list[dict[str, Any]], decontaminator: Decontaminator | None) -> None:
-    """Add what the decontaminator finds, as JSON."""
+    """Add the column `contaminated`: the evaluation problem that matches, as JSON."""
     if decontaminator is None:
         return
     texts = list({row["problem_key"]: row["problem"] for row in rows}.values())
-    found = dict(zip(texts, decontaminator.check(texts), strict=True))
-    findings = {problem_key(text): json.dumps(asdict(f)) for text, f in found.items() if f}
+    matches = {
+        problem_key(text): json.dumps(asdict(match))
+        for text, match in zip(texts, decontaminator.check(texts), strict=True)
+        if match
+    }
     for row in rows:
-        row["contaminated"] = findings.get(row["problem_key"])
+        row["contaminated"] = matches.get(row["problem_key"])
 
 
-def add_labels(rows: list[dict[str, Any]], labeller: Any) -> None:
-    """Fill in domain and difficulty: by the labeller, else the domain by a heuristic."""
+def add_labels(rows: list[dict[str, Any]], labeller: Labeller | None) -> None:
+    """Fill in domain and difficulty by the labeller, and a missing domain by a heuristic."""
     if labeller is not None:
         unlabelled = {r["problem"] for r in rows if not (r["domain"] and r["difficulty"])}
         labels = labeller.labels(sorted(unlabelled))
@@ -199,24 +203,24 @@ def add_labels(rows: list[dict[str, Any]], labeller: Any) -> None:
             row["domain"] = guesses.get(text) or guesses.setdefault(text, guess_domain(text))
 
 
-def add_opinions(rows: list[dict[str, Any]], judge: Judge | None) -> None:
-    """Add the judge's opinion on what the rule did not accept. The verdict stays."""
-    if judge is None:
+def add_opinions(rows: list[dict[str, Any]], second_opinion: SecondOpinion | None) -> None:
+    """Add a second opinion on the answers that are not correct. The verdict does not change."""
+    if second_opinion is None:
         return
     doubtful = [row for row in rows if row["verdict"] != "correct"]
-    asked = [
+    questions = [
         (r["problem"], r["answer"], Verdict(r["verdict"], r["reason"], r["prediction"]))
         for r in doubtful
     ]
-    for row, opinion in zip(doubtful, judge.opinions(asked), strict=True):
+    for row, opinion in zip(doubtful, second_opinion.opinions(questions), strict=True):
         row["judge"] = opinion.opinion
 
 
 def collect_rejects(cfg: CurateConfig, folder: Path) -> dict[str, int]:
-    """Join the rejects of all chunks; refuse when there are too many.
+    """Join the rejects of all chunks and return their count.
 
     Raises:
-        UserError: then, or when no row is usable.
+        UserError: if there are too many of them, or no row is usable.
     """
     files = sorted((folder / "rejects").glob("*.jsonl"))
     rejects = [json.loads(line) for f in files for line in f.read_text().splitlines()]
@@ -232,19 +236,23 @@ def collect_rejects(cfg: CurateConfig, folder: Path) -> dict[str, int]:
     if len(lost) > cfg.max_lost_files:
         raise UserError(
             f"{len(lost)} files cannot be read (first: {lost[0]['where']}: {lost[0]['reason']}); "
-            "mend them and set resume=never, or allow max_lost_files and run again"
+            "fix them and set resume=never, or allow max_lost_files and run again"
         )
     if len(rejects) > cfg.max_reject_share * (good + len(rejects)):
         raise UserError(
             f"{len(rejects)} of {good + len(rejects)} rows cannot be used (see "
-            f"{folder / 'rejects.jsonl'}{first}); mend the data and set resume=never, or raise "
+            f"{folder / 'rejects.jsonl'}{first}); fix the data and set resume=never, or raise "
             "max_reject_share and run again"
         )
     return {"rejected": len(rejects)}
 
 
 def select_rows(cfg: CurateConfig, folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Take problems out, select, and save the selection. Returns yield table and further counts."""
+    """Remove problems, select the splits, and save the selection.
+
+    Returns:
+        (yield table, further counts).
+    """
     verified = folder / "verified"
     records = Records(verified, cfg.splits.max_length)
     contaminated = np.unique(records.problem[records.contaminated])
@@ -260,21 +268,21 @@ def select_rows(cfg: CurateConfig, folder: Path) -> tuple[list[dict[str, Any]], 
         repeats = dict(near_duplicates(bar, cfg.near_duplicates))
         kept[list(repeats)] = False
     removed = removed_problems(verified, records, contaminated, repeats)
-    taken_out = write_jsonl(folder / "removed.jsonl", removed)
+    removed_count = write_jsonl(folder / "removed.jsonl", removed)
     selection = select(records, kept, cfg.splits, cfg.seed)
     selection.save(folder / "selection")
     sides = records.length[selection.pairs].astype(float)
+    ratios = sides[:, 0] / sides[:, 1].clip(1)
+    length_ratio = round(float(ratios.mean()), 3) if len(ratios) else None
     given = records.given >= 0
     return yield_table(records, kept, contaminated, selection), {
         "problems": len(records),
-        "removed_problems": taken_out,
+        "removed_problems": removed_count,
         "length_unit": "tokens" if records.in_tokens else "characters",
-        "pairs_length_ratio": round(float((sides[:, 0] / sides[:, 1].clip(1)).mean()), 3)
-        if len(sides)
-        else None,
+        "pairs_length_ratio": length_ratio,
         "given_verdicts": int(given.sum()),
         "given_verdicts_agreeing": int((records.given == records.verdict)[given].sum()),
-        "judge_says_same": int(records.judged_same.sum()),
+        "judge_says_same": int(records.opinion_same.sum()),
         **{f"bytes_per_{k}": round(v, 1) for k, v in records.bytes_held().items()},
     }
 

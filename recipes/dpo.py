@@ -1,15 +1,14 @@
-"""Stage 3: rollout DPO, correct against incorrect responses to the same problem.
+"""Run stage 3: rollout DPO, correct against incorrect responses to the same problem.
 
     tune run recipes/dpo.py --config configs/tiny/dpo.yaml
     tune run --nproc_per_node 2 recipes/dpo.py --config configs/tiny/dpo.yaml
 
 The reference is the start model, frozen. Its log-probs are computed once, before the first
-step, and kept in the run folder; then only one model is in memory. Chosen and rejected lie end to
-end in one row, without padding. A run folder belongs to one start model and one file of pairs
-(their hashes are in the manifest), so stored log-probs cannot meet another reference.
+step, and kept in the run folder, so that only one model is in memory. Chosen and rejected response
+lie end to end in one row, without padding. A run folder belongs to one start model and one file of
+pairs (their hashes are in the manifest), so stored log-probs cannot be used with another reference.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from custom_components.data.batching import MicroBatch
 from custom_components.data.packing import IGNORE, encode_pair, open_table, prepare_examples
 from custom_components.io import atomic_path
 from custom_components.losses.dpo import dpo_loss
+from custom_components.runs.metrics import Sums
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import GlobalBatch, global_batch
@@ -32,30 +32,30 @@ from custom_components.training.training_config import DPOConfig
 
 @recipe_main
 def main(cfg: DPOConfig) -> None:
-    """Sigmoid DPO on pairs of verified rollouts."""
+    """Train on pairs of verified rollouts with the sigmoid DPO loss."""
     with setup_world(cfg.device) as world:
         run = RunFolder("dpo", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_pair, tokenizer=tokenizer)
-        folder = run.path / "examples"
-        run.once(
-            "examples",
-            lambda: prepare_examples(
-                cfg.data, encode, cfg.max_seq_len, folder, cfg.tokenize_workers
-            ),
+        examples = run.path / "examples"
+        prepare = partial(
+            prepare_examples, cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
         )
-        rows = open_table(folder)
+        run.once("examples", prepare)
+        rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
         reference = reference_logprobs(trainer, rows)
         falling = FallingAlarm(cfg.alarm_window)
 
         for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices)
-            sums: Counter[str] = Counter()
+            sums = Sums()
             loss = trainer.backward(pair_losses(trainer, batch, reference, sums))
-            means = {name: total / batch.rows for name, total in world.sums(sums).items()}
+            means: dict[str, Any] = {
+                name: total / batch.rows for name, total in world.sums(sums).items()
+            }
             margin = means["reward_chosen"] - means["reward_rejected"]
             if alarm := falling.check(means["logprob_chosen"]):
                 trainer.alarm(alarm)
@@ -102,12 +102,12 @@ class FallingAlarm:
 def pair_logprobs(
     trainer: Trainer[DPOConfig], batch: MicroBatch, normalised: bool
 ) -> tuple[torch.Tensor, ...]:
-    """Log-probs of whole responses.
+    """Compute the log-probs of whole responses.
 
     Args:
-        trainer: runs the model.
-        batch: micro-batch of pairs, chosen and rejected in turn.
-        normalised: mean over the response's tokens instead of their sum.
+        trainer: Trainer that runs the model.
+        batch: Micro-batch of pairs, chosen and rejected in turn.
+        normalised: Take the mean over a response's tokens instead of their sum.
 
     Returns:
         (log-probs, tokens of the response), each [pairs, 2] float32.
@@ -123,9 +123,9 @@ def pair_logprobs(
 
 
 def pair_losses(
-    trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Counter[str]
+    trainer: Trainer[DPOConfig], batch: GlobalBatch, reference: np.ndarray, sums: Sums
 ) -> Iterator[torch.Tensor]:
-    """Each micro-batch's share of the mean loss per pair; `sums` collects what is logged."""
+    """Yield each micro-batch's share of the mean loss per pair; add the logged values to `sums`."""
     cfg = trainer.cfg
     for indices, micro_batch in batch.parts:
         logprobs, lengths = pair_logprobs(trainer, micro_batch, cfg.length_normalised)
@@ -135,7 +135,7 @@ def pair_losses(
         if cfg.nll_weight:
             nll = -chosen if cfg.length_normalised else -chosen / lengths[:, 0]
             losses = losses + cfg.nll_weight * nll
-        sums.update(
+        sums.add(
             reward_chosen=float(good.sum()),
             reward_rejected=float(bad.sum()),
             accuracy=float((good > bad).sum()),
@@ -148,9 +148,12 @@ def pair_losses(
 
 
 def reference_logprobs(trainer: Trainer[DPOConfig], rows: Any) -> np.ndarray:
-    """Log-probs of all pairs under the start model, [rows, 2] float32, made once.
+    """Return the log-probs of all pairs under the start model, [rows, 2] float32; compute them once.
 
     All ranks compute together, before the first step: until then the model is the reference.
+
+    Raises:
+        UserError: When the log-probs are missing after the first step.
     """
     path, world = trainer.run.path / "reference.npy", trainer.world
     exists = path.exists()

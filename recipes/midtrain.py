@@ -1,12 +1,12 @@
-"""Stage 1: distil on every verified-correct rollout, packed.
+"""Run stage 1: distil on every verified-correct rollout, packed.
 
     tune run recipes/midtrain.py --config configs/tiny/midtrain.yaml
     tune run --nproc_per_node 2 recipes/midtrain.py --config configs/tiny/midtrain.yaml
 
 Documents are packed best-fit into rows of `max_seq_len` tokens. Attention stays inside each
 document and positions restart, so a pack computes what its documents would compute apart;
-`document_mask: false` turns that off, for the ablation. Left out: nothing is truncated (longer
-documents are dropped and counted), and no label crosses a document's end.
+`document_mask: false` turns that off, for the ablation. Nothing is truncated (longer documents are
+dropped and counted), and no label crosses a document's end.
 
 With `validation.share` some problems are held out, and the loss on them is logged. The model of its
 lowest point is exported, unless `validation.keep_best` is off. With `validation.patience` the run
@@ -34,26 +34,20 @@ from custom_components.training.validation import BestSoFar, validation_losses
 
 @recipe_main
 def main(cfg: MidtrainConfig) -> None:
-    """Packed next-token training."""
+    """Train on packed documents with the next-token loss."""
     with setup_world(cfg.device) as world:
         run = RunFolder("midtrain", cfg, world)
         if run.already_complete:
             return
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_messages, tokenizer=tokenizer, train_on_prompt=cfg.train_on_prompt)
-        packs, held_out = run.path / "packs", cfg.validation.share
-        run.once(
-            "packs",
-            lambda: prepare_packs(
-                cfg.data,
-                encode,
-                cfg.max_seq_len,
-                packs,
-                cfg.mixture,
-                held_out,
-                cfg.tokenize_workers,
-            ),
+        packs = run.path / "packs"
+        held_out = cfg.validation.share
+        workers = cfg.tokenize_workers
+        prepare = partial(
+            prepare_packs, cfg.data, encode, cfg.max_seq_len, packs, cfg.mixture, held_out, workers
         )
+        run.once("packs", prepare)
         rows, tables = open_table(packs), validation_tables(packs)
         if held_out and not tables:
             raise UserError(
@@ -65,7 +59,10 @@ def main(cfg: MidtrainConfig) -> None:
         for epoch, indices in trainer.batches(rows):
             batch = global_batch(trainer, rows, indices, cfg.document_mask)
             loss = trainer.backward(next_token_losses(trainer, batch))
-            norm, validated, best = trainer.update(), {}, False
+            norm = trainer.update()
+
+            # validation, with the updated weights
+            validated, best = {}, False
             if tables and (trainer.step + 1) % cfg.validation.every == 0:
                 validated = validation_losses(
                     trainer, tables, cfg.validation.max_packs, cfg.document_mask
@@ -73,6 +70,7 @@ def main(cfg: MidtrainConfig) -> None:
                 best = progress.update(
                     trainer.step + 1, validated["val_loss"], cfg.validation.min_delta
                 )
+
             trainer.finish_step(
                 loss,
                 batch.tokens,

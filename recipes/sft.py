@@ -1,11 +1,11 @@
-"""Stage 2: fine-tune on the compact, high-quality subset, not packed.
+"""Run stage 2: fine-tune on the compact, high-quality subset, not packed.
 
     tune run recipes/sft.py --config configs/tiny/sft.yaml
     tune run --nproc_per_node 2 recipes/sft.py --config configs/tiny/sft.yaml
 
-Each example stands alone at positions from 0, and its end-of-turn token is trained: here the
-model learns where to stop. A batch is a number of examples; they are laid end to end in
-micro-batches without padding, and attention never leaves an example.
+Each example has positions from 0, and its end-of-turn token is trained: here the model learns where
+to stop. A batch is a number of examples. They are laid end to end in micro-batches without padding,
+and attention never leaves an example.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from custom_components.training.training_config import SFTConfig
 
 @recipe_main
 def main(cfg: SFTConfig) -> None:
-    """Un-packed next-token training on the responses."""
+    """Train on the responses of single examples with the next-token loss."""
     with setup_world(cfg.device) as world:
         run = RunFolder("sft", cfg, world)
         if run.already_complete:
@@ -29,12 +29,10 @@ def main(cfg: SFTConfig) -> None:
         tokenizer = instantiate(cfg.tokenizer, "tokenizer")
         encode = partial(encode_messages, tokenizer=tokenizer)
         examples = run.path / "examples"
-        run.once(
-            "examples",
-            lambda: prepare_examples(
-                cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
-            ),
+        prepare = partial(
+            prepare_examples, cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
         )
+        run.once("examples", prepare)
         rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 

@@ -1,9 +1,9 @@
-"""Stage 0: put the start model into the run folder as a Hugging Face folder.
+"""Run stage 0: put the start model into the run folder as a Hugging Face folder.
 
     tune run recipes/start.py --config configs/tiny/start.yaml
 
-The model is random (tiny), downloaded from the hub, copied from a folder, or read from a GGUF
-file: whichever function `source._component_` names.
+The function that `source._component_` names makes the model: it is random (tiny), downloaded from
+the hub, copied from a folder, or read from a GGUF file.
 """
 
 from custom_components.config import instantiate, recipe_main
@@ -24,7 +24,8 @@ def main(cfg: StartConfig) -> None:
         instantiate(cfg.source, "source", folder)
         from custom_components.models.config_json import read_model_config
 
-        described = read_model_config(folder)  # refuse here what later stages cannot train
+        # This refuses here a model that later stages cannot train.
+        described = read_model_config(folder)
     run.finish([run.path / "model"], {"layers": described.size.num_layers})
     print(f"start model: {run.path / 'model'}")
 

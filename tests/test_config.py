@@ -110,8 +110,8 @@ def test_quotes_null_and_interpolations_in_a_text(config):
         (["data=null"], "key 'data'"),
         (["names=[a"], "not valid YAML; a text with such signs needs quotes"),
         (["optimizer._component_=..x"], "not a dotted path"),
-        (["optimizer._component_=torch.nn"], "no function or class with named arguments"),
-        (["optimizer._component_=torch.pi"], "no function or class with named arguments"),
+        (["optimizer._component_=torch.nn"], "is not a function or class with named arguments"),
+        (["optimizer._component_=torch.pi"], "is not a function or class with named arguments"),
         (["names=u"], "key 'names' is a list; write names=[u]"),
         (
             ["inner=3"],

@@ -1,12 +1,11 @@
-"""Every YAML in configs/ fits its recipe, and every chain its stages."""
+"""Check that every YAML in configs/ fits its recipe, and every chain its stages."""
 
-import importlib
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from custom_components.config import load
+from custom_components.config import load, schema_of
 
 RECIPES = {p.stem for p in (ROOT / "recipes").glob("*.py")}
 OTHERS = {
@@ -26,18 +25,14 @@ OTHERS = {
 FILES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
-def schema(recipe):
-    return importlib.import_module(f"recipes.{recipe}").main.schema
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_config_fits_its_recipe(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = OTHERS.get(path.stem, path.stem)
     assert recipe in RECIPES
-    cfg = load(schema(recipe), path)
+    cfg = load(schema_of(recipe), path)
     assert cfg.run_dir.startswith(f"runs/{path.parent.name}")
     text = path.read_text()
     assert f"recipes/{recipe}.py --config configs/{path.parent.name}/{path.name}" in text
     for stage in getattr(cfg, "stages", []):
-        load(schema(Path(stage.recipe or stage.name).stem), stage.config, stage.overrides)
+        load(schema_of(Path(stage.recipe or stage.name).stem), stage.config, stage.overrides)

@@ -1,4 +1,4 @@
-"""From rows to micro-batches: the same global batch for any split over ranks and time."""
+"""Make micro-batches from rows: the same global batch for any number of ranks and any restart."""
 
 import random
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from custom_components.models.decoder import Documents
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows laid end to end, without padding.
+    """Hold rows laid end to end, without padding.
 
     Attributes:
-        tokens: [1, T] int64.
-        targets: [1, T] int64: the next token of the same document, or -100.
-        positions: [1, T] int64, restarting with each document.
-        scored: [S] int64: where `targets` has a target.
-        documents: their lengths.
+        tokens: token ids, [1, T] int64.
+        targets: next token of the same document, or -100, [1, T] int64.
+        positions: positions, which restart with each document, [1, T] int64.
+        scored: indices of `targets` that are not -100, [S] int64.
+        documents: lengths of the documents.
     """
 
     tokens: torch.Tensor
@@ -31,22 +31,30 @@ class MicroBatch:
     documents: Documents
 
     def to(self, device: torch.device) -> "MicroBatch":
-        tensors = (t.to(device) for t in (self.tokens, self.targets, self.positions, self.scored))
-        return MicroBatch(*tensors, self.documents)
+        """Return the batch on a device."""
+        return MicroBatch(
+            self.tokens.to(device),
+            self.targets.to(device),
+            self.positions.to(device),
+            self.scored.to(device),
+            self.documents,
+        )
 
 
 def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatch:
     """Lay rows (`input_ids`, `labels`, `lengths`) end to end.
 
-    Labels are shifted here, within each document: the last token of one never learns the first
-    of the next.
+    Labels are shifted here, within each document: the last token of a document never learns to
+    predict the first token of the next.
 
     Args:
         rows: examples or packs.
-        document_mask: False treats each row as a single document (an ablation: attention and
-            positions run across the documents of a pack).
+        document_mask: whether documents are kept apart. False treats each row as a single document
+            (an ablation: attention and positions run across the documents of a pack).
     """
-    tokens, targets, lengths = [], [], []
+    tokens: list[int] = []
+    targets: list[int] = []
+    lengths: list[int] = []
     for row in rows:
         tokens += row["input_ids"]
         start = 0
@@ -66,18 +74,18 @@ def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatc
 
 
 def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[list[int]]]:
-    """Divide a batch into micro-batches of about equal token counts, as many for every rank.
+    """Divide a batch into micro-batches of similar token counts, the same number for every rank.
 
     Args:
         lengths: tokens of each row.
-        max_tokens: limit of a micro-batch; a single longer row stands alone.
+        max_tokens: most tokens of a micro-batch; a longer row has a micro-batch of its own.
         ranks: number of ranks.
 
     Returns:
         [rank][micro-batch] -> indices into `lengths`.
 
     Raises:
-        UserError: when there are fewer rows than ranks.
+        UserError: if there are fewer rows than ranks.
     """
     if len(lengths) < ranks:
         raise UserError(
@@ -88,7 +96,7 @@ def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[li
     per_rank = max(1, -(-sum(lengths) // (limit * ranks)))
     while True:
         bins: list[list[int]] = [[] for _ in range(min(per_rank * ranks, len(lengths)))]
-        # each rank needs as many micro-batches as the others: they meet in every forward
+        # Ranks meet in every forward pass, so each needs the same number of micro-batches.
         bins = bins[: len(bins) // ranks * ranks]
         totals = [0] * len(bins)
         for i in order:
@@ -102,20 +110,21 @@ def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[li
 
 
 def batch_order(rows: int, batch_size: int, seed: int) -> Iterator[tuple[int, list[int]]]:
-    """Row indices of batch after batch, for ever: each epoch a fresh order of all rows.
+    """Yield the row indices of batch after batch, for ever; each epoch has a fresh order.
 
-    Position is a number: skipping the first k batches continues exactly where k ended. The
-    last batch of an epoch is filled from the next epoch, so every batch has its full size.
+    A resumed run skips the batches that it has seen. The last batch of an epoch is filled from the
+    next epoch, so every batch has its full size.
 
     Args:
         rows: number of rows.
         batch_size: rows in a batch.
-        seed: of the orders.
+        seed: seed of the orders.
 
     Yields:
         (epoch of the batch's first row, indices).
     """
-    epoch, queue = -1, []
+    epoch = -1
+    queue: list[int] = []
     while True:
         first = epoch if queue else epoch + 1
         while len(queue) < batch_size:

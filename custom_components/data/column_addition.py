@@ -1,7 +1,7 @@
-"""The tiny track's problems: column addition, few facts and much bookkeeping.
+"""Generate the tiny track's problems: column addition, with few facts and much bookkeeping.
 
-A problem's split is decided by a hash of its two numbers (in either order), so the splits are
-disjoint by construction, whatever is drawn from them.
+A hash of a problem's two numbers, in either order, decides its split. The splits are therefore
+disjoint, whatever is drawn from them.
 """
 
 import hashlib
@@ -10,33 +10,33 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# shares of all number pairs, in hundredths
 SPLITS = {"distill": range(0, 60), "rl": range(60, 85), "eval": range(85, 100)}
+"""Shares of all number pairs, in hundredths."""
 PROBLEM = re.compile(r"(\d+)\+(\d+)=\?")
 
 
 def split_of(a: int, b: int) -> str:
-    """The one split that the unordered pair {a, b} belongs to."""
+    """Return the split that the unordered pair {a, b} belongs to."""
     key = f"{min(a, b)}+{max(a, b)}".encode()
     bucket = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") % 100
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
 def column_addition(
-    split: str, counts: dict[int, int], seed: int = 0
+    split: str, counts: dict[int | str, int], seed: int = 0
 ) -> Iterator[dict[str, str | int]]:
-    """Distinct addition problems of one split, shuffled over difficulty.
+    """Yield distinct addition problems of one split, shuffled over difficulty.
 
     Args:
         split: distill, rl or eval.
-        counts: {digits of both numbers: how many problems}.
-        seed: chooses the problems.
+        counts: {digits of both numbers: number of problems}.
+        seed: seed of the choice and the order.
 
     Yields:
-        dicts with id, source, problem, answer, domain, difficulty ("3 digits").
+        Rows with id, source, problem, answer, domain and difficulty ("3 digits").
 
     Raises:
-        ValueError: when a split has no such name, or fewer problems than asked for.
+        ValueError: if the split is unknown, or has fewer problems than `counts` asks for.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: {', '.join(SPLITS)}")
@@ -78,15 +78,15 @@ def column_addition(
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """How often the teacher goes wrong, as probabilities.
+    """Hold the probabilities of the teacher's mistakes.
 
     Attributes:
-        carry: per column with a carry: the carry is forgotten.
-        slip: per column: the written sum is one off.
-        skip: per answer: one column is left out.
-        cut: per answer: the response stops somewhere before its end.
-        guess: per answer: it is given at once, without working.
-        guess_slip: per digit of such an answer: another digit is written.
+        carry: probability that a carry is forgotten, for each column with one.
+        slip: probability that the written sum is one off, for each column.
+        skip: probability that one column is left out, for each answer.
+        cut: probability that the response stops before its end, for each answer.
+        guess: probability that the answer is given at once, without working.
+        guess_slip: probability of a wrong digit, for each digit of such an answer.
     """
 
     carry: float = 0.0
@@ -98,12 +98,12 @@ class ErrorRates:
 
 
 def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tuple[str, bool]:
-    """A worked solution as a model would write it, mistakes included.
+    """Return a worked solution as a model would write it, mistakes included.
 
     Each line adds one column from the right: digit + digit + carry = sum.
 
     Returns:
-        the response text, and whether it came to its end (False: cut off).
+        (text of the response, whether it is finished and not cut off).
     """
     if rng.random() < rates.guess:
         answer = "".join(
@@ -114,7 +114,9 @@ def worked_addition(a: int, b: int, rates: ErrorRates, rng: random.Random) -> tu
     width = max(len(str(a)), len(str(b)))
     columns = list(zip(str(a).zfill(width)[::-1], str(b).zfill(width)[::-1], strict=True))
     skipped = rng.randrange(width) if width > 1 and rng.random() < rates.skip else None
-    lines, digits, carry = [], "", 0
+    lines: list[str] = []
+    digits = ""
+    carry = 0
     for i, (x, y) in enumerate(columns):
         if i == skipped:
             continue

@@ -1,11 +1,11 @@
-"""From verified rollouts to the four splits. Pure functions over light records."""
+"""Select the splits from verified rollouts, by pure functions over light records."""
 
 import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -53,18 +53,18 @@ PROMPTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What selection needs to know of one verified rollout.
+    """Hold the properties of one verified rollout that selection needs.
 
     Attributes:
-        row: its index among all verified rows.
-        problem: hash of the problem; rollouts with the same one belong together.
+        row: index of the rollout among all verified rows.
+        problem: hash of the problem, the same for all its rollouts.
         source, difficulty, domain: labels.
-        length: tokens (characters where tokens were not counted).
+        length: tokens (characters if tokens were not counted).
         verdict: correct, incorrect or undecided.
-        finished: the response came to its end.
-        repetitive: see `is_repetitive`.
+        finished: whether the response is not cut off.
+        repetitive: whether the response repeats itself, see `is_repetitive`.
         response_key: hash of the response's text.
-        too_long: for any use.
+        too_long: whether the response is too long for any split.
     """
 
     row: int
@@ -81,13 +81,13 @@ class Record:
 
     @property
     def usable(self) -> bool:
-        """Fit to be imitated."""
+        """Tell whether the rollout is fit for imitation."""
         fit = self.finished and not self.repetitive and not self.too_long
         return fit and self.verdict == "correct"
 
 
 def is_repetitive(text: str, n: int = 12, share: float = 0.5) -> bool:
-    """Whether more than `share` of the text's `n`-word sequences occur more than once.
+    """Tell whether more than `share` of the text's `n`-word sequences occur more than once.
 
     Texts of fewer than 4 `n` words are never repetitive.
     """
@@ -96,64 +96,65 @@ def is_repetitive(text: str, n: int = 12, share: float = 0.5) -> bool:
         return False
     known: dict[str, int] = {}
     ids = np.fromiter((known.setdefault(w, len(known)) for w in words), np.uint64, len(words))
-    # a sequence's hash: a polynomial in the words' numbers, modulo 2^64
+    # The hash of a sequence is a polynomial in the words' numbers, modulo 2^64.
     powers = np.cumprod(np.full(n, 0x9E3779B97F4A7C15, np.uint64))
     grams = np.lib.stride_tricks.sliding_window_view(ids + np.uint64(1), n) @ powers
     counts = np.unique(grams, return_counts=True)[1]
     return counts[counts > 1].sum() / len(grams) > share
 
 
-Groups = Mapping[Hashable, list[Record]]
-"""Rollouts by problem."""
+Problem = TypeVar("Problem", bound=Hashable)
+Groups = Mapping[Problem, list[Record]]
+"""{problem: its rollouts}."""
 
 
 def pass_rate(group: list[Record]) -> float:
-    """Share of a problem's rollouts that are correct; undecided ones stay in the denominator."""
+    """Return the share of a problem's rollouts that are correct; undecided ones count as not."""
     return sum(r.verdict == "correct" for r in group) / len(group)
 
 
 def distinct_correct(group: list[Record]) -> list[Record]:
-    """A problem's usable rollouts, exact repeats left out."""
+    """Return a problem's usable rollouts without exact repeats."""
     return list({r.response_key: r for r in reversed(group) if r.usable}.values())[::-1]
 
 
 def as_they_come(group: list[Record]) -> list[Record]:
-    """A problem's finished rollouts whatever their verdict, exact repeats left out."""
+    """Return a problem's finished rollouts without exact repeats, whatever their verdict."""
     return list({r.response_key: r for r in group if r.finished and not r.too_long}.values())
 
 
 def select_sft(
-    groups: Groups,
+    groups: Groups[Problem],
     max_problems: int | None,
     per_problem: int,
     seed: int,
     candidates: Callable[[list[Record]], list[Record]] = distinct_correct,
-) -> dict[Hashable, list[Record]]:
-    """A compact subset, balanced over domain and difficulty, hard problems first.
+) -> dict[Problem, list[Record]]:
+    """Select a compact subset, balanced over domain and difficulty, hard problems first.
 
-    Problems with a usable rollout are dealt in turn from each (domain, difficulty) group, the
-    one with the lowest pass rate first (ties in random order); of each problem the shortest
-    usable rollouts are taken.
+    Problems with a usable rollout are drawn in turn from each (domain, difficulty) group, the one
+    with the lowest pass rate first (ties in random order). Of each problem the shortest usable
+    rollouts are taken.
 
     Args:
         groups: rollouts by problem.
         max_problems: size of the subset; None takes all.
-        per_problem: rollouts of each problem.
-        seed: of the ties.
-        candidates: a problem's rollouts to choose from.
+        per_problem: most rollouts of each problem.
+        seed: seed of the order of ties.
+        candidates: function that returns the rollouts of a problem to choose from.
 
     Returns:
         {problem: chosen rollouts}.
     """
     rng = random.Random(f"{seed} sft")
-    decks: dict[tuple[str, str], list[tuple[float, float, Hashable]]] = defaultdict(list)
+    decks: dict[tuple[str, str], list[tuple[float, float, Problem]]] = defaultdict(list)
     for problem, group in groups.items():
         if candidates(group):
             label = (group[0].domain, group[0].difficulty)
             decks[label].append((pass_rate(group), rng.random(), problem))
     for deck in decks.values():
-        deck.sort(reverse=True)  # dealt from the end
-    chosen: dict[Hashable, list[Record]] = {}
+        deck.sort(reverse=True)  # drawn from the end
+    chosen: dict[Problem, list[Record]] = {}
     while decks and (max_problems is None or len(chosen) < max_problems):
         for label in sorted(decks):
             if max_problems is not None and len(chosen) >= max_problems:
@@ -165,8 +166,10 @@ def select_sft(
     return chosen
 
 
-def select_midtrain(groups: Groups, cap_per_problem: int, without: set[Hashable]) -> list[Record]:
-    """Every usable rollout, up to a cap per problem.
+def select_midtrain(
+    groups: Groups[Problem], cap_per_problem: int, without: set[Problem]
+) -> list[Record]:
+    """Select every usable rollout, up to a cap for each problem.
 
     Args:
         groups: rollouts by problem.
@@ -182,30 +185,30 @@ def select_midtrain(groups: Groups, cap_per_problem: int, without: set[Hashable]
 
 
 def select_pairs(
-    groups: Groups,
+    groups: Groups[Problem],
     per_problem: int,
     max_length_ratio: float,
     seed: int,
     max_pairs: int | None = None,
 ) -> list[tuple[Record, Record]]:
-    """Preference pairs: a correct and an incorrect rollout of the same problem.
+    """Select preference pairs: a correct and an incorrect rollout of the same problem.
 
-    A problem's pairs use each of its rollouts as seldom as possible. When there are too many, no
-    problem gets a second pair before every other has its first.
+    A problem's pairs use each of its rollouts as seldom as possible. If there are too many pairs,
+    no problem gets a second pair before every other has its first.
 
     Args:
         groups: rollouts by problem.
         per_problem: most pairs of one problem.
-        max_length_ratio: pairs whose longer side exceeds this many times the shorter are left
-            out, so that length is not what is preferred.
-        seed: which pairs are taken.
-        max_pairs: most pairs in all.
+        max_length_ratio: most times that the longer side may exceed the shorter, so that the length
+            does not decide what is preferred.
+        seed: seed of the choice of pairs.
+        max_pairs: most pairs in all; None for no limit.
 
     Returns:
         (chosen, rejected) records, in the order of the problems.
     """
     pairs: list[tuple[Record, Record]] = []
-    rounds: list[int] = []  # of its problem's pairs, how many came before
+    rounds: list[int] = []  # for each pair, how many of its problem come before
     for group in groups.values():
         right = distinct_correct(group)
         wrong = [r for r in group if r.verdict == "incorrect" and not r.too_long]
@@ -217,9 +220,9 @@ def select_pairs(
         ]
         if candidates:
             random.Random(f"{seed} {group[0].problem}").shuffle(candidates)
-            dealt = _spread(candidates, per_problem)
-            pairs += dealt
-            rounds += range(len(dealt))
+            problem_pairs = _spread(candidates, per_problem)
+            pairs += problem_pairs
+            rounds += range(len(problem_pairs))
     if max_pairs is not None and len(pairs) > max_pairs:
         rng = random.Random(f"{seed} pairs")
         order = sorted(range(len(pairs)), key=lambda i: (rounds[i], rng.random()))
@@ -228,24 +231,25 @@ def select_pairs(
 
 
 def _spread(candidates: list[tuple[Record, Record]], limit: int) -> list[tuple[Record, Record]]:
-    """Up to `limit` of the pairs, each time the first one whose sides were used least."""
+    """Return up to `limit` of the pairs, each time the first one whose sides are used least."""
     uses: dict[int, int] = defaultdict(int)
-    left, dealt = list(candidates), []
-    while left and len(dealt) < limit:
-        pair = min(left, key=lambda p: uses[p[0].row] + uses[p[1].row])
-        left.remove(pair)
-        dealt.append(pair)
+    remaining = list(candidates)
+    chosen: list[tuple[Record, Record]] = []
+    while remaining and len(chosen) < limit:
+        pair = min(remaining, key=lambda p: uses[p[0].row] + uses[p[1].row])
+        remaining.remove(pair)
+        chosen.append(pair)
         for record in pair:
             uses[record.row] += 1
-    return dealt
+    return chosen
 
 
 def length_statistics(lengths: list[int]) -> dict[str, float]:
-    """How far the lengths of a problem's responses lie apart.
+    """Measure the spread of the lengths of a problem's responses.
 
     Returns:
-        mean_length; length_cv, the standard deviation over the mean; length_range, longest less
-        shortest over the mean.
+        mean_length; length_cv, the standard deviation over the mean; length_range, the longest
+        minus the shortest over the mean.
     """
     mean = sum(lengths) / len(lengths)
     std = (sum((n - mean) ** 2 for n in lengths) / len(lengths)) ** 0.5
@@ -257,7 +261,7 @@ def length_statistics(lengths: list[int]) -> dict[str, float]:
 
 
 def messages(row: dict[str, Any]) -> list[dict[str, str]]:
-    """A rollout row as turns."""
+    """Return a rollout row as turns."""
     return [
         {"role": "user", "content": row["problem"]},
         {"role": "assistant", "content": row["response"]},

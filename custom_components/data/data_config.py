@@ -12,20 +12,18 @@ from custom_components.verifier.pool.options import VerifierConfig
 
 @dataclass
 class SamplingConfig:
-    """How responses are sampled."""
+    """Configure the sampling of responses."""
 
-    temperature: float = option(0.6, "divides the logits; 0 is greedy")
-    top_p: float = option(0.95, "nucleus mass")
+    temperature: float = option(0.6, "divisor of the logits; 0 is greedy")
+    top_p: float = option(0.95, "probability mass of the nucleus")
     max_new_tokens: int = option(16_384, "longest response, tokens")
 
 
 @dataclass
-class OversampleConfig:
-    """Further rounds for problems that have no correct rollout yet."""
+class OversampleConfig(VerifierConfig):
+    """Configure further rounds for problems that have no correct rollout yet."""
 
-    max_samples: int = option(0, "most responses for a problem; 0: one round, nothing verified")
-    workers: int = option(2, "processes of the verifier")
-    time_limit: float = option(5.0, "seconds for the verification of one response")
+    max_samples: int = option(0, "most responses for a problem; 0: one round without verification")
 
 
 @dataclass
@@ -35,14 +33,16 @@ class RolloutConfig(RunConfig):
     problems: Component = required("function of custom_components.data that yields problems")
     engine: Component = required("rollout engine")
     tokenizer: Component | None = option(
-        None, "chat tokenizer of the engine's model; an endpoint has its own"
+        None, "chat tokenizer of the engine's model; null for an endpoint, which has its own"
     )
     samples_per_problem: int = option(8, "responses for each problem, in each round")
-    sampling: SamplingConfig = option(SamplingConfig, "how responses are sampled")
+    sampling: SamplingConfig = option(SamplingConfig, "sampling of responses")
     oversample: OversampleConfig = option(OversampleConfig, "further rounds for hard problems")
     problems_per_shard: int = option(512, "problems in a Parquet shard")
-    max_reject_share: float = option(0.01, "stop when more of a shard's problems than this fail")
-    engine_timeout: float = option(1800.0, "seconds without progress of the engine end the run")
+    max_reject_share: float = option(0.01, "largest share of a shard's problems that may fail")
+    engine_timeout: float = option(
+        1800.0, "seconds without progress of the engine after which the run ends"
+    )
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto, cpu or cuda")
 
     def inputs(self) -> dict[str, str]:
@@ -56,11 +56,11 @@ class RolloutConfig(RunConfig):
 
 @dataclass
 class DecontaminationConfig:
-    """Which problems may not be trained on (see data/decontamination.py)."""
+    """Configure which problems may not be trained on (see data/decontamination.py)."""
 
     sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
     ngram: int = option(NGRAM, "words in a row that prove a copy")
-    similarity: float = option(SIMILARITY, "score from which a problem is an altered copy")
+    similarity: float = option(SIMILARITY, "least score of an altered copy")
 
 
 @dataclass
@@ -68,26 +68,26 @@ class CurateConfig(RunConfig):
     """Configure recipes/curate.py. Splits go to <output_dir>/<split>.parquet."""
 
     sources: list[Any] = required("list of functions of custom_components.data.sources")
-    verifier: VerifierConfig = option(VerifierConfig, "the verifier's pool, on every rank")
+    verifier: VerifierConfig = option(VerifierConfig, "pool of the verifier, on every rank")
     given_verdicts: Literal["check", "trust"] = option(
-        "check", "check: verify all the same; trust: take them as they are"
+        "check", "verdicts of the sources; check: verify them, too; trust: take them as they are"
     )
     judge: Component | None = option(
-        None, "second opinion on rejected answers, a column of its own (data.second_opinion.Judge)"
+        None, "second opinion on rejected answers, in a column of its own (data.second_opinion)"
     )
     labeller: Component | None = option(
-        None, "model that labels domain and difficulty where a row has none (data.labeller)"
+        None, "model that labels rows without domain or difficulty (data.labeller)"
     )
     decontamination: DecontaminationConfig = option(
-        DecontaminationConfig, "which problems may not be trained on"
+        DecontaminationConfig, "problems that may not be trained on"
     )
     near_duplicates: float | None = option(
-        0.7, "similarity from which two problems are one; null: keep them"
+        0.7, "least similarity of near-duplicate problems; null: keep them all"
     )
-    splits: SplitsConfig = option(SplitsConfig, "what goes into the splits")
-    chunk_rows: int = option(4096, "rows written, and lost by a kill, at a time")
-    max_reject_share: float = option(0.01, "stop when more rows than this cannot be used")
-    max_lost_files: int = option(0, "stop when more files than this cannot be read")
+    splits: SplitsConfig = option(SplitsConfig, "contents of the splits")
+    chunk_rows: int = option(4096, "rows written at a time, which a kill may lose")
+    max_reject_share: float = option(0.01, "largest share of rows that may be unusable")
+    max_lost_files: int = option(0, "largest number of files that may be unreadable")
 
     def inputs(self) -> dict[str, str]:
         """Return the sources and the evaluation sets that are files."""

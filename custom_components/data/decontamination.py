@@ -1,10 +1,10 @@
-"""Whether a training problem is an evaluation problem, told by its text.
+"""Decide from its text whether a training problem is an evaluation problem.
 
-Three rules, the surest first. "exact": the same text but for case, spacing, punctuation and the
-look of LaTeX. "ngram": 13 words in a row in common (Brown et al. 2020, arXiv:2005.14165, App. C).
-"similar": much the same words, formulas and numbers in any order, whatever the length. The last
-rule leaves out people's names and treats variables as equal; it is blind to meaning, so that a
-problem told anew in other words is not found.
+Three rules apply, the surest first. "exact": the same text except for case, spacing, punctuation
+and the look of LaTeX. "ngram": 13 words in a row in common (Brown et al. 2020, arXiv:2005.14165,
+App. C). "similar": much the same words, formulas and numbers in any order, whatever the length. The
+last rule leaves out people's names and treats variables as equal. It is blind to meaning: it does
+not find a problem that is retold in other words.
 """
 
 import math
@@ -22,7 +22,7 @@ from custom_components.verifier.read import clean
 
 NGRAM = 13
 SIMILARITY = 0.45
-"""benchmarks/decontamination.py prints what is found and what is lost around it."""
+"""Least score of an altered copy; benchmarks/decontamination.py measures the scores around it."""
 
 _BATCH = 512
 _DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL | re.IGNORECASE)
@@ -38,7 +38,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
 _NUMBER_WORDS = {word: str(n) for n, word in enumerate(_UNITS.split(), 2)} | {
     word: str(10 * n) for n, word in enumerate(_TENS.split(), 2)
 }
-# how an answer is to be given: shared by problems that have nothing else in common
+# Phrases on how to give the answer occur in problems that have nothing else in common.
 _STOCK = [
     re.compile(pattern)
     for pattern in (
@@ -54,13 +54,13 @@ _STOCK = [
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """Why a problem is taken for an evaluation problem.
+class Match:
+    """Tell which evaluation problem a training problem matches, and why.
 
     Attributes:
-        reason: the first rule that holds.
-        evaluation_set: name of the set.
-        evaluation_problem: text of its problem (the likest one for "similar").
+        reason: first rule that holds.
+        evaluation_set: name of the evaluation set.
+        evaluation_problem: text of the evaluation problem (the most similar one for "similar").
         score: 1 for "exact"; for "ngram" the share of the evaluation problem's n-grams that are
             in common; for "similar" the similarity.
     """
@@ -72,19 +72,19 @@ class Finding:
 
 
 def tokens(text: str) -> list[str]:
-    """Words, numbers, LaTeX commands and operators in lower case; layout and punctuation gone.
+    """Return words, numbers, LaTeX commands and operators, lower-cased, without layout.
 
     >>> tokens(r"What is $\\dfrac{3}{4} + 1,200$?")
     ['what', 'is', '\\\\frac', '3', '4', '+', '1200']
     """
-    text = _LAYOUT.sub(" ", text.lower()).replace("!=", "! =")  # 5!=120 is no inequality
+    text = _LAYOUT.sub(" ", text.lower()).replace("!=", "! =")  # 5!=120 is not an inequality
     return _TOKEN.findall(clean(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)))
 
 
 def ngrams(text: str, n: int) -> list[str]:
-    """Distinct sequences of `n` words, drawings and stock phrases left out.
+    """Return the distinct sequences of `n` words, without drawings and stock phrases.
 
-    A word is a number or has two letters; variables and LaTeX commands are none.
+    A word is a number or has at least two letters; variables and LaTeX commands are not words.
     """
     words = [
         t
@@ -101,20 +101,21 @@ def ngrams(text: str, n: int) -> list[str]:
 
 
 def features(text: str, known: set[str]) -> tuple[set[str], set[str]]:
-    """What the similarity compares.
+    """Return the features that the similarity compares.
 
     Args:
-        text: a problem.
+        text: text of a problem.
         known: words that occur in lower case; a capitalised word that is not among them is
             taken for a name and left out.
 
     Returns:
-        (words without their plural s, single formula tokens and pairs of neighbours, variables
-        replaced by one letter; numbers, "7#0" for the first 7, "7#1" for the second).
+        (contents, numbers). Contents are words without their plural s, single formula tokens and
+        pairs of neighbouring ones, with one letter in place of every variable. Numbers are "7#0"
+        for the first 7, "7#1" for the second, ...
     """
 
     def unnamed(match: re.Match[str]) -> str:
-        if match[0].isupper():  # points of a figure, unless a letter occurs twice
+        if match[0].isupper():  # points of a figure, as in ABC, unless a letter occurs twice
             return " v " if len(set(match[0])) == len(match[0]) else match[0]
         return match[0] if match[0].lower() in known else " "
 
@@ -141,9 +142,14 @@ def features(text: str, known: set[str]) -> tuple[set[str], set[str]]:
 
 
 class _Overlap:
-    """Weighted Jaccard index of feature sets with those it was fitted on.
+    """Compute the weighted Jaccard index of feature sets with the sets that it was fitted on.
 
-    A feature in `df` of `N` fitted sets weighs 1 + log(N / df); one in none of them 1 + log N.
+    A feature in `df` of `N` fitted sets has the weight 1 + log(N / df), and one in none of them
+    1 + log N.
+
+    Args:
+        fitted: sets to compare with.
+        weighted: whether features have these weights; otherwise every weight is 1.
     """
 
     def __init__(self, fitted: list[set[str]], weighted: bool) -> None:
@@ -157,7 +163,8 @@ class _Overlap:
     def _matrix(self, sets: list[set[str]]) -> tuple[sparse.csr_matrix, np.ndarray]:
         indices: list[int] = []
         data: list[float] = []
-        ends, sizes = [0], []
+        ends = [0]
+        sizes: list[float] = []
         for features in sets:
             known = [f for f in features if f in self.column]
             weights = [self.weight[f] for f in known]
@@ -170,7 +177,7 @@ class _Overlap:
         return rows, np.array(sizes)
 
     def index(self, sets: list[set[str]]) -> np.ndarray:
-        """Jaccard index [sets, fitted], float64; 1 where both sets are empty."""
+        """Return the Jaccard indices, [sets, fitted] float64; 1 where both sets are empty."""
         rows, sizes = self._matrix(sets)
         common = (rows @ self.fitted.T).toarray()
         union = sizes[:, None] + self.sizes[None, :] - common
@@ -178,10 +185,18 @@ class _Overlap:
 
 
 class Decontaminator:
-    """Looks training problems up among the problems of evaluation sets.
+    """Look up training problems among the problems of evaluation sets.
 
-    The similarity is the Jaccard index of words and formulas, rare ones weighing more, times
+    The similarity is the Jaccard index of words and formulas, in which rare ones weigh more, times
     the Jaccard index of the numbers: a template with other numbers is another problem.
+
+    Args:
+        evaluation: (name of the set, text of the problem) for each evaluation problem.
+        ngram: words in a row that must not be in common.
+        similarity: least similarity of an altered copy, above 0; more than 1 turns this rule off.
+
+    Raises:
+        UserError: if there is no evaluation problem, or a number is out of range.
     """
 
     def __init__(
@@ -190,20 +205,10 @@ class Decontaminator:
         ngram: int = NGRAM,
         similarity: float = SIMILARITY,
     ) -> None:
-        """Index the evaluation problems.
-
-        Args:
-            evaluation: (name of the set, text of the problem).
-            ngram: words in a row that must not be in common.
-            similarity: least similarity of a near-duplicate, above 0; more than 1 turns that
-                rule off.
-
-        Raises:
-            UserError: when there is no evaluation problem, or a number is out of range.
-        """
         if ngram < 1 or similarity <= 0:
             raise UserError("decontamination: ngram must be at least 1, similarity above 0")
-        self.ngram, self.similarity = ngram, similarity
+        self.ngram = ngram
+        self.similarity = similarity
         self.problems = [(name, text) for name, text in evaluation if tokens(text)]
         if not self.problems:
             raise UserError("decontamination: no evaluation problem to compare with")
@@ -223,34 +228,36 @@ class Decontaminator:
         self._contents = _Overlap(list(contents), weighted=True)
         self._numbers = _Overlap(list(numbers), weighted=False)
 
-    def check(self, problems: Sequence[str]) -> list[Finding | None]:
-        """A finding for each contaminated problem, None for each clean one."""
-        found = [self._exact(text) or self._shared_words(text) for text in problems]
-        rest = [i for i, finding in enumerate(found) if finding is None]
+    def check(self, problems: Sequence[str]) -> list[Match | None]:
+        """Return a match for each contaminated problem, None for each clean one."""
+        matches = [self._exact(text) or self._shared_words(text) for text in problems]
+        rest = [i for i, match in enumerate(matches) if match is None]
         for start in range(0, len(rest), _BATCH):
             batch = rest[start : start + _BATCH]
-            for i, finding in zip(batch, self._alike([problems[i] for i in batch]), strict=True):
-                found[i] = finding
-        return found
+            for i, match in zip(batch, self._similar([problems[i] for i in batch]), strict=True):
+                matches[i] = match
+        return matches
 
-    def _exact(self, text: str) -> Finding | None:
-        match = self._keys.get("".join(tokens(text)))
-        return None if match is None else Finding("exact", *self.problems[match], 1.0)
+    def _exact(self, text: str) -> Match | None:
+        index = self._keys.get("".join(tokens(text)))
+        return None if index is None else Match("exact", *self.problems[index], 1.0)
 
-    def _shared_words(self, text: str) -> Finding | None:
+    def _shared_words(self, text: str) -> Match | None:
         shared = Counter(i for g in ngrams(text, self.ngram) for i in self._ngrams.get(g, ()))
         if not shared:
             return None
-        share, match = max((n / self._ngram_counts[i], -i) for i, n in shared.items())
-        return Finding("ngram", *self.problems[-match], share)
+        # On a tie the first problem wins, hence the minus.
+        share, index = max((n / self._ngram_counts[i], -i) for i, n in shared.items())
+        evaluation_set, problem = self.problems[-index]
+        return Match("ngram", evaluation_set, problem, share)
 
-    def _alike(self, texts: list[str]) -> list[Finding | None]:
+    def _similar(self, texts: list[str]) -> list[Match | None]:
         contents, numbers = zip(*(features(text, self._known) for text in texts), strict=True)
         scores = self._contents.index(list(contents)) * self._numbers.index(list(numbers))
-        matches = scores.argmax(axis=1)
         return [
-            Finding("similar", *self.problems[match], float(row[match]))
-            if row[match] >= self.similarity
+            Match("similar", name, problem, float(row[index]))
+            if row[index] >= self.similarity
             else None
-            for row, match in zip(scores, matches, strict=True)
+            for row, index in zip(scores, scores.argmax(axis=1), strict=True)
+            for name, problem in [self.problems[index]]
         ]

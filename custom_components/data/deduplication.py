@@ -1,4 +1,4 @@
-"""Near-duplicate problems, by MinHash and LSH (rensa)."""
+"""Find near-duplicate problems by MinHash and LSH (rensa)."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from rensa import RMinHashDeduplicator
 
 WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
-SLOTS = 64  # of a signature, 4 bytes each
+SLOTS = 64
+"""Slots of a signature, 4 bytes each."""
 
 
 def shingles(text: str, n: int = 3) -> list[str]:
-    """The text's n-word sequences, each with all numbers of the text in front.
+    """Return the text's n-word sequences, each with all numbers of the text in front.
 
-    So problems of one wording with other numbers have nothing in common. Words are those of the
-    lower-cased text; every punctuation mark and operator is one.
+    Problems with the same wording but other numbers therefore have nothing in common. The text is
+    lower-cased; every punctuation mark and operator is a word.
     """
     words = WORD.findall(text.lower())
     numbers = " ".join(sorted(w for w in words if w[0].isdigit()))
@@ -24,12 +25,12 @@ def shingles(text: str, n: int = 3) -> list[str]:
 def near_duplicates(
     problems: Iterable[tuple[int, str]], similarity: float, batch_size: int = 4096
 ) -> Iterator[tuple[int, int]]:
-    """Problems that nearly repeat an earlier one.
+    """Yield the problems that nearly repeat an earlier one.
 
     Args:
-        problems: (number, text); the first of several alike is kept.
-        similarity: Jaccard index of their `shingles` from which two count as one, estimated
-            from signatures of 64 slots (standard error 0.06).
+        problems: (number, text) of each; the first of several similar ones is kept.
+        similarity: least Jaccard index of the `shingles` of two near-duplicates, estimated from
+            signatures of 64 slots (standard error 0.06).
         batch_size: problems looked up together.
 
     Yields:
@@ -41,9 +42,9 @@ def near_duplicates(
     def flush() -> Iterator[tuple[int, int]]:
         kept = index.add_pairs(batch)
         repeats = [pair for pair, new in zip(batch, kept, strict=True) if not new]
-        alike = index.get_duplicate_sets([tokens for _, tokens in repeats])
-        for (number, _), found in zip(repeats, alike, strict=True):
-            yield int(number), min(map(int, found))
+        originals = index.get_duplicate_sets([tokens for _, tokens in repeats])
+        for (number, _), candidates in zip(repeats, originals, strict=True):
+            yield int(number), min(map(int, candidates))
         batch.clear()
 
     for number, text in problems:

@@ -1,14 +1,14 @@
-"""Domain and difficulty of a problem by a language model behind an OpenAI-compatible endpoint."""
+"""Label a problem's domain and difficulty with a model behind an OpenAI-compatible endpoint."""
 
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from custom_components.config import UserError
 from custom_components.data.verified import problem_key
-from custom_components.http import Endpoint, EndpointError
+from custom_components.http import ChatEndpoint, ChatReply, EndpointError
+from custom_components.io import Journal
 
 DOMAINS = (
     "arithmetic",
@@ -28,17 +28,18 @@ PROMPT = """Label this mathematics problem. Do not solve it.
 {problem}
 
 Answer with one JSON object and nothing else: {{"domain": one of {domains}, "difficulty": one of {difficulties}}}"""
+SAMPLING = {"temperature": 0, "max_tokens": 100}
 
 
 class Labeller:
-    """Asks one model for the labels that the paper balances by: domain, and level of schooling.
+    """Ask one model for the labels that the paper balances by: domain and level of schooling.
 
-    Labels are kept in `cache`, one line a problem, so that a continued run does not ask twice.
+    The labels of each problem are kept in `cache`, so that a resumed run does not ask again.
 
     Args:
-        url: up to and including `/v1`.
-        model: the endpoint's name for it.
-        cache: JSONL file; each rank has one of its own beside it.
+        url: address up to and including `/v1`.
+        model: the endpoint's name for the model.
+        cache: JSONL file; each rank writes a file of its own beside it.
         concurrency: requests at the same time.
         api_key_env, timeout, attempts, requests_per_minute: see `Endpoint`.
     """
@@ -54,72 +55,58 @@ class Labeller:
         attempts: int = 6,
         requests_per_minute: float | None = None,
     ) -> None:
-        self.endpoint = Endpoint(
-            url.rstrip("/") + "/chat/completions",
+        self.endpoint = ChatEndpoint(
+            url,
+            model,
             api_key_env=api_key_env,
             timeout=timeout,
             attempts=attempts,
             requests_per_minute=requests_per_minute,
         )
-        self.model, self.concurrency = model, concurrency
-        rank = os.environ.get("RANK", "0")
-        self.cache = Path(cache).with_suffix(f".{rank}.jsonl")
-        self.known: dict[str, dict[str, str]] = {}
-        for file in sorted(self.cache.parent.glob(f"{Path(cache).stem}.*.jsonl")):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the line being written when a run was killed
-                    continue
-                self.known[row["problem_key"]] = row["labels"]
+        self.concurrency = concurrency
+        self.journal = Journal(Path(cache).with_suffix(f".{os.environ.get('RANK', '0')}.jsonl"))
+        files = sorted(Path(cache).parent.glob(f"{Path(cache).stem}.*.jsonl"))
+        self.known: dict[str, dict[str, str]] = {
+            row["problem_key"]: row["labels"] for file in files for row in Journal(file).read()
+        }
 
     def labels(self, problems: list[str]) -> dict[str, dict[str, str]]:
-        """Labels of each problem; without an entry where the model's reply could not be used.
+        """Return {problem: labels}, without the problems whose reply could not be used.
 
         Raises:
-            UserError: when the endpoint refuses or is gone.
+            UserError: if the endpoint refuses the requests or is gone.
         """
         keys = {problem: str(problem_key(problem)) for problem in problems}
         missing = [p for p in problems if keys[p] not in self.known]
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            ThreadPoolExecutor(self.concurrency) as threads,
-            open(self.cache, "a", encoding="utf-8") as file,
-        ):
+        with ThreadPoolExecutor(self.concurrency) as threads:
             for problem, labels in zip(missing, threads.map(self._ask, missing), strict=True):
                 self.known[keys[problem]] = labels
-                file.write(json.dumps({"problem_key": keys[problem], "labels": labels}) + "\n")
+                self.journal.append({"problem_key": keys[problem], "labels": labels})
         return {p: self.known[k] for p, k in keys.items() if self.known[k]}
 
     def _ask(self, problem: str) -> dict[str, str]:
         text = PROMPT.format(
             problem=problem[:8000], domains=", ".join(DOMAINS), difficulties=", ".join(DIFFICULTIES)
         )
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": text}],
-            "temperature": 0,
-            "max_tokens": 100,
-        }
         try:
-            return self.endpoint.post(body, read_labels)
+            return self.endpoint.ask([{"role": "user", "content": text}], SAMPLING, read_labels)
         except EndpointError as e:
-            if e.refused or "without sense" not in e.words:
+            if not e.unusable:
                 raise UserError(f"labeller: {e}; the same command continues") from e
             return {}
 
 
-def read_labels(reply: Any) -> dict[str, str]:
-    """The labels in a chat completion.
+def read_labels(reply: ChatReply) -> dict[str, str]:
+    """Return the labels in a reply.
 
     Raises:
-        ValueError: when it holds none of the known ones.
+        ValueError: if it holds none of the known ones.
     """
+    text = reply.content
     try:
-        text = reply["choices"][0]["message"]["content"]
-        found = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        domain, difficulty = str(found["domain"]).lower(), str(found["difficulty"]).lower()
-    except (KeyError, IndexError, TypeError) as e:
+        labels = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        domain, difficulty = str(labels["domain"]).lower(), str(labels["difficulty"]).lower()
+    except (KeyError, TypeError) as e:
         raise ValueError("no labels") from e
     if domain not in DOMAINS or difficulty not in DIFFICULTIES:
         raise ValueError(f"unknown labels {domain!r}, {difficulty!r}")

@@ -1,4 +1,4 @@
-"""Domain and difficulty of problems that come without."""
+"""Guess the domain of a problem by its words, and grade its difficulty by its pass rate."""
 
 import re
 
@@ -21,8 +21,9 @@ LEVELS = ((0.75, "easy"), (0.25, "medium"), (0.0, "hard"))
 
 
 def guess_domain(problem: str) -> str:
-    """The domain whose words the problem uses most; the earlier one in `DOMAINS` on a tie, and
-    arithmetic where there are none.
+    """Return the domain whose words the problem uses most.
+
+    On a tie the earlier domain in `DOMAINS` wins; without any of the words it is arithmetic.
     """
     hits = {name: len(pattern.findall(problem)) for name, pattern in _COMPILED.items()}
     best = max(hits, key=lambda name: hits[name])
@@ -30,7 +31,7 @@ def guess_domain(problem: str) -> str:
 
 
 def difficulty_of(pass_rate: float) -> str:
-    """easy from 75 % correct rollouts, medium from 25 %, hard above none, unsolved without one."""
+    """Return easy from a pass rate of 75 %, medium from 25 %, hard above 0, and unsolved at 0."""
     return next(
-        (name for least, name in LEVELS if pass_rate >= least and pass_rate > 0), "unsolved"
+        (name for lowest, name in LEVELS if pass_rate >= lowest and pass_rate > 0), "unsolved"
     )

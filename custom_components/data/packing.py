@@ -1,4 +1,4 @@
-"""Tokenised examples and packs in memory-mapped Arrow, made once and shared by all ranks."""
+"""Tokenise and pack examples into memory-mapped Arrow files, once for all ranks."""
 
 import bisect
 import hashlib
@@ -38,7 +38,7 @@ FEATURES = datasets.Features(
 
 @dataclass
 class TokenCounts:
-    """What became of a split's rows on the way to tokens."""
+    """Count what becomes of a split's rows on the way to tokens."""
 
     rows: int = 0
     tokens: int = 0
@@ -47,6 +47,7 @@ class TokenCounts:
     rejected: list[Reject] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, int]:
+        """Return the counts; rejected rows by their number."""
         return {
             "rows": self.rows,
             "tokens": self.tokens,
@@ -57,14 +58,15 @@ class TokenCounts:
 
 
 Document = tuple[list[int], list[int]]
-"""Token ids and labels of equal length. A label is its own position's id, or -100 where it is not
-scored; the shift by one happens when a batch is made."""
+"""Token ids and labels of equal length. A label is the id of its own position, or -100 if it is not
+scored; labels are shifted by one when a batch is made."""
+Encode = Callable[[dict[str, Any]], list[Document]]
+"""Function that makes the documents of a row, and raises KeyError, TypeError or ValueError on a bad
+row."""
 
 
-def _attempt(
-    encode: Callable[[dict[str, Any]], list[Document]], rows: list[dict[str, Any]]
-) -> list[list[Document] | str]:
-    """The documents of each row, or why there are none."""
+def _attempt(encode: Encode, rows: list[dict[str, Any]]) -> list[list[Document] | str]:
+    """Return the documents of each row, or the reason that there are none."""
     results: list[list[Document] | str] = []
     for row in rows:
         try:
@@ -75,9 +77,9 @@ def _attempt(
 
 
 def _encoded(
-    path: str | Path, encode: Callable[[dict[str, Any]], list[Document]], workers: int
+    path: str | Path, encode: Encode, workers: int
 ) -> Iterator[tuple[dict[str, Any], list[Document] | str]]:
-    """A split's rows with what `_attempt` makes of them, in order, a few batches ahead."""
+    """Yield a split's rows with their result of `_attempt`, in order."""
     rows = iter(read_rows(path))
     batches = iter(lambda: list(islice(rows, 256)), [])
     if workers <= 1:
@@ -85,6 +87,7 @@ def _encoded(
             yield from zip(batch, _attempt(encode, batch), strict=True)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
+        # Workers run a few batches ahead of the consumer.
         ahead: deque[tuple[list[dict[str, Any]], Future]] = deque()
         for batch in batches:
             ahead.append((batch, pool.submit(_attempt, encode, batch)))
@@ -96,20 +99,16 @@ def _encoded(
 
 
 def tokenize(
-    path: str | Path,
-    encode: Callable[[dict[str, Any]], list[Document]],
-    max_seq_len: int,
-    counts: TokenCounts,
-    workers: int = 1,
+    path: str | Path, encode: Encode, max_seq_len: int, counts: TokenCounts, workers: int = 1
 ) -> Iterator[tuple[dict[str, Any], list[Document]]]:
-    """A split's rows with their documents.
+    """Yield a split's rows with their documents.
 
     Args:
         path: Parquet file of the split.
-        encode: makes a row's documents; raises KeyError, TypeError or ValueError on a bad one.
-        max_seq_len: rows with a longer document are dropped and counted.
-        counts: filled while iterating.
-        workers: processes that encode; above 1, `encode` must be picklable.
+        encode: function that makes the documents of a row.
+        max_seq_len: longest document, tokens; rows with a longer one are dropped and counted.
+        counts: counts to fill while iterating.
+        workers: processes that encode; with more than 1, `encode` must be picklable.
     """
     encoded = tqdm(_encoded(path, encode, workers), desc="tokenize", unit="row")
     for i, (row, documents) in enumerate(encoded):
@@ -128,20 +127,20 @@ def tokenize(
 def encode_messages(
     row: dict[str, Any], tokenizer: ChatTokenizer, train_on_prompt: bool = False
 ) -> list[Document]:
-    """A row of `messages` as one document, its response scored.
+    """Encode a row of `messages` as one document, with its response scored.
 
     Args:
-        row: of the midtrain or sft split.
-        tokenizer: renders and encodes the turns.
-        train_on_prompt: also score the prompt's tokens.
+        row: row of the midtrain or sft split.
+        tokenizer: tokenizer that renders and encodes the turns.
+        train_on_prompt: whether the prompt's tokens are scored, too.
     """
     ids, prompt_length = tokenizer.encode_example(row["messages"])
-    unscored = 1 if train_on_prompt else prompt_length  # nothing predicts the first token
+    unscored = 1 if train_on_prompt else prompt_length  # no token predicts the first one
     return [(ids, [IGNORE] * unscored + ids[unscored:])]
 
 
 def encode_pair(row: dict[str, Any], tokenizer: ChatTokenizer) -> list[Document]:
-    """A row of the pairs split as two documents: prompt + chosen, prompt + rejected."""
+    """Encode a row of the pairs split as two documents: prompt + chosen, prompt + rejected."""
     documents = []
     for side, finished in (("chosen", True), ("rejected", row["rejected_finished"])):
         turns = [*row["prompt"], {"role": "assistant", "content": row[side]}]
@@ -153,19 +152,19 @@ def encode_pair(row: dict[str, Any], tokenizer: ChatTokenizer) -> list[Document]
 
 
 def best_fit(lengths: Iterable[int], capacity: int, seed: int = 0) -> list[list[int]]:
-    """Best-fit bin packing: each item goes to the fullest bin that still holds it.
+    """Pack items best-fit: each goes to the fullest bin that still has room for it.
 
-    Items above an eighth of the capacity come first, longest first, as packs them tightly; the
-    rest follow in random order. Were they sorted too, each pack would hold documents of one length,
-    and so of one kind, and batches would be less varied than the data.
+    Items above an eighth of the capacity come first, longest first, which packs them tightly; the
+    rest follow in random order. If the short ones were sorted too, each pack would hold documents
+    of one length, and so of one kind, and batches would be less varied than the data.
 
     Args:
-        lengths: sizes, each between 1 and `capacity`.
-        capacity: of a bin.
-        seed: of the order of the short items.
+        lengths: sizes of the items, each between 1 and `capacity`.
+        capacity: size of a bin.
+        seed: seed of the order of the short items.
 
     Returns:
-        bins as lists of indices into `lengths`.
+        Bins as lists of indices into `lengths`.
     """
     lengths = list(lengths)
     large = [i for i in range(len(lengths)) if lengths[i] * 8 > capacity]
@@ -185,12 +184,12 @@ def best_fit(lengths: Iterable[int], capacity: int, seed: int = 0) -> list[list[
             if not by_space[space]:
                 del by_space[space], spaces[at]
         bins[target].append(i)
-        left = space - lengths[i]
-        if left:
-            if left not in by_space:
-                bisect.insort(spaces, left)
-                by_space[left] = []
-            by_space[left].append(target)
+        space -= lengths[i]
+        if space:
+            if space not in by_space:
+                bisect.insort(spaces, space)
+                by_space[space] = []
+            by_space[space].append(target)
     return bins
 
 
@@ -213,21 +212,21 @@ def _row(row_id: str, documents: list[Document]) -> dict[str, Any]:
 
 
 def prepare_examples(
-    path: str | Path,
-    encode: Callable[[dict[str, Any]], list[Document]],
-    max_seq_len: int,
-    folder: Path,
-    workers: int = 1,
+    path: str | Path, encode: Encode, max_seq_len: int, folder: Path, workers: int = 1
 ) -> dict[str, int]:
-    """Tokenise a split into `folder`, one row of documents (an example, a pair) a row.
+    """Tokenise a split into `folder`.
 
-    Arguments as for `tokenize`.
+    Each row holds the documents of one example: one for SFT, two for a preference pair.
+
+    Args:
+        path, encode, max_seq_len, workers: as for `tokenize`.
+        folder: folder to write `rows.arrow` to.
 
     Returns:
-        counts of rows and tokens.
+        Counts of rows and tokens.
 
     Raises:
-        UserError: when no row is left.
+        UserError: if no row is left.
     """
     counts = TokenCounts()
     with atomic_path(folder) as temporary:
@@ -240,7 +239,7 @@ def prepare_examples(
 
 def prepare_packs(
     path: str | Path,
-    encode: Callable[[dict[str, Any]], list[Document]],
+    encode: Encode,
     max_seq_len: int,
     folder: Path,
     mixture: dict[str, float] | None = None,
@@ -252,30 +251,29 @@ def prepare_packs(
     Only the documents' lengths are held in memory; the documents go through the disk.
 
     Args:
-        path: Parquet file of the split.
-        encode: makes a row's documents.
-        max_seq_len: of a pack; longer documents are dropped and counted.
-        folder: gets `rows.arrow`, and `validation-<domain>.arrow` for what is held out.
-        mixture: how often each source's rows are there; 1 where not named. A fraction takes
-            that share of the rows once more.
+        path, encode, workers: as for `tokenize`.
+        max_seq_len: tokens of a pack; longer documents are dropped and counted.
+        folder: folder to write `rows.arrow` to, and `validation-<domain>.arrow` for held-out rows.
+        mixture: {source: how often its rows are used}, 1 by default. The fraction of a number is
+            the share of the rows that are used once more.
         held_out: share of the problems kept for validation, packed domain by domain.
-        workers: processes that encode (see `tokenize`).
 
     Returns:
-        counts of rows and tokens, `packs`, `density` (the share of the packs' capacity that
-        holds tokens), and `validation_packs` by domain.
+        Counts of rows and tokens, `packs`, `density` (the share of the packs' capacity that holds
+        tokens), and `validation_packs` by domain.
 
     Raises:
-        UserError: when no row is left, or `mixture` names a source that there is not.
+        UserError: if no row is left, or `mixture` names an unknown source.
     """
     counts = TokenCounts()
     lengths = array("i")
-    tables = {"rows": array("q")}  # table -> its documents' indices
+    tables = {"rows": array("q")}  # {table: indices of its documents}
     sources = set()
 
     def documents() -> Iterator[dict[str, Any]]:
         for row, [document] in tokenize(path, encode, max_seq_len, counts, workers):
-            index, source = len(lengths), row.get("source") or ""
+            index = len(lengths)
+            source = row.get("source") or ""
             lengths.append(len(document[0]))
             sources.add(source)
             if _unit(row["messages"][0]["content"]) < held_out:
@@ -283,7 +281,8 @@ def prepare_packs(
                 tables.setdefault(f"validation-{label}", array("q")).append(index)
             else:
                 weight = (mixture or {}).get(source, 1.0)
-                copies = int(weight) + (_unit(f"copy {index}") < weight % 1)
+                one_more = _unit(f"copy {index}") < weight % 1
+                copies = int(weight) + one_more
                 tables["rows"].extend([index] * copies)
             yield _row(row["id"], [document])
 
@@ -322,7 +321,7 @@ def prepare_packs(
 
 
 def _joined(rows: dict[str, list]) -> dict[str, Any]:
-    """Rows (as columns) laid end to end."""
+    """Lay rows, given as columns, end to end."""
     joined = {
         name: [x for row in rows[name] for x in row]
         for name in ("ids", "input_ids", "labels", "lengths")
@@ -331,12 +330,16 @@ def _joined(rows: dict[str, list]) -> dict[str, Any]:
 
 
 def _unit(text: str) -> float:
-    """A number in [0, 1) that follows from the text."""
+    """Return a number in [0, 1) that the text decides."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _finish(path: str | Path, folder: Path, counts: TokenCounts) -> None:
-    """Write the rejects; refuse a split of which nothing is left."""
+    """Write the rejects.
+
+    Raises:
+        UserError: if no row of the split is left.
+    """
     if counts.tokens == 0:
         first = ""
         if counts.rejected:
@@ -350,11 +353,11 @@ def _finish(path: str | Path, folder: Path, counts: TokenCounts) -> None:
 
 
 def open_table(folder: Path, name: str = "rows") -> datasets.Dataset:
-    """A memory-mapped table in `folder`."""
+    """Open a table in `folder`, memory-mapped."""
     return datasets.Dataset.from_file(str(folder / f"{name}.arrow"))
 
 
 def validation_tables(folder: Path) -> dict[str, datasets.Dataset]:
-    """{domain: held-out packs} in `folder`."""
+    """Return {domain: held-out packs} in `folder`."""
     names = sorted(p.stem for p in folder.glob("validation-*.arrow"))
     return {name.removeprefix("validation-"): open_table(folder, name) for name in names}

@@ -1,5 +1,7 @@
-"""Problems to sample responses for: functions that yield dicts with id, source, problem, answer
-and, where known, domain and difficulty. A bad row is yielded as a `Reject`.
+"""Read problems to sample responses for.
+
+Each function yields rows with id, source, problem, answer and, if known, domain and difficulty. A
+bad row is yielded as a `Reject`.
 """
 
 from collections.abc import Iterator
@@ -12,15 +14,18 @@ Problems = Iterator[dict[str, Any] | Reject]
 
 
 def read_problems(problems: Problems) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """Problems and rejects, apart.
+    """Return (problems, rejects).
 
     Raises:
-        UserError: when there is no problem.
+        UserError: if there is no problem.
     """
     good: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     for problem in problems:
-        (rejects if isinstance(problem, Reject) else good).append(problem)
+        if isinstance(problem, Reject):
+            rejects.append(problem)
+        else:
+            good.append(problem)
     if not good:
         first = f"; first: {rejects[0].where}: {rejects[0].reason}" if rejects else ""
         raise UserError(f"problems: no usable problem ({len(rejects)} rejected{first})")
@@ -38,15 +43,15 @@ def table(
     limit: int | None = None,
     offset: int = 0,
 ) -> Problems:
-    """A JSONL or Parquet file, or a data set on the hub.
+    """Yield the problems of a JSONL or Parquet file, or of a data set on the hub.
 
     Args:
         path: file, or hub id.
-        problem, answer, domain, difficulty: names of its columns; the last two optional.
+        problem, answer, domain, difficulty: names of the columns; the last two are optional.
         source: name of the source in the rows.
-        split: of a data set on the hub.
-        limit: read so many rows.
-        offset: leave out so many rows first.
+        split: split of a data set on the hub.
+        limit: number of rows to read.
+        offset: number of rows to skip first.
     """
     for i, (where, row) in enumerate(load_table(path, split)):
         if i < offset:
@@ -77,14 +82,14 @@ def gsm8k(
     offset: int = 0,
     max_steps: int | None = None,
 ) -> Problems:
-    """GSM8K's questions with their final numbers.
+    """Yield GSM8K's questions with their final numbers.
 
     Args:
-        path: the data set on the hub, or its JSONL.
+        path: data set on the hub, or its JSONL file.
         split: train or test.
-        limit: read so many rows.
-        offset: leave out so many rows first.
-        max_steps: leave out problems whose solution takes more calculations.
+        limit: number of rows to read.
+        offset: number of rows to skip first.
+        max_steps: most calculations in the solution of a problem; others are left out.
     """
     rows = load_table(resolve(path, f"gsm8k/{split}.jsonl"), split, "main")
     for i, (where, row) in enumerate(rows):

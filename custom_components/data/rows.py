@@ -1,7 +1,7 @@
-"""Rollout rows: their schema, and how tables are read and written.
+"""Declare the schema of rollout rows, and read and write tables of them.
 
-A row is what a teacher (or a person) wrote for one problem. A bad row becomes a `Reject`, named and
-counted, never dropped in silence.
+A row is one response to a problem, by a teacher model or a person. A bad row becomes a `Reject`,
+which is named and counted, and is never dropped silently.
 """
 
 import json
@@ -41,9 +41,12 @@ GIVEN_VERDICTS = (None, "correct", "incorrect")
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that cannot be used: where it stands, and why.
+    """Name a row that cannot be used.
 
-    With `whole_file` it is a file, or what is left of one from where it cannot be read on.
+    Attributes:
+        where: file and line or row.
+        reason: why it cannot be used.
+        whole_file: whether it is a whole file, or the rest of one that cannot be read further.
     """
 
     where: str
@@ -55,7 +58,7 @@ Rows = Iterator[dict[str, Any] | Reject]
 
 
 def rollout_row(**values: Any) -> dict[str, Any]:
-    """A row with every column of `SCHEMA`; missing optional ones become their neutral value."""
+    """Return a row with every column of `SCHEMA`; columns not given get a neutral value."""
     row = dict.fromkeys(SCHEMA.names) | {"finish_reason": "stop", "model": "", "sampling": "{}"}
     return row | values
 
@@ -67,10 +70,14 @@ def write_rows(path: str | Path, rows: list[dict[str, Any]], schema: pa.Schema =
 
 
 def read_rows(path: str | Path, batch_size: int = 1024) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file, or of a folder of them in order, a few at a time.
+    """Yield the rows of a Parquet file, or of a folder of such files in order.
+
+    Args:
+        path: file or folder.
+        batch_size: rows that are held in memory at a time.
 
     Raises:
-        UserError: when the file cannot be read.
+        UserError: if a file cannot be read.
     """
     if Path(path).is_dir():
         for file in sorted(Path(path).glob("*.parquet")):
@@ -85,9 +92,9 @@ def read_rows(path: str | Path, batch_size: int = 1024) -> Iterator[dict[str, An
 
 
 def table_files(path: str, split: str = "train") -> list[str]:
-    """The .jsonl and .parquet files in a folder, in order; of other paths, the path itself.
+    """Return the .jsonl and .parquet files in a folder, in order; any other path as it is.
 
-    Where files are named after the split (train-00000-of-00010.parquet), only those count.
+    If files are named after the split (train-00000-of-00010.parquet), only those count.
     """
     if not Path(path).is_dir():
         return [path]
@@ -97,11 +104,11 @@ def table_files(path: str, split: str = "train") -> list[str]:
 
 
 def resolve(path: str, local: str = "") -> str:
-    """A data set's location: `$REASONTUNE_DATA/<local>` where that exists, else `path` as given.
+    """Return where a data set is: `$REASONTUNE_DATA/<local>` if that exists, else `path`.
 
     Args:
-        path: a file, a folder, or the id of a data set on the hub.
-        local: where a folder of local copies keeps the same data.
+        path: file, folder, or id of a data set on the hub. An existing file or folder is kept.
+        local: path of the same data in a folder of local copies.
     """
     folder = os.environ.get("REASONTUNE_DATA")
     if folder and local and (Path(folder) / local).exists() and not Path(path).exists():
@@ -112,17 +119,17 @@ def resolve(path: str, local: str = "") -> str:
 def load_table(
     path: str, split: str = "train", name: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Rows of a JSONL or Parquet file, or of a data set on the hub.
+    """Yield the rows of a JSONL or Parquet file, or of a data set on the hub.
 
     Args:
         path: file ending in .jsonl, .json or .parquet; anything else is a hub id.
-        split, name: of a data set on the hub.
+        split, name: split and configuration of a data set on the hub.
 
     Yields:
-        (where the row stands, the row; None when a JSONL line is not an object).
+        (location, row): the row is None if a JSONL line is not an object.
 
     Raises:
-        UserError: when there is nothing at `path`, it is empty, or the hub cannot be reached.
+        UserError: if nothing is at `path`, the file is empty, or the hub cannot be reached.
     """
     suffix = Path(path).suffix
     if suffix not in (".jsonl", ".json", ".parquet"):
@@ -166,11 +173,11 @@ def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, di
             "local .jsonl or .parquet file, or set REASONTUNE_DATA to a folder of local copies"
         ) from e
     for i, row in enumerate(table):
-        yield f"{path} [{split}], row {i}", row
+        yield f"{path} [{split}], row {i}", dict(row)
 
 
 def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
-    """The row itself, or why it is not a rollout row."""
+    """Return the row, or a `Reject` if it is not a rollout row."""
     for column in REQUIRED:
         if not isinstance(row.get(column), str) or not row[column].strip():
             return Reject(where, f"column {column!r} is missing or empty")
@@ -190,6 +197,6 @@ def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:
             return Reject(where, f"column {column!r} is not text")
         try:
             value.encode()
-        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair, Parquet may not
+        except UnicodeEncodeError:  # JSON can hold half of a surrogate pair, Parquet cannot
             return Reject(where, f"column {column!r} is not valid Unicode")
     return row

@@ -1,7 +1,8 @@
-"""Sources of rollout rows: functions that yield what others wrote, in one form.
+"""Read rollout rows from data sets of many forms.
 
-Every response is `<think>...</think>` and an answer, boxed where the source says which part of the
-text it is. A row that cannot be used is yielded as a `Reject`, and so is a file that cannot be read on.
+Each function yields rows whose response is `<think>...</think>` and an answer, which is boxed if
+the source marks it. A row that cannot be used is yielded as a `Reject`, and so is a file that
+cannot be read to its end.
 """
 
 import os
@@ -23,30 +24,31 @@ from custom_components.data.rows import (
 )
 from custom_components.verifier.read import last_boxes
 
+Convert = Callable[[dict[str, Any], int], dict[str, Any] | list[dict[str, Any]]]
 LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}
 
 
 def _adapt(
     path: str,
-    convert: Callable[[dict[str, Any], int], Any],
+    convert: Convert,
     split: str = "train",
     name: str | None = None,
     files: list[str] | None = None,
 ) -> Rows:
-    """Rows of a table, each converted to a rollout row or to a list of them.
+    """Yield the rows of a table, each converted to a rollout row or to a list of them.
 
     Args:
-        path: a file, a folder of .jsonl and .parquet files, or a hub id.
-        convert: makes rollout rows of a row and its index; raises LookupError, AttributeError,
-            TypeError or ValueError on a bad one.
-        split, name: of a data set on the hub.
-        files: read these, not what stands at `path`.
+        path: file, folder of .jsonl and .parquet files, or hub id.
+        convert: function that makes rollout rows from a row and its index. It raises LookupError,
+            AttributeError, TypeError or ValueError on a bad row.
+        split, name: split and configuration of a data set on the hub.
+        files: files to read instead of those at `path`.
 
     Raises:
-        UserError: when nothing at all can be read; a lost file among others is a `Reject`.
+        UserError: if no row at all can be read; one lost file among others is a `Reject`.
     """
     count = 0
-    lost = []
+    lost: list[Reject] = []
     for file in table_files(path, split) if files is None else files:
         try:
             for where, row in load_table(file, split, name):
@@ -60,10 +62,8 @@ def _adapt(
         raise UserError(lost[0].reason + more)
 
 
-def _converted(
-    convert: Callable[[dict[str, Any], int], Any], where: str, row: dict[str, Any] | None, i: int
-) -> Rows:
-    """What one row of a table gives."""
+def _converted(convert: Convert, where: str, row: dict[str, Any] | None, i: int) -> Rows:
+    """Yield the rollout rows, or the `Reject`, that one row of a table gives."""
     if row is None:
         yield Reject(where, "not a JSON object")
         return
@@ -78,23 +78,23 @@ def _converted(
     if isinstance(adapted, dict):
         yield checked(adapted, where)
         return
-    for n, made in enumerate(adapted):
-        yield checked(made, f"{where}, response {n}")
+    for n, response in enumerate(adapted):
+        yield checked(response, f"{where}, response {n}")
 
 
-def _counted(rows: Rows, passed_over: Counter[str]) -> Rows:
-    """The rows; then a line that says how many others were passed over, and why."""
+def _counted(rows: Rows, skipped: Counter[str]) -> Rows:
+    """Yield the rows, then print how many others were skipped, and why."""
     yield from rows
-    if passed_over and os.environ.get("RANK", "0") == "0":
-        for reason, count in sorted(passed_over.items()):
-            print(f"passed over {count} rows: {reason}", flush=True)
+    if skipped and os.environ.get("RANK", "0") == "0":
+        for reason, count in sorted(skipped.items()):
+            print(f"skipped {count} rows: {reason}", flush=True)
 
 
 def rollouts(path: str) -> Rows:
-    """Rows written by recipes/rollout.py.
+    """Yield rows written by recipes/rollout.py.
 
     Args:
-        path: its run folder, or a JSONL or Parquet file of such rows.
+        path: run folder of the recipe, or a JSONL or Parquet file of such rows.
     """
     files = None
     if Path(path).is_dir():
@@ -105,18 +105,18 @@ def rollouts(path: str) -> Rows:
 
 
 def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
-    """GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
+    """Yield GSM8K's own solutions as responses: the reasoning in <think>, the answer boxed.
 
     Args:
-        path: the data set on the hub, or a JSONL file with question and answer.
-        split: on the hub.
+        path: data set on the hub, or a JSONL file with question and answer.
+        split: split on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
         solution, mark, answer = row["answer"].rpartition("####")
         if not mark:
             raise ValueError("answer has no '####' line")
-        # <<48/2=24>> are annotations for a calculator, not part of the solution
+        # Annotations like <<48/2=24>> are for a calculator and not part of the solution.
         steps = re.sub(r"<<[^>]*>>", "", solution).strip()
         final = answer.strip().replace(",", "")
         response = f"<think>\n{steps}\n</think>\n\nThe answer is \\boxed{{{final}}}."
@@ -133,7 +133,7 @@ def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
 
 
 def short_cot(path: str) -> Rows:
-    """Traces whose prompt already opens <think> and whose answer stands in <answer> tags.
+    """Yield traces whose prompt already opens <think> and whose answer is in <answer> tags.
 
     Args:
         path: JSONL with prompt ("...User: problem\\nAssistant: <think>"), response and
@@ -141,14 +141,15 @@ def short_cot(path: str) -> Rows:
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        found = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
-        if not found:
+        prompt = re.search(r"\nUser: (.*)\nAssistant: <think>\s*\Z", row["prompt"], re.DOTALL)
+        if not prompt:
             raise ValueError("prompt does not end in 'Assistant: <think>'")
         response = row["response"]
         if not isinstance(response, str) or not isinstance(row["ground_truth"], str):
             raise ValueError("response and ground_truth must be text")
         parts = re.fullmatch(r"(.*?)</think>\s*<answer>(.*?)</answer>.*", response, re.DOTALL)
-        text, finish = "<think>" + response, "length"
+        text = "<think>" + response
+        finish = "length"
         if parts:
             reasoning, answer = (p.strip() for p in parts.groups())
             boxed = answer if re.fullmatch(r"\\boxed\{.*\}", answer) else f"\\boxed{{{answer}}}"
@@ -157,7 +158,7 @@ def short_cot(path: str) -> Rows:
         return rollout_row(
             id=f"short_cot-{i}",
             source="short_cot",
-            problem=found.group(1).strip(),
+            problem=prompt.group(1).strip(),
             answer=row["ground_truth"],
             response=text,
             finish_reason=finish,
@@ -181,21 +182,21 @@ def jsonl(
     source: str = "jsonl",
     split: str = "train",
 ) -> Rows:
-    """Any JSONL or Parquet file with traces, or such a data set on the hub, by a column map.
+    """Yield the traces of any JSONL or Parquet file or data set on the hub, by a column map.
 
     Args:
         path: file, folder of files, or hub id.
-        problem, answer, response: names of its columns.
-        reasoning: column with the reasoning where it stands apart from the response; it goes
-            before the response, in <think> tags.
-        options: column with a list of choices, which go below the problem as A, B, ...; a
-            response without a box that ends in the sentence "The answer is (C)" and names no
-            other letter so gets that letter boxed.
-        correct: column that says whether the answer is right (a boolean, or correct/incorrect).
-        domain, difficulty: columns with labels, used where they are there.
+        problem, answer, response: names of the columns.
+        reasoning: column with the reasoning, if it is separate from the response; it is put before
+            the response, in <think> tags.
+        options: column with a list of choices, which are put below the problem as A, B, ... A
+            response without a box that ends in the sentence "The answer is (C)", and names no
+            other letter in this way, gets that letter boxed.
+        correct: column that tells whether the answer is right (a boolean, or correct/incorrect).
+        domain, difficulty: columns with labels, used if they exist.
         id: column, or several that together name a row; rows without them are numbered.
         source: name of the source in the rows.
-        split: of a data set on the hub.
+        split: split of a data set on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
@@ -237,10 +238,10 @@ FINAL_LETTER = re.compile(
 
 
 def box_letter(text: str, letters: list[str]) -> str:
-    """The text with the letter of its last sentence in a box.
+    """Return the text with the letter of its last sentence in a box.
 
-    Only where that sentence is "The answer is (C)" or the like, the letter is one of `letters`,
-    the text nowhere calls another one the answer, and there is no box yet.
+    The text is changed only if that sentence is "The answer is (C)" or similar, the letter is one
+    of `letters`, the text calls no other letter the answer, and there is no box yet.
     """
     final = FINAL_LETTER.search(text)
     if final is None or final[2] not in letters or last_boxes(text) is not None:
@@ -259,7 +260,7 @@ def _thought(reasoning: str, answer: str) -> str:
 
 
 def _as_thought(text: str) -> str:
-    """A response that may open with <think>, in the common form; left open where it was."""
+    """Put a response that may begin with <think> into the common form, closed or left open."""
     reasoning, close, answer = text.rpartition("</think>")
     if close:
         return _thought(reasoning.strip().removeprefix("<think>"), answer)
@@ -267,14 +268,14 @@ def _as_thought(text: str) -> str:
 
 
 def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") -> Rows:
-    """OpenR1-Math-220k: a row for each of a problem's generations by DeepSeek-R1.
+    """Yield a row for each of a problem's generations by DeepSeek-R1 in OpenR1-Math-220k.
 
-    A generation is labelled correct where math-verify or the Llama judge found it so: the judge
-    saw what math-verify had refused.
+    A generation is labelled correct if math-verify or the Llama judge accepted it: the judge saw
+    the generations that math-verify had rejected.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
     """
 
     def convert(row: dict[str, Any], i: int) -> list[dict[str, Any]]:
@@ -288,9 +289,9 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
                 raise ValueError(f"{name} has {len(values)} entries for {count} generations")
             return values
 
-        def made(n: int) -> dict[str, Any]:
-            found = {column(c)[n] for c in ("correctness_math_verify", "correctness_llama")}
-            whole = column("is_reasoning_complete")[n] is not False
+        def generation(n: int) -> dict[str, Any]:
+            labels = {column(c)[n] for c in ("correctness_math_verify", "correctness_llama")}
+            complete = column("is_reasoning_complete")[n] is not False
             text = row["generations"][n]
             return rollout_row(
                 id=f"{row.get('uuid') or f'openr1-{i}'}-{n}",
@@ -300,33 +301,33 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
                 response=_as_thought(text) if text else "",
                 domain=row.get("problem_type"),
                 finish_reason="stop"
-                if whole and column("finish_reasons")[n] != "length"
+                if complete and column("finish_reasons")[n] != "length"
                 else "length",
-                given_verdict=LABELS[True in found] if found - {None} else None,
+                given_verdict=LABELS[True in labels] if labels - {None} else None,
                 model="deepseek-r1",
             )
 
-        return [made(n) for n in range(count)]
+        return [generation(n) for n in range(count)]
 
     yield from _adapt(resolve(path, path), convert, split)
 
 
 def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "train") -> Rows:
-    """OpenThoughts-114k (its config `metadata`): the mathematics of it, one trace a problem.
+    """Yield the mathematics of OpenThoughts-114k (configuration `metadata`), one trace a problem.
 
-    Rows of other subjects are passed over, and counted in a line at the end: nothing is wrong with
-    them. The answer is the last box of the reference solution; a row without one is a `Reject`.
+    Rows of other subjects are skipped, and counted in a line at the end: they are not faulty. The
+    answer is the last box of the reference solution; a row without a box is a `Reject`.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
     """
 
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
 
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list[dict[str, Any]]:
         if row["domain"] != "math":
-            passed_over[f"{row['domain']}, not math (openthoughts)"] += 1
+            skipped[f"{row['domain']}, not math (openthoughts)"] += 1
             return []
         gold = last_box(row["ground_truth_solution"])
         if gold is None:
@@ -341,43 +342,41 @@ def openthoughts(path: str = "open-thoughts/OpenThoughts-114k", split: str = "tr
         )
 
     rows = _adapt(resolve(path, path), convert, split, "metadata")
-    yield from _counted(rows, passed_over)
+    yield from _counted(rows, skipped)
 
 
 def bespoke_stratos(
     path: str = "bespokelabs/Bespoke-Stratos-17k", split: str = "train", trust: bool = False
 ) -> Rows:
-    """Bespoke-Stratos-17k: conversations with marked thought and solution.
+    """Yield the conversations of Bespoke-Stratos-17k, which mark thought and solution.
 
-    The set carries no reference answers: its makers kept what they had found to be right. The
-    trace's own last box stands for the answer, so that verifying it says nothing. Rows without a
-    box (code) are passed over, and counted in a line at the end.
+    The set has no reference answers: its makers kept the traces that they had found to be right.
+    The trace's own last box takes the place of the answer, so verifying the trace proves nothing.
+    Rows without a box (code) are skipped, and counted in a line at the end.
 
     Args:
-        path: the data set on the hub, or a file or folder of files with its columns.
-        split: on the hub.
-        trust: label the rows as correct, as their makers found them; otherwise a row is a
-            `Reject`.
+        path: data set on the hub, or a file or folder of files with its columns.
+        split: split on the hub.
+        trust: whether to label the rows as correct, as their makers found them; otherwise a row is
+            a `Reject`.
     """
 
-    passed_over: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
 
-    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list:
+    def convert(row: dict[str, Any], i: int) -> dict[str, Any] | list[dict[str, Any]]:
         if len(row["conversations"]) < 2:
             raise ValueError("the conversation has no answer")
-        asked, said = row["conversations"][0]["value"], row["conversations"][1]["value"]
-        parts = MARKED.search(said)
+        request, response = (turn["value"] for turn in row["conversations"][:2])
+        parts = MARKED.search(response)
         if parts is None:
             raise ValueError("no marked thought and solution in the conversation")
         gold = last_box(parts[2])
         if gold is None:
-            passed_over["no box in the solution, code as a rule (bespoke_stratos)"] += 1
+            skipped["no box in the solution, code as a rule (bespoke_stratos)"] += 1
             return []
         if not trust:
-            raise ValueError(
-                "the set carries no reference answers; trust=true takes its makers' word"
-            )
-        problem = asked.removeprefix(STRATOS_REQUEST).strip()
+            raise ValueError("the set has no reference answers; trust=true takes its makers' word")
+        problem = request.removeprefix(STRATOS_REQUEST).strip()
         return rollout_row(
             id=f"stratos-{i}",
             source="bespoke_stratos",
@@ -388,7 +387,7 @@ def bespoke_stratos(
             given_verdict="correct",
         )
 
-    yield from _counted(_adapt(resolve(path, path), convert, split), passed_over)
+    yield from _counted(_adapt(resolve(path, path), convert, split), skipped)
 
 
 STRATOS_REQUEST = "Return your final response within \\boxed{}. "
@@ -400,5 +399,5 @@ MARKED = re.compile(
 
 
 def last_box(text: str) -> str | None:
-    """What the text's final box holds (several of one statement joined); None without one."""
+    """Return the content of the text's final box, or None; boxes of one statement are joined."""
     return ", ".join(last_boxes(text) or ()).strip() or None

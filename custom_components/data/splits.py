@@ -1,7 +1,7 @@
-"""The four splits of verified rollouts: what is selected, and the files it becomes.
+"""Select the four splits of verified rollouts, and write their files.
 
-Selection looks at `Records` alone, on one rank. The texts are then read and written chunk by chunk,
-by all ranks, and joined.
+One rank selects, from `Records` alone. Then all ranks read and write the texts chunk by chunk, and
+the parts are joined.
 """
 
 import json
@@ -32,33 +32,39 @@ PAIRS_AT_ONCE = 2048
 
 @dataclass
 class SplitsConfig:
-    """What goes into the splits. An empty list of sources means all of them."""
+    """Configure the contents of the splits. An empty list of sources means all of them."""
 
-    max_length: int | None = option(None, "longest response, tokens (characters if not counted)")
+    max_length: int | None = option(
+        None, "longest response, tokens (characters if tokens are not counted)"
+    )
     midtrain_sources: list[str] = option(list, "sources of the midtrain split")
     midtrain_per_problem: int = option(8, "most rollouts of one problem")
     sft_sources: list[str] = option(list, "sources of the sft split")
     sft_problems: int | None = option(None, "problems in the sft split; all by default")
     sft_per_problem: int = option(1, "rollouts of each problem, the shortest first")
-    sft_unverified: bool = option(False, "take finished rollouts whatever their verdict")
-    sft_exclusive: bool = option(False, "keep the sft problems out of midtrain")
+    sft_unverified: bool = option(False, "whether to take finished rollouts whatever their verdict")
+    sft_exclusive: bool = option(False, "whether to keep the sft problems out of midtrain")
     pairs_per_problem: int = option(4, "most preference pairs of one problem")
     max_pairs: int | None = option(None, "preference pairs in all; all by default")
-    pairs_max_length_ratio: float = option(4.0, "longer over shorter response, at most")
-    pairs_max_pass_rate: float = option(1.0, "problems easier than this give no pairs")
-    pairs_difficulties: list[str] = option(list, "difficulties that give pairs; all by default")
+    pairs_max_length_ratio: float = option(
+        4.0, "most times the longer response may exceed the shorter"
+    )
+    pairs_max_pass_rate: float = option(1.0, "highest pass rate of a problem that gives pairs")
+    pairs_difficulties: list[str] = option(
+        list, "difficulties of problems that give pairs; all by default"
+    )
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What every rank needs to write its part.
+    """Hold what every rank needs to write its part of the splits.
 
     Attributes:
-        roles: bits MIDTRAIN, SFT, PROMPT of each rollout, [rollouts] uint8.
+        roles: bits MIDTRAIN, SFT and PROMPT of each rollout, [rollouts] uint8.
         problem: number of each rollout's problem, [rollouts] int32.
-        statistics: pass_rate, samples, mean_length, length_cv, length_range of each problem,
+        statistics: pass_rate, samples, mean_length, length_cv and length_range of each problem,
             [problems, 5] float64.
-        pairs: rows of the chosen and the rejected response, [pairs, 2] int64, by chosen row.
+        pairs: rows of the chosen and the rejected response, [pairs, 2] int64, sorted by chosen row.
     """
 
     roles: np.ndarray
@@ -67,7 +73,7 @@ class Selection:
     pairs: np.ndarray
 
     def save(self, folder: Path) -> None:
-        """Write it as a folder, atomically."""
+        """Write the selection as a folder, atomically."""
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             for name, array in vars(self).items():
@@ -75,7 +81,7 @@ class Selection:
 
     @classmethod
     def open(cls, folder: Path) -> "Selection":
-        """Memory-mapped, from the folder that `save` wrote."""
+        """Open the folder that `save` wrote, memory-mapped."""
         names = ("roles", "problem", "statistics", "pairs")
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in names))
 
@@ -84,16 +90,16 @@ STATISTICS = ("pass_rate", "samples", "mean_length", "length_cv", "length_range"
 
 
 def select(records: Records, kept: np.ndarray, splits: SplitsConfig, seed: int) -> Selection:
-    """Choose what goes into the splits.
+    """Choose the contents of the splits.
 
     Args:
         records: all verified rollouts.
         kept: whether each problem may be used at all, [problems] bool.
         splits: sizes and rules.
-        seed: of the random choices.
+        seed: seed of the random choices.
 
     Raises:
-        UserError: when a rule names a source that there is not.
+        UserError: if a rule names an unknown source.
     """
     problems = np.flatnonzero(kept)
     source_of = records.codes["source"][records.first]
@@ -107,8 +113,7 @@ def select(records: Records, kept: np.ndarray, splits: SplitsConfig, seed: int) 
         if not names:
             return Selected(records, problems)
         codes = [known.index(name) for name in names]
-        mine = problems[np.isin(source_of[problems], codes)]
-        return Selected(records, mine)
+        return Selected(records, problems[np.isin(source_of[problems], codes)])
 
     sft = curation.select_sft(
         groups_from(splits.sft_sources),
@@ -124,7 +129,7 @@ def select(records: Records, kept: np.ndarray, splits: SplitsConfig, seed: int) 
     )
     rates = records.pass_rates()
     fit = rates[problems] <= splits.pairs_max_pass_rate
-    fit &= (0 < rates[problems]) & (rates[problems] < 1)  # right and wrong ones
+    fit &= (0 < rates[problems]) & (rates[problems] < 1)  # some rollouts right, some wrong
     if splits.pairs_difficulties:
         fit &= np.array(
             [
@@ -152,7 +157,7 @@ def select(records: Records, kept: np.ndarray, splits: SplitsConfig, seed: int) 
 
 
 def statistics_of(records: Records) -> np.ndarray:
-    """Columns `STATISTICS` of every problem, [problems, 5] float64 (see `length_statistics`)."""
+    """Return the columns `STATISTICS`, [problems, 5] float64 (see `curation.length_statistics`)."""
     order = records.order
     starts = records.bounds[:-1]
     counts = np.diff(records.bounds)
@@ -169,7 +174,7 @@ def statistics_of(records: Records) -> np.ndarray:
 def write_parts(
     verified: Path, folder: Path, selection: Selection, rank: int, ranks: int
 ) -> Iterator[str]:
-    """Write this rank's parts of the splits to `folder`; yields the name of each."""
+    """Write this rank's parts of the splits to `folder`, and yield the name of each."""
     start = 0
     for number, file in enumerate(chunk_files(verified)):
         roles = np.asarray(selection.roles[start : start + pq.read_metadata(file).num_rows])
@@ -203,7 +208,7 @@ def write_parts(
 
 
 def write_part(folder: Path, name: str, number: int, rows: list[dict[str, Any]]) -> str:
-    """One part of a split. Returns its name."""
+    """Write one part of a split and return its name."""
     path = folder / name / f"{number:05d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, SCHEMAS[name]), path, compression="zstd")
@@ -211,7 +216,7 @@ def write_part(folder: Path, name: str, number: int, rows: list[dict[str, Any]])
 
 
 def join_parts(folder: Path, name: str, path: Path) -> None:
-    """Make one Parquet file of a split's parts, atomically."""
+    """Join a split's parts to one Parquet file, atomically."""
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, SCHEMAS[name], compression="zstd") as writer,
@@ -228,20 +233,20 @@ def _labels(row: dict[str, Any], rate: float) -> dict[str, Any]:
 
 
 def messages_row(row: dict[str, Any], statistics: dict[str, float]) -> dict[str, Any]:
-    """A verified row as one of the midtrain and sft splits."""
+    """Return a verified row as a row of the midtrain or sft split."""
     kept = {k: row[k] for k in ("id", "source", "answer", "domain")}
     return kept | {"messages": curation.messages(row)} | _labels(row, statistics["pass_rate"])
 
 
 def prompt_row(row: dict[str, Any], statistics: dict[str, float]) -> dict[str, Any]:
-    """A problem's first verified row as one of the prompts split."""
+    """Return a problem's first verified row as a row of the prompts split."""
     kept = {k: row[k] for k in ("id", "source", "problem", "answer", "domain")}
     samples = {"samples": int(statistics["samples"])}
     return kept | statistics | samples | _labels(row, statistics["pass_rate"])
 
 
 def pair_row(chosen: dict[str, Any], rejected: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Two verified rows of one problem as one of the pairs split."""
+    """Return two verified rows of one problem as a row of the pairs split."""
     return {
         "id": chosen["id"],
         "source": chosen["source"],
@@ -255,12 +260,12 @@ def pair_row(chosen: dict[str, Any], rejected: dict[str, Any], rate: float) -> d
 def removed_problems(
     verified: Path, records: Records, contaminated: np.ndarray, repeats: dict[int, int]
 ) -> Iterator[dict[str, Any]]:
-    """What was taken out, and why: one row for each problem.
+    """Yield one row for each removed problem, with the reason.
 
     Args:
-        verified: folder of chunks.
-        records: all rollouts.
-        contaminated: numbers of the problems found in an evaluation set.
+        verified: folder of verified chunks.
+        records: all verified rollouts.
+        contaminated: numbers of the problems that match an evaluation problem.
         repeats: {number of a problem: number of the one it nearly repeats}.
     """
     others = dict(
@@ -269,54 +274,9 @@ def removed_problems(
     removed = {int(records.first[p]): p for p in [*contaminated.tolist(), *repeats]}
     columns = ["id", "source", "problem", "contaminated"]
     for row, values in rows_at(verified, removed, columns):
-        found = values.pop("contaminated")
-        if found:
-            yield values | json.loads(found)
+        match = values.pop("contaminated")
+        if match:
+            yield values | json.loads(match)
         else:
             other = others[int(records.first[repeats[removed[row]]])]
             yield values | {"reason": "near_duplicate", "of": other["id"], "text": other["problem"]}
-
-
-def yield_table(
-    records: Records, kept: np.ndarray, contaminated: np.ndarray, selection: Selection
-) -> list[dict[str, Any]]:
-    """What went in, what every filter took, and what came out: rollouts, problems, length."""
-    right = records.verdict == 0
-    usable = kept[records.problem]
-    tainted = np.isin(records.problem, contaminated)
-    long = records.too_long
-    fit = right & usable
-    rows = [("rollouts", np.ones(len(right), bool))]
-    rows += [
-        (name, records.verdict == code)
-        for code, name in enumerate(("correct", "incorrect", "undecided"))
-    ]
-    rows += [
-        ("contaminated", tainted),
-        ("near-duplicate problem", ~usable & ~tainted),
-        ("correct, cut off", fit & ~records.finished),
-        ("correct, repetitive", fit & records.finished & records.repetitive),
-        ("correct, too long", fit & records.finished & ~records.repetitive & long),
-        ("midtrain", (selection.roles & MIDTRAIN) > 0),
-        ("sft", (selection.roles & SFT) > 0),
-        ("prompts", (selection.roles & PROMPT) > 0),
-    ]
-    table = [
-        {
-            "name": name,
-            "rollouts": int(mask.sum()),
-            "problems": len(np.unique(records.problem[mask])),
-            "length": int(records.length[mask].sum(dtype=np.int64)),
-        }
-        for name, mask in rows
-    ]
-    sides = records.length[selection.pairs].astype(np.int64)
-    table.append(
-        {
-            "name": "pairs",
-            "rollouts": len(selection.pairs),
-            "length": int(sides.sum()),
-            "problems": len(np.unique(records.problem[selection.pairs[:, 0]])),
-        }
-    )
-    return table

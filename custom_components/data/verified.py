@@ -1,7 +1,7 @@
-"""Verified rollouts: Parquet chunks written by all ranks, and their columns grouped by problem.
+"""Read verified rollouts from the Parquet chunks of all ranks, grouped by problem.
 
-The texts stay on disk. What selection looks at is held as numpy columns, 37 bytes a rollout, and
-becomes `Record`s one problem at a time.
+The texts stay on disk. The columns that selection needs are numpy arrays, 37 bytes for each
+rollout; they become `Record`s one problem at a time.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ VERIFIED_SCHEMA = pa.schema(
     ]
 )
 VERDICTS = ("correct", "incorrect", "undecided")
-LIGHT = (
+SELECTION_COLUMNS = (
     "problem_key",
     "response_key",
     "source",
@@ -51,36 +51,38 @@ LIGHT = (
 
 
 def text_key(text: str) -> int:
-    """64-bit hash of a text."""
+    """Return a 64-bit hash of a text."""
     raw = text.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little")
 
 
 def problem_key(text: str) -> int:
-    """Hash of a problem: those that differ in case or spacing alone are one problem."""
+    """Return the hash of a problem; texts that differ only in case or spacing are one problem."""
     return text_key(re.sub(r"\s+", " ", text).strip().lower())
 
 
 def chunk_files(folder: Path) -> list[Path]:
-    """The chunks in order."""
+    """Return the chunks of verified rows, in order."""
     return sorted(folder.glob("*.parquet"))
 
 
 class Records(Mapping[int, list[Record]]):
-    """{problem: its rollouts} over columns; problems are numbered as they first appear.
+    """Map each problem to its rollouts, over columns. Problems are numbered as they first appear.
 
     Args:
-        folder: of verified chunks.
-        max_length: longer responses are `too_long`.
+        folder: folder of verified chunks.
+        max_length: longest response that is not `too_long`; None for no limit.
 
     Attributes:
         problem: number of each rollout's problem, [rollouts] int32.
         first: first rollout of each problem, [problems] int64, ascending.
         problem_keys: hash of each problem, [problems] uint64.
         verdict: index into `VERDICTS`, [rollouts] int8.
-        given: the source's own verdict likewise, -1 for none.
-        finished, repetitive, too_long, contaminated, judged_same: [rollouts] bool.
-        length: tokens, or characters where tokens were not counted, [rollouts] int32.
+        given: the source's own verdict as such an index, -1 for none.
+        finished, repetitive, too_long, contaminated: [rollouts] bool.
+        opinion_same: whether a second opinion finds the answer the same as the gold, [rollouts]
+            bool.
+        length: tokens, or characters if tokens were not counted, [rollouts] int32.
         order, bounds: problem p's rollouts are order[bounds[p] : bounds[p + 1]], ascending.
         in_tokens: whether every length is in tokens.
         names: {column: names that its codes stand for} for source, domain, difficulty.
@@ -92,7 +94,7 @@ class Records(Mapping[int, list[Record]]):
         self.names: dict[str, list[str]] = {"source": [], "domain": [], "difficulty": []}
         self.in_tokens = True
         for file in chunk_files(folder):
-            table = pq.read_table(file, columns=list(LIGHT))
+            table = pq.read_table(file, columns=list(SELECTION_COLUMNS))
             self.in_tokens &= table["num_tokens"].null_count == 0
             part = {
                 "problem_key": table["problem_key"].to_numpy(),
@@ -103,26 +105,32 @@ class Records(Mapping[int, list[Record]]):
                 "verdict": _codes(table["verdict"], list(VERDICTS)).astype(np.int8),
                 "given": _codes(table["given_verdict"], list(VERDICTS)).astype(np.int8),
                 "contaminated": pc.is_valid(table["contaminated"]).to_numpy(),
-                "judged_same": pc.equal(table["judge"], "same").fill_null(False).to_numpy(),
+                "opinion_same": pc.equal(table["judge"], "same").fill_null(False).to_numpy(),
             }
             for name, known in self.names.items():
                 part[name] = _codes(table[name], known)
             parts.append(part)
         columns = {k: np.concatenate([part.pop(k) for part in parts]) for k in list(parts[0])}
-        self.response_key, self.length = columns["response_key"], columns["length"]
-        self.finished, self.repetitive = columns["finished"], columns["repetitive"]
-        self.verdict, self.given = columns["verdict"], columns["given"]
-        self.contaminated, self.judged_same = columns["contaminated"], columns["judged_same"]
+        self.response_key = columns["response_key"]
+        self.length = columns["length"]
+        self.finished = columns["finished"]
+        self.repetitive = columns["repetitive"]
+        self.verdict = columns["verdict"]
+        self.given = columns["given"]
+        self.contaminated = columns["contaminated"]
+        self.opinion_same = columns["opinion_same"]
         longest = np.iinfo(np.int32).max if max_length is None else max_length
         self.too_long = self.length > longest
         self.codes = {name: columns[name] for name in self.names}
         keys, first, number = np.unique(
             columns["problem_key"], return_index=True, return_inverse=True
         )
-        appearance = np.argsort(first)  # by key -> by first appearance
+        # np.unique sorts by key; problems are numbered by first appearance instead.
+        appearance = np.argsort(first)
         rank = np.empty(len(keys), np.int32)
         rank[appearance] = np.arange(len(keys), dtype=np.int32)
-        self.problem, self.first = rank[number], first[appearance]
+        self.problem = rank[number]
+        self.first = first[appearance]
         self.problem_keys = keys[appearance]
         self.order = np.argsort(self.problem, kind="stable").astype(np.int64)
         self.bounds = np.searchsorted(self.problem[self.order], np.arange(len(keys) + 1))
@@ -134,12 +142,12 @@ class Records(Mapping[int, list[Record]]):
         return iter(range(len(self)))
 
     def rows_of(self, problem: int) -> np.ndarray:
-        """Indices of a problem's rollouts, ascending."""
+        """Return the indices of a problem's rollouts, ascending."""
         return self.order[self.bounds[problem] : self.bounds[problem + 1]]
 
     def __getitem__(self, problem: int) -> list[Record]:
         key = int(self.problem_keys[problem])
-        first = self.first[problem]  # labels are the problem's, not the rollout's
+        first = self.first[problem]  # labels belong to the problem, not to the rollout
         source, domain, difficulty = (self._name(column, first) for column in self.names)
         return [
             Record(
@@ -163,13 +171,13 @@ class Records(Mapping[int, list[Record]]):
         return "" if code < 0 else self.names[column][code]
 
     def pass_rates(self) -> np.ndarray:
-        """Share of each problem's rollouts that are correct, [problems] float64."""
+        """Return the share of each problem's rollouts that are correct, [problems] float64."""
         correct = np.bincount(self.problem, self.verdict == VERDICTS.index("correct"), len(self))
         return correct / np.bincount(self.problem, minlength=len(self))
 
     def bytes_held(self) -> dict[str, float]:
-        """Bytes for each rollout and for each problem."""
-        held = [
+        """Return the bytes in memory for each rollout and for each problem."""
+        arrays = [
             self.problem,
             self.response_key,
             self.length,
@@ -179,19 +187,19 @@ class Records(Mapping[int, list[Record]]):
             self.given,
             self.too_long,
             self.contaminated,
-            self.judged_same,
+            self.opinion_same,
             self.order,
             *self.codes.values(),
         ]
         return {
-            "rollout": sum(a.nbytes for a in held) / len(self.problem),
+            "rollout": sum(a.nbytes for a in arrays) / len(self.problem),
             "problem": sum(a.nbytes for a in (self.first, self.problem_keys, self.bounds))
             / len(self),
         }
 
 
 def _codes(column: pa.ChunkedArray, known: list[str]) -> np.ndarray:
-    """A text column as indices into `known`, which grows; -1 for null. [rows] int16."""
+    """Return a text column as indices into `known`, -1 for null, [rows] int16; `known` grows."""
     encoded = column.combine_chunks().dictionary_encode()
     values = encoded.dictionary.to_pylist()
     known += [v for v in values if v not in known]
@@ -200,15 +208,16 @@ def _codes(column: pa.ChunkedArray, known: list[str]) -> np.ndarray:
 
 
 class Selected(Mapping[int, list[Record]]):
-    """Some of the problems of `Records`.
+    """Map some of the problems of `Records` to their rollouts.
 
     Args:
-        records: all of them.
-        problems: numbers of those that belong to it, ascending.
+        records: records of all problems.
+        problems: numbers of the selected problems, ascending.
     """
 
     def __init__(self, records: Records, problems: np.ndarray) -> None:
-        self.records, self.problems = records, problems
+        self.records = records
+        self.problems = problems
 
     def __len__(self) -> int:
         return len(self.problems)
@@ -221,21 +230,21 @@ class Selected(Mapping[int, list[Record]]):
 
 
 def rows_at(
-    folder: Path, wanted: Iterable[int], columns: list[str] | None = None
+    folder: Path, indices: Iterable[int], columns: list[str] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(index, row) of some verified rows, ascending; chunks without any are not read.
+    """Yield (index, row) for some verified rows, ascending. Chunks without any are not read.
 
     Args:
-        folder: of verified chunks.
-        wanted: indices among all rows.
-        columns: to read; all by default.
+        folder: folder of verified chunks.
+        indices: indices among all rows.
+        columns: columns to read; all by default.
     """
-    wanted = np.unique(np.fromiter(wanted, np.int64))
+    wanted = np.unique(np.fromiter(indices, np.int64))
     start = 0
     for file in chunk_files(folder):
         count = pq.read_metadata(file).num_rows
-        here = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + count)]
-        if len(here):
-            rows = pq.read_table(file, columns=columns).take(pa.array(here - start))
-            yield from zip(here.tolist(), rows.to_pylist(), strict=True)
+        in_chunk = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, start + count)]
+        if len(in_chunk):
+            rows = pq.read_table(file, columns=columns).take(pa.array(in_chunk - start))
+            yield from zip(in_chunk.tolist(), rows.to_pylist(), strict=True)
         start += count

@@ -1,40 +1,53 @@
-"""Checks of lengths against the model and the engine, and of LongRoPE's branch."""
+"""Check lengths against the model and the engine, and LongRoPE's branch."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from custom_components.config import UserError
 from custom_components.data.data_config import RolloutConfig
-from custom_components.doctor.findings import Finding, Stage
+from custom_components.doctor.findings import Finding
+from custom_components.doctor.stage import Stage
 from custom_components.doctor.template import open_tokenizer
 from custom_components.doctor.training_data import documents_of
 from custom_components.models.config_json import read_config, read_model_config, served_rope_factors
-from custom_components.models.longrope import rope_factors_of
+from custom_components.models.longrope import LongRoPE, rope_factors_of
 from custom_components.rl.rl_config import RLConfig
 from custom_components.training.training_config import TrainingConfig
 from eval.evaluate_config import EvaluateConfig
 
 SHORT = 0.1
 FAR_TOO_SHORT = 0.5
+"""Shares of the responses learned from that are longer than `max_new_tokens`: warning, error."""
 
 
 def engine_limit(stage: Stage) -> int | None:
-    """Longest prompt plus response that the stage's engine serves; None where nothing says."""
+    """Return the longest prompt plus response that the stage's engine serves; None if unknown."""
     engine = stage.engine
     if engine.get("max_model_len"):
         return engine["max_model_len"]
     folder = Path(str(engine.get("model", "")))
     if (folder / "config.json").is_file():
-        # a teacher may be of a family that only its engine knows
+        # read_config alone: a teacher may be of a family that only its engine knows
         return read_config(folder).get("max_position_embeddings")
     return None
 
 
+def response_limit(stage: Stage) -> float | None:
+    """Return the longest response that the stage samples, tokens; None if it does not say."""
+    cfg = stage.cfg
+    if isinstance(cfg, RLConfig):
+        return cfg.max_new_tokens
+    if isinstance(cfg, RolloutConfig):
+        return cfg.sampling.max_new_tokens
+    return cfg.sampling.get("max_gen_toks") if isinstance(cfg, EvaluateConfig) else None
+
+
 def check_context(stage: Stage) -> Iterator[Finding]:
-    """Whether sequences fit into the model's context, and responses into the engine's."""
+    """Check that sequences fit into the model's context, and responses into the engine's."""
     cfg = stage.cfg
     limit = engine_limit(stage)
-    asked = cfg.max_new_tokens if isinstance(cfg, RLConfig) else None
+    longest = response_limit(stage)
     if isinstance(cfg, TrainingConfig) and stage.model is not None:
         context = stage.model.max_seq_len
         if cfg.max_seq_len > context:
@@ -46,27 +59,25 @@ def check_context(stage: Stage) -> Iterator[Finding]:
                 f"max_seq_len={context} at most, or a model with a longer context",
             )
         limit = min(limit or context, context)
-    elif isinstance(cfg, RolloutConfig):
-        asked = cfg.sampling.max_new_tokens
-    elif isinstance(cfg, EvaluateConfig):
-        asked = cfg.sampling.get("max_gen_toks")
-    if asked and limit and asked >= limit:
+    if longest and limit and longest >= limit:
         yield Finding(
             "context",
             "error",
-            f"responses of {asked} tokens and their prompts exceed the {limit} served",
+            f"responses of {longest} tokens and their prompts exceed the {limit} served",
             "the engine refuses the request, or cuts every long response short",
             "a smaller max_new_tokens, or a larger engine.max_model_len where the model allows it",
         )
 
 
 def check_rope_branch(stage: Stage) -> Iterator[Finding]:
-    """Whether the engine computes the LongRoPE branch that is trained, and sequences fit it."""
-    cfg = stage.cfg
-    trained = stage.model and rope_factors_of(stage.model)
+    """Check that the engine computes the LongRoPE branch that is trained, and sequences fit it."""
+    cfg, model = stage.cfg, stage.model
+    if not isinstance(cfg, TrainingConfig) or model is None:
+        return
+    trained = rope_factors_of(model)
     if trained is None:
         return
-    rope = stage.model.rope
+    rope = cast(LongRoPE, model.rope)
     if rope.rope_factor == "short" and cfg.max_seq_len > rope.original_max_seq_len:
         yield Finding(
             "rope_branch",
@@ -80,7 +91,7 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
     folder = Path(str(engine.get("model", "")))
     if not engine or not (folder / "config.json").is_file():
         return
-    if "max_model_len" in engine or engine["_component_"].endswith("VLLMEngine"):
+    if "max_model_len" in engine or stage.runs_vllm:
         context = read_model_config(folder).size.max_seq_len
         served = served_rope_factors(folder, engine.get("max_model_len") or context)
     else:
@@ -99,10 +110,10 @@ def check_rope_branch(stage: Stage) -> Iterator[Finding]:
 
 
 def check_branches(stages: list[Stage]) -> Iterator[Finding]:
-    """Whether all stages of a chain train the same LongRoPE branch."""
+    """Check that all stages of a chain train the same LongRoPE branch."""
     before: tuple[str, tuple[float, ...]] | None = None
     for stage in stages:
-        factors = stage.model and rope_factors_of(stage.model)
+        factors = rope_factors_of(stage.model) if stage.model else None
         if factors is None:
             continue
         if before and before[1] != factors:
@@ -112,12 +123,13 @@ def check_branches(stages: list[Stage]) -> Iterator[Finding]:
                 f"{stage.name} trains another LongRoPE branch than {before[0]}",
                 "each stage would unlearn the positions of the one before",
                 "the same model.rope_factor in every stage",
-            ).of(stage.name)
+                stage.name,
+            )
         before = stage.name, factors
 
 
 def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
-    """Whether RL's responses have the room that the model's training data took."""
+    """Check that RL's responses may be as long as those that the model learned from."""
     cfg, path = stage.cfg, stage.trained_on
     if not isinstance(cfg, RLConfig) or path is None or not Path(path).is_file():
         return
@@ -130,7 +142,7 @@ def check_room(stage: Stage, rows: int) -> Iterator[Finding]:
             for _, documents in documents_of(stage, tokenizer, path, rows)
             for _, labels in documents[:1]
         )
-    except UserError:  # the other checks say so
+    except UserError:  # other checks report it
         return
     share = sum(length > cfg.max_new_tokens for length in lengths) / max(1, len(lengths))
     if share > SHORT:

@@ -1,31 +1,32 @@
-"""Checks of the chat template and the tokenizer."""
+"""Check the chat template and the tokenizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.data_config import RolloutConfig
-from custom_components.doctor.findings import Finding, Stage
+from custom_components.doctor.findings import Finding
+from custom_components.doctor.stage import Stage
 from custom_components.tokenizer.chat import ChatTokenizer, TemplateError
 from custom_components.training.training_config import TrainingConfig
 from eval.evaluate_config import EvaluateConfig
 
 
 def open_tokenizer(stage: Stage) -> ChatTokenizer | None:
-    """The stage's tokenizer; None where it has none, or none on this disk yet.
+    """Open the stage's tokenizer; None if it has none, or it is not on this disk yet.
 
     Raises:
-        UserError: when it cannot be used.
+        UserError: When it cannot be used.
     """
-    has_tokenizer = isinstance(stage.cfg, TrainingConfig | RolloutConfig | EvaluateConfig)
-    node = stage.cfg.tokenizer if has_tokenizer else None
-    if not node or not node.get("path") or not Path(node["path"]).is_dir():
-        return None
-    return instantiate(node, "tokenizer")
+    cfg = stage.cfg
+    has_tokenizer = isinstance(cfg, TrainingConfig | RolloutConfig | EvaluateConfig)
+    node = (cfg.tokenizer if has_tokenizer else None) or {}
+    path = node.get("path")
+    return instantiate(node, "tokenizer") if path and Path(path).is_dir() else None
 
 
 def check_template(stage: Stage) -> Iterator[Finding]:
-    """Whether the tokenizer opens, ends turns, and leaves `<think>` to the model."""
+    """Check that the tokenizer opens, ends turns, and leaves `<think>` to the model."""
     try:
         tokenizer = open_tokenizer(stage)
     except TemplateError as e:
@@ -58,7 +59,7 @@ def check_template(stage: Stage) -> Iterator[Finding]:
             "pad_is_end_of_turn",
             "note",
             f"{name} pads and ends turns in {tokenizer.path}",
-            "nothing is padded here, so the end is trained all the same; collators that leave out "
+            "the end of the turn is trained here, because nothing is padded; collators that mask "
             "padding by its id would not train it",
             "give the tokenizer a pad token of its own before training elsewhere",
         )

@@ -1,4 +1,4 @@
-"""Checks of the rows that a stage reads: files, columns, answers, lengths, contamination."""
+"""Check the rows that a stage reads: files, columns, answers, lengths, contamination."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -14,7 +14,8 @@ from custom_components.data.decontamination import Decontaminator
 from custom_components.data.packing import IGNORE, encode_messages, encode_pair
 from custom_components.data.rows import Reject, read_rows
 from custom_components.data.verified import problem_key
-from custom_components.doctor.findings import Finding, Stage, files_of
+from custom_components.doctor.findings import Finding
+from custom_components.doctor.stage import Stage, files_of
 from custom_components.doctor.template import open_tokenizer
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.run_config import RunConfig
@@ -23,59 +24,63 @@ from custom_components.training.training_config import MidtrainConfig, TrainingC
 from custom_components.verifier import Item
 from custom_components.verifier.pool.options import VerifierConfig
 from eval.evaluate_config import EvaluateConfig
+from eval.evaluation_tasks import EvaluationProblem
 
 MOST = 0.5
+"""Share of the rows from which a fault is an error."""
 SOME_TOO_LONG = 0.01
 UNREADABLE_GOLDS = 0.2
 CONTAMINATED = 0.01
 WORDS_OF_A_SOLUTION = 12
-
-
+"""An answer with more words is taken for a solution."""
 DATA = ("data", "problems.", "sources.")
+"""Beginnings of the input keys that name data."""
 
 
 def check_inputs(stage: Stage) -> Iterator[Finding]:
-    """Whether what the stage reads is there, or an earlier stage has still to make it."""
+    """Check that what the stage reads exists, or that an earlier stage has yet to make it."""
     keys: dict[str, list[str]] = {}
     for key, path in stage.cfg.inputs().items():
         gone = stage.missing(path) or (key == "data" and not Path(path).exists())
         if gone and not stage.pending(path):
             keys.setdefault(path, []).append(key)
     for path, named in keys.items():
+        # when a stage is examined on its own, the stages that make its inputs may not have run yet
+        level = "warning" if stage.alone and stage.missing(path) else "error"
         yield Finding(
-            # of a stage by itself, the chain's other stages may be still to run
             "data_unreadable",
-            "warning" if stage.alone and stage.missing(path) else "error",
+            level,
             f"{', '.join(named)}: {path} does not exist (has the stage that makes it finished?)",
-            "the stage cannot start without it, and it could not be looked at",
+            "the stage cannot start without it, and it could not be checked",
             "run that stage first, or correct the path",
         )
 
 
 def check_files(stage: Stage) -> Iterator[Finding]:
-    """Whether every Parquet file that the stage reads has a whole footer."""
+    """Check that every Parquet file that the stage reads has an intact footer."""
     for path in [path for key, path in stage.cfg.inputs().items() if key.startswith(DATA)]:
         for file in files_of(path):
             if file.suffix != ".parquet":
                 continue
             try:
                 pq.read_metadata(file)
-            except Exception as e:  # pyarrow has no common error for what is no Parquet file
+            except Exception as e:  # pyarrow has no common error for a file that is not Parquet
                 yield unreadable(f"{file} cannot be read as Parquet ({str(e).splitlines()[0]})")
 
 
 def unreadable(what: str) -> Finding:
+    """Return the finding on data that cannot be read."""
     return Finding(
         "data_unreadable",
         "error",
         what,
         "the stage would stop there, or train without it",
-        "copy or make the file again, or take it out of the folder",
+        "copy the file again, or make it again, or take it out of the folder",
     )
 
 
 def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
-    """Rows, answers and golds of what a rollout, curate or RL stage reads."""
+    """Check rows, answers and golds that a rollout, curate or RL stage reads."""
     cfg = stage.cfg
     nodes: list[tuple[str, Any]] = []
     if isinstance(cfg, RolloutConfig | RLConfig | EvaluateConfig) and cfg.problems:
@@ -102,8 +107,10 @@ def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
 
 
 def rejected(cfg: RunConfig, key: str, rows: int, rejects: list[Reject]) -> Iterator[Finding]:
-    """A finding on rows that cannot be used: an error where the stage would stop for them, or most
-    are such."""
+    """Yield the finding on rows that cannot be used.
+
+    It is an error if the stage would stop because of them, or if most rows cannot be used.
+    """
     share = len(rejects) / rows
     limited = isinstance(cfg, RolloutConfig | CurateConfig)
     error = share > (cfg.max_reject_share if limited else MOST)
@@ -113,31 +120,32 @@ def rejected(cfg: RunConfig, key: str, rows: int, rejects: list[Reject]) -> Iter
         f"{key}: {len(rejects)} of the first {rows} rows cannot be used; the first is "
         f"{rejects[0].where}: {rejects[0].reason}",
         "they are left out and counted; above max_reject_share they stop rollout and curate",
-        f"name the right columns in {key}, or mend the rows",
+        f"name the right columns in {key}, or fix the rows",
     )
 
 
 def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Whether the answers look like answers."""
+    """Check that the answers look like answers."""
     wordy = [row for row in rows if len(row["answer"].split()) > WORDS_OF_A_SOLUTION]
     same = [row for row in rows if row["answer"] == row["problem"]]
     if rows and 2 * max(len(wordy), len(same)) > len(rows):
-        shown = (same or wordy)[0]["answer"][:80]
+        example = (same or wordy)[0]["answer"][:80]
         yield Finding(
             "answer_column",
             "error",
             f"{key}: {len(same)} of {len(rows)} answers are the problem itself, {len(wordy)} have "
-            f"more than {WORDS_OF_A_SOLUTION} words, e.g. {shown!r}",
+            f"more than {WORDS_OF_A_SOLUTION} words, e.g. {example!r}",
             "no response can equal them, so everything would count as wrong",
             f"name the column of the final answer: {key}.answer=...",
         )
 
 
 def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
-    """Whether the verifier reads each gold: it equals itself, and can be told from another answer."""
+    """Check that the verifier reads each gold: it equals itself, and differs from another answer."""
     golds = list(dict.fromkeys(golds))
-    verifies = isinstance(stage.cfg, CurateConfig | RLConfig)
-    options = stage.cfg.verifier if verifies else VerifierConfig(workers=1)
+    cfg = stage.cfg
+    verifies = isinstance(cfg, CurateConfig | RLConfig)
+    options = cfg.verifier if verifies else VerifierConfig(workers=1)
     if not golds:
         return
     with options.open() as pool:
@@ -156,17 +164,19 @@ def check_golds(stage: Stage, key: str, golds: list[str]) -> Iterator[Finding]:
             f"{key}: the verifier cannot read {len(bad)} of {len(golds)} answers, e.g. "
             f"{gold[:80]!r} ({reason})",
             "responses to these problems stay undecided: they are sampled, paid for and left out",
-            "mend these answers, or leave the problems out",
+            "fix these answers, or leave the problems out",
         )
 
 
 def documents_of(
     stage: Stage, tokenizer: ChatTokenizer, path: str, rows: int
 ) -> Iterator[tuple[dict[str, Any], list]]:
-    """Rows of a split with their documents, as the stage would encode them; bad rows left out.
+    """Yield rows of a split with their documents, as the stage would encode them.
+
+    A row that cannot be encoded has no documents.
 
     Raises:
-        UserError: when the file cannot be read.
+        UserError: When the file cannot be read.
     """
     scores_prompt = isinstance(stage.cfg, MidtrainConfig) and stage.cfg.train_on_prompt
     for row in islice(read_rows(path), rows):
@@ -182,28 +192,28 @@ def documents_of(
 
 
 def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
-    """Rows of a split: columns, lengths, and whether the end of the turn is trained."""
+    """Check the rows of a split: columns, lengths, and that the end of the turn is trained."""
     cfg, path = stage.cfg, stage.data
     if not isinstance(cfg, TrainingConfig) or path is None or not Path(path).exists():
         return
     try:
         tokenizer = open_tokenizer(stage)
-    except UserError:  # check_template says so
+    except UserError:  # check_template reports it
         tokenizer = None
     try:
-        if tokenizer is None:  # it may be made, or downloaded, later: the file is there now
+        if tokenizer is None:  # made or downloaded later, while the file exists now
             next(iter(read_rows(path)), None)
             return
-        found = list(documents_of(stage, tokenizer, path, rows))
+        encoded = list(documents_of(stage, tokenizer, path, rows))
     except UserError as e:
         yield unreadable(str(e))
         return
-    usable = [(row, documents) for row, documents in found if documents]
+    usable = [(row, documents) for row, documents in encoded if documents]
     if not usable:
         yield Finding(
             "data_columns",
             "error",
-            f"{path}: none of {len(found)} rows has usable messages",
+            f"{path}: none of {len(encoded)} rows has usable messages",
             "there is nothing to train on",
             "give a split that recipes/curate.py wrote",
         )
@@ -219,31 +229,34 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
             "they are left out, and they are the hard problems' long solutions",
             f"max_seq_len={enough} would take 99 % of them",
         )
-    # a rejected response may have been cut off: its end is not trained
+    # only the first document of a pair: its rejected response may have been cut off, without an end
     ends = [documents[0] for _, documents in usable]
     end = tokenizer.end_of_turn_id
     untrained = sum(ids[-1] != end or labels[-1] == IGNORE for ids, labels in ends)
     if untrained:
-        padded = tokenizer.pad_id == end
+        what = f"the end of the turn is not scored in {untrained} of {len(ends)} rows of {path}"
+        is_padding = tokenizer.pad_id == end
         yield Finding(
-            "pad_is_end_of_turn" if padded else "end_of_turn",
+            "pad_is_end_of_turn" if is_padding else "end_of_turn",
             "error",
-            f"the end of the turn is not scored in {untrained} of {len(ends)} rows of {path}"
-            + ", and it is the pad token" * padded,
+            f"{what}, and it is the pad token" if is_padding else what,
             "the model does not learn to stop: every response runs into the length limit",
             "mask padding by position, not by id, and let encode_example append the end of the turn",
         )
 
 
 def question(turns: Any) -> list[str]:
-    """The last user turn's text; none in what are no turns: `check_training_rows` says so."""
+    """Return the text of the last user turn, in a list; an empty list if there is none.
+
+    `check_training_rows` reports values that are not turns.
+    """
     turns = [t for t in turns if isinstance(t, dict)] if isinstance(turns, list) else []
-    asked = [turn.get("content") for turn in turns if turn.get("role") == "user"]
-    return [text for text in asked[-1:] if isinstance(text, str)]
+    questions = [turn.get("content") for turn in turns if turn.get("role") == "user"]
+    return [text for text in questions[-1:] if isinstance(text, str)]
 
 
 def problem_texts(stage: Stage, rows: int) -> Iterable[str]:
-    """Problems of what the stage trains on: all of a split, the first `rows` others."""
+    """Yield the problems that the stage trains on: all of a split's, or the first `rows` of RL's."""
     cfg, path = stage.cfg, stage.data
     if path is not None:
         for row in read_rows(path):
@@ -255,32 +268,33 @@ def problem_texts(stage: Stage, rows: int) -> Iterable[str]:
 
 
 def check_contamination(
-    stage: Stage, exact: list[tuple[str, str]], real: list[tuple[str, str]], rows: int
+    stage: Stage, known: list[EvaluationProblem], rows: int
 ) -> Iterator[Finding]:
-    """Whether evaluation problems are among those trained on.
+    """Check that no evaluation problem is trained on.
 
     Args:
-        stage: that trains.
-        exact: (set, problem) pairs of which copies count.
-        real: those among them of which altered copies count, too.
-        rows: problems to look for altered copies of.
+        stage: Stage that trains.
+        known: Problems of the evaluation. Copies of all of them count, and altered copies of those
+            of a benchmark.
+        rows: Number of problems to search for altered copies.
     """
     try:
         texts = list(dict.fromkeys(problem_texts(stage, rows)))
-    except UserError:  # check_training_rows or check_problems says so
+    except UserError:  # check_training_rows or check_problems reports it
         return
-    if not texts or not exact:
+    if not texts or not known:
         return
-    keys = {problem_key(text): name for name, text in exact}
+    keys = {problem_key(problem.text): problem.task for problem in known}
     copies = {t: keys[k] for t in texts if (k := problem_key(t)) in keys}
     share = len(copies) / len(texts)
-    if real:
+    benchmarks = [(problem.task, problem.text) for problem in known if problem.is_benchmark]
+    if benchmarks:
         step = max(1, len(texts) // rows)
-        some = [t for t in texts[::step] if t not in copies]
-        found = zip(some, Decontaminator(real).check(some), strict=True)
-        altered = {t: f.evaluation_set for t, f in found if f}
-        # exact copies are counted in all problems, altered ones in some
-        share = max(share, len(altered) / max(1, len(some)))
+        sample = [t for t in texts[::step] if t not in copies]
+        matches = zip(sample, Decontaminator(benchmarks).check(sample), strict=True)
+        altered = {t: match.evaluation_set for t, match in matches if match}
+        # exact copies are counted among all problems, altered ones among the sample
+        share = max(share, len(altered) / max(1, len(sample)))
         copies |= altered
     if copies:
         text, name = next(iter(copies.items()))

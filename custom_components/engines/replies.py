@@ -4,35 +4,11 @@ A shard of rollouts is written whole, once all its problems are answered. Until 
 in a file of JSON lines beside it, `.spool-<shard>.jsonl`, which is removed with the shard's end.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from custom_components.engines.engine import Reply
-
-
-def read_replies(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the whole entries of a reply file, and the bytes they take.
-
-    Everything after a broken or unfinished line is left out: it was being written when the run
-    was killed.
-    """
-    entries: list[dict[str, Any]] = []
-    size = 0
-    if not path.is_file():
-        return entries, size
-    with open(path, "rb") as f:
-        for line in f:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if entry is None:
-                break
-            entries.append(entry)
-            size += len(line)
-    return entries, size
+from custom_components.io import Journal
 
 
 def cost_of_unfinished(folder: Path) -> float:
@@ -41,13 +17,13 @@ def cost_of_unfinished(folder: Path) -> float:
         reply["cost"]
         for path in folder.glob(".spool-*.jsonl")
         if not (folder / f"{path.stem.removeprefix('.spool-')}.parquet").exists()
-        for entry in read_replies(path)[0]
+        for entry in Journal(path).read()
         for reply in entry["replies"]
     )
 
 
 class ReplyFile:
-    """Keep the replies of one unfinished shard. Opening the file cuts off an unfinished end.
+    """Keep the replies of one unfinished shard.
 
     Args:
         path: file of JSON lines.
@@ -57,14 +33,11 @@ class ReplyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        entries, size = read_replies(path)
+        self._journal = Journal(path)
         self.replies = {
-            (e["round"], e["problem"]): [Reply(**r) for r in e["replies"]] for e in entries
+            (e["round"], e["problem"]): [Reply(**r) for r in e["replies"]]
+            for e in self._journal.read()
         }
-        self._file = open(path, "ab")  # noqa: SIM115
-        self._file.truncate(size)
 
     def add(self, number: int, problem: int, replies: list[Reply]) -> None:
         """Store a problem's replies of a round.
@@ -75,11 +48,11 @@ class ReplyFile:
             replies: replies to the problem.
         """
         self.replies[number, problem] = replies
-        entry = {"round": number, "problem": problem, "replies": [asdict(r) for r in replies]}
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
+        self._journal.append(
+            {"round": number, "problem": problem, "replies": [asdict(r) for r in replies]}
+        )
 
     def remove(self) -> None:
         """Delete the file, once the shard is written."""
-        self._file.close()
-        self.path.unlink()
+        self._journal.close()
+        self._journal.path.unlink(missing_ok=True)

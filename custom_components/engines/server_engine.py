@@ -12,7 +12,7 @@ import torch
 from custom_components.config import UserError
 from custom_components.engines.engine import Conversation, Reply, Sampling
 from custom_components.engines.heartbeat import beat
-from custom_components.http import Endpoint, EndpointError
+from custom_components.http import ChatEndpoint, ChatReply, EndpointError
 from custom_components.tokenizer.chat import complete_turns
 
 # After one of these statuses every other request will fail, too.
@@ -74,8 +74,9 @@ class ServerEngine:
             raise ValueError("concurrency must be at least 1")
         if max_cost is not None and not (price_in or price_out):
             raise ValueError("max_cost needs price_in and price_out, USD per million tokens")
-        self.endpoint = Endpoint(
-            url.rstrip("/") + "/chat/completions",
+        self.endpoint = ChatEndpoint(
+            url,
+            model,
             api_key_env=api_key_env,
             timeout=timeout,
             attempts=attempts,
@@ -108,10 +109,17 @@ class ServerEngine:
         Raises:
             UserError: if max_cost is reached, or the endpoint refuses every request or is gone.
         """
-        bodies = [self._body(turns, sampling) for turns in conversations]
+        prompts = [
+            complete_turns(turns, self.system_prompt, self.instruction) for turns in conversations
+        ]
+        options = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
+        } | self.extra_body
         jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
         outcomes: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        for i in range(len(bodies)):
+        for i in range(len(prompts)):
             for _ in range(n):
                 jobs.put(i)
         failures: dict[int, str] = {}
@@ -131,7 +139,7 @@ class ServerEngine:
                     return
                 try:
                     before(i)  # here too, or each request would first wait for its turn
-                    outcome = self.endpoint.post(bodies[i], self._read, partial(before, i))
+                    outcome = self.endpoint.ask(prompts[i], options, self._read, partial(before, i))
                 except Exception as e:
                     outcome = e
                     if isinstance(e, EndpointError):
@@ -139,12 +147,12 @@ class ServerEngine:
                 outcomes.put((i, outcome))
 
         # Threads are daemons, so a run that gives up does not wait for the requests under way.
-        for _ in range(min(self.concurrency, len(bodies) * n)):
+        for _ in range(min(self.concurrency, len(prompts) * n)):
             threading.Thread(target=work, name="endpoint", daemon=True).start()
         replies: dict[int, list[Reply]] = defaultdict(list)
         unsent = 0
         try:
-            for _ in range(len(bodies) * n):
+            for _ in range(len(prompts) * n):
                 i, outcome = outcomes.get()
                 if isinstance(outcome, Reply):
                     beat()
@@ -168,43 +176,30 @@ class ServerEngine:
             )
         return failures
 
-    def _body(self, turns: Conversation, sampling: Sampling) -> dict[str, Any]:
-        return {
-            "model": self.name,
-            "messages": complete_turns(turns, self.system_prompt, self.instruction),
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-        } | self.extra_body
-
-    def _read(self, reply: Any) -> Reply:
-        """Read the endpoint's JSON as a reply, and count its cost.
+    def _read(self, reply: ChatReply) -> Reply:
+        """Return the reply as text, and count its cost.
 
         Raises:
             ValueError: if it holds no response that ended or reached the length limit.
             UserError: if max_cost is set and the cost is not known.
         """
-        try:
-            choice, usage = reply["choices"][0], reply.get("usage") or {}
-            text = response_text(choice["message"], choice["finish_reason"])
-            num_tokens = int(usage.get("completion_tokens") or 0)
-            prompt_tokens = int(usage.get("prompt_tokens") or 0)
-        except (KeyError, IndexError, TypeError, AttributeError) as e:
-            raise ValueError("no chat completion") from e
-        if self.max_cost is not None and not usage:
+        if self.max_cost is not None and reply.usage is None:
             raise UserError(
                 f"{self.endpoint.url} reports no usage, so engine.max_cost cannot be kept; set "
                 "engine.max_cost=null"
             )
-        cost = (prompt_tokens * self.price_in + num_tokens * self.price_out) / 1e6
+        usage = reply.usage or {"prompt_tokens": 0, "completion_tokens": 0}
+        num_tokens = usage["completion_tokens"]
+        cost = (usage["prompt_tokens"] * self.price_in + num_tokens * self.price_out) / 1e6
         with self._lock:
             self.spent += cost
             self._failed_in_a_row = 0
-        if choice["finish_reason"] not in ("stop", "length"):
-            raise ValueError(f"finish_reason {choice['finish_reason']!r}")
+        if reply.finish_reason not in ("stop", "length"):
+            raise ValueError(f"finish_reason {reply.finish_reason!r}")
+        text = response_text(reply)
         if not text:
             raise ValueError("an empty response")
-        return Reply(text, num_tokens, choice["finish_reason"], cost)
+        return Reply(text, num_tokens, reply.finish_reason, cost)
 
     def _check_alive(self, failure: EndpointError) -> None:
         """Count a failed conversation.
@@ -237,24 +232,18 @@ class ServerEngine:
         """Do nothing: there is nothing to free."""
 
 
-def response_text(message: dict[str, Any], finish_reason: str) -> str:
-    """Join a chat message to one response, with separate reasoning in <think> tags.
+def response_text(reply: ChatReply) -> str:
+    """Join a reply to one response, with separate reasoning in <think> tags.
 
-    Args:
-        message: message of a chat completion: content, and reasoning_content or reasoning if the
-            endpoint separates them.
-        finish_reason: `stop` or `length`; with `length` and no content, <think> stays open.
+    A reply that is cut off before its content leaves <think> open.
     """
     # Half of a surrogate pair cannot be encoded as UTF-8, so it is replaced.
     content, reasoning = (
-        (text or "").strip().encode("utf-8", "replace").decode()
-        for text in (
-            message.get("content"),
-            message.get("reasoning_content") or message.get("reasoning"),
-        )
+        text.strip().encode("utf-8", "replace").decode()
+        for text in (reply.content, reply.reasoning)
     )
     if not reasoning:
         return content
-    if finish_reason == "length" and not content:
+    if reply.finish_reason == "length" and not content:
         return f"<think>\n{reasoning}"
     return f"<think>\n{reasoning}\n</think>\n\n{content}"

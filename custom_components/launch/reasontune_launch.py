@@ -11,7 +11,7 @@ import sys
 
 
 class LocalRecipes:
-    """`sys.meta_path` finder: `recipes` is the namespace package <cwd>/recipes."""
+    """Find `recipes` as the namespace package <cwd>/recipes; an entry of `sys.meta_path`."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):

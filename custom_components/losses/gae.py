@@ -25,7 +25,7 @@ def generalised_advantages(
         Advantages [tokens], without gradient.
     """
     parts = values.detach().split(lengths)
-    padded = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    padded = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
     last = torch.tensor(lengths, device=values.device) - 1
     advantages = torch.zeros_like(padded)
     running = torch.zeros(len(lengths), dtype=values.dtype, device=values.device)

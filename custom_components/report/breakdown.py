@@ -1,4 +1,4 @@
-"""Accuracy by the length of the response."""
+"""Break accuracy down by the length of the response."""
 
 from typing import Any
 
@@ -6,27 +6,29 @@ PARTS = 5
 
 
 def length_bins(lengths: list[int], parts: int = PARTS) -> list[int]:
-    """Upper ends of bins that hold about as many responses each; fewer where many are as long."""
+    """Return the upper ends of bins with about the same number of responses each.
+
+    There are fewer than `parts` bins if many responses have the same length.
+    """
     ordered = sorted(lengths)
-    return sorted(
-        {ordered[(i + 1) * len(ordered) // parts - 1] for i in range(parts)}
-        if len(ordered) >= parts
-        else set(ordered)
-    )
+    if len(ordered) < parts:
+        return sorted(set(ordered))
+    return sorted({ordered[(i + 1) * len(ordered) // parts - 1] for i in range(parts)})
 
 
 def by_length(responses: list[tuple[int, bool]], ends: list[int]) -> list[dict[str, Any]]:
-    """A stage's accuracy in every bin.
+    """Return a stage's accuracy in every bin.
 
     Args:
-        responses: (length, right) of each.
-        ends: see `length_bins`; the bins are the same for all stages.
+        responses: (length, whether it is right) of each response.
+        ends: upper ends of the bins (see `length_bins`), the same for all stages.
 
     Returns:
-        [{"from", "to", "n_samples", "accuracy"}], both ends included; accuracy is None in a bin
-        without a response.
+        [{"from", "to", "n_samples", "accuracy"}], with both ends included; accuracy is None in a
+        bin without a response.
     """
-    bins, start = [], 0
+    bins: list[dict[str, Any]] = []
+    start = 0
     for end in ends:
         right = [ok for length, ok in responses if start <= length <= end]
         bins.append(

@@ -1,4 +1,4 @@
-"""Responses for the page's browser: a bounded, repeatable choice, safe to embed."""
+"""Choose responses for the page's browser: bounded, repeatable and safe to embed."""
 
 import hashlib
 import json
@@ -14,21 +14,21 @@ from custom_components.runs.metrics import logged_rows
 
 MAX_PROBLEMS = 200
 MAX_TRAINING = 200
-"""Training samples of one stage."""
+"""Most training samples of one stage."""
 MAX_RESPONSES = 4
-"""Responses to one problem by one stage."""
+"""Most responses to one problem by one stage."""
 MAX_RESPONSE = 6000
-"""Characters of one response; longer ones lose their middle."""
+"""Most characters of one response; longer ones lose their middle."""
 BUDGET = 3_000_000
-"""Characters of the responses of all problems; as many again for training."""
-JUDGED = ("verdict", "reason", "prediction", "finish_reason", "length", "num_tokens")
+"""Most characters of the responses to all problems, and also of all training samples."""
+VERIFIED = ("verdict", "reason", "prediction", "finish_reason", "length", "num_tokens")
 
 
 def sample_rows(run_dir: Path, stage: str, task: str) -> Iterator[dict[str, Any]]:
-    """Rows of a stage's evaluation (`eval.results.problem_row`), one after the other.
+    """Yield the rows of a stage's evaluation (`eval.results.problem_row`) for one task.
 
     Raises:
-        UserError: when they were written without their judged samples.
+        UserError: if they were written without their verified samples.
     """
     file = run_dir / "eval" / stage / f"{stage}.samples.jsonl"
     for number, row in read_jsonl(file):
@@ -38,53 +38,58 @@ def sample_rows(run_dir: Path, stage: str, task: str) -> Iterator[dict[str, Any]
             yield row
 
 
-def choose_ids(scores: dict[str, dict[str, float]], most: int = MAX_PROBLEMS) -> list[str]:
-    """Problems to show, the same for all stages and the same at every call.
+def choose_ids(scores: dict[str, dict[str, float]], max_problems: int = MAX_PROBLEMS) -> list[str]:
+    """Choose the problems to show, the same for all stages and at every call.
 
-    Problems that went alike (right, wrong or partly right after each stage) form a group; the groups
-    take turns, so that the rare courses are there, too. Within a group the order is that of a hash.
+    Problems with the same course (right, wrong or partly right after each stage) form a group. The
+    groups take turns, so that rare courses are shown, too. Within a group a hash decides the order.
 
     Args:
-        scores: {stage: {id: accuracy}}; problems that all stages have count.
-        most: as many ids at most.
+        scores: {stage: {id: accuracy}}; only problems that all stages have are chosen.
+        max_problems: most ids to return.
     """
     if not scores:
         return []
-    common = set.intersection(*(set(of) for of in scores.values()))
+    common = set.intersection(*(set(by_id) for by_id in scores.values()))
     groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for name in sorted(
         common, key=lambda i: (hashlib.sha256(i.encode("utf-8", "replace")).hexdigest(), i)
     ):
-        groups[tuple((of[name] > 0) + (of[name] == 1) for of in scores.values())].append(name)
+        course = tuple(
+            (by_id[name] > 0) + (by_id[name] == 1)  # 0 wrong, 1 partly right, 2 right
+            for by_id in scores.values()
+        )
+        groups[course].append(name)
     turns = zip_longest(*(groups[course] for course in sorted(groups)))
-    return [name for turn in turns for name in turn if name is not None][:most]
+    return [name for turn in turns for name in turn if name is not None][:max_problems]
 
 
-def shortened(text: str, most: int = MAX_RESPONSE) -> str:
-    """A text without its middle where it is longer; how much is missing stands in its place."""
-    if len(text) <= most:
+def shortened(text: str, max_length: int = MAX_RESPONSE) -> str:
+    """Return a text, or a longer one with a note on its missing length in place of its middle."""
+    if len(text) <= max_length:
         return text
-    head = most * 2 // 3
-    tail = most - head
-    return f"{text[:head]}\n\n[... {len(text) - most:,} characters cut ...]\n\n{text[-tail:]}"
+    head = max_length * 2 // 3
+    tail = max_length - head
+    missing = len(text) - max_length
+    return f"{text[:head]}\n\n[... {missing:,} characters cut ...]\n\n{text[-tail:]}"
 
 
 def chosen_problems(
     run_dir: Path, task: str, scores: dict[str, dict[str, float]]
 ) -> list[dict[str, Any]]:
-    """The problems to show with every stage's responses, as many as fit `BUDGET`.
+    """Return the problems to show with every stage's responses, as many as fit `BUDGET`.
 
     Returns:
-        [{"id", "problem", "answer", "difficulty", "stages": {stage: {"accuracy", "of" (samples there
-        are), "responses": [{"text", *JUDGED}]}}}].
+        [{"id", "problem", "answer", "difficulty", "stages": {stage: {"accuracy", "of" (number of
+        all samples), "responses": [{"text", *VERIFIED}]}}}].
     """
     ids = choose_ids(scores)
-    found: dict[str, dict[str, Any]] = {name: {} for name in ids}
+    problems: dict[str, dict[str, Any]] = {name: {} for name in ids}
     for stage in scores:
         for row in sample_rows(run_dir, stage, task):
-            if row["id"] not in found:
+            if row["id"] not in problems:
                 continue
-            problem = found[row["id"]]
+            problem = problems[row["id"]]
             if not problem:
                 problem |= {key: row[key] for key in ("id", "answer", "difficulty")}
                 problem |= {"problem": shortened(row["problem"]), "stages": {}}
@@ -93,12 +98,13 @@ def chosen_problems(
                 "accuracy": row["accuracy"],
                 "of": len(row["samples"]),
                 "responses": [
-                    {"text": shortened(text)} | {key: judged[key] for key in JUDGED}
-                    for text, judged in shown
+                    {"text": shortened(text)} | {key: sample[key] for key in VERIFIED}
+                    for text, sample in shown
                 ],
             }
-    kept, spent = [], 0
-    for problem in found.values():
+    kept: list[dict[str, Any]] = []
+    spent = 0
+    for problem in problems.values():
         spent += sum(len(r["text"]) for s in problem["stages"].values() for r in s["responses"])
         if spent > BUDGET and kept:
             break
@@ -107,12 +113,13 @@ def chosen_problems(
 
 
 def training_samples(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Samples that RL stages kept of their steps, evenly over the run.
+    """Return samples that RL stages have logged, spread evenly over the run.
 
     Returns:
-        [{"stage", "label", "logged" (how many there are), "samples": rows of samples.jsonl}].
+        [{"stage", "label", "logged" (number of all samples), "samples": rows of samples.jsonl}].
     """
-    found, room = [], BUDGET
+    logged: list[dict[str, Any]] = []
+    room = BUDGET
     for stage in stages:
         rows = logged_rows(run_dir / stage["name"] / "samples.jsonl", "step", "response")
         if not rows:
@@ -123,16 +130,16 @@ def training_samples(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[s
         while kept and sum(len(row["response"]) for row in kept) > room:
             kept = kept[::2] if len(kept) > 1 else []
         room -= sum(len(row["response"]) for row in kept)
-        found.append(
+        logged.append(
             {"stage": stage["name"], "label": stage["label"], "logged": len(rows), "samples": kept}
         )
-    return found
+    return logged
 
 
 def embedded(value: Any) -> str:
-    """JSON for the inside of a script element: nothing in it can end the element or open a comment.
+    """Return JSON for a script element: nothing in it can end the element or open a comment.
 
-    Lone surrogates, which are no text, become question marks.
+    Lone surrogates, which UTF-8 cannot encode, become question marks.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     text = text.encode("utf-8", "replace").decode()

@@ -1,8 +1,9 @@
-"""report.json and report.html of a chain, from what its stages have left so far."""
+"""Write report.json and report.html of a chain, from the files that its stages have left so far."""
 
 import base64
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from custom_components.report.browser import (
     training_samples,
 )
 from custom_components.report.curves import stage_curves
-from custom_components.report.runs import (
+from custom_components.report.stage_status import (
     as_json,
     clock,
     current_results,
@@ -53,16 +54,16 @@ COPIED = (
 
 
 def make_report(
-    run_dir: Path, task: str, stages: list[dict[str, Any]], compare: list[tuple[str, str]]
+    run_dir: Path, task: str, stages: list[dict[str, Any]], compare: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], Path]:
-    """Collect, write the page, and put the results into the models' cards.
+    """Collect the results, write the page, and put the results into the models' cards.
 
     Args:
-        run_dir, task, stages: see `build_report`.
-        compare: pairs of stages to compare besides neighbours.
+        run_dir, task, stages: as for `build_report`.
+        compare: pairs of stages to compare, apart from neighbours.
 
     Returns:
-        (report, the page's path).
+        (report, path of the page).
     """
     report = build_report(run_dir, task, stages, compare)
     page = write_report(run_dir, report, stages)
@@ -70,23 +71,31 @@ def make_report(
     return report, page
 
 
-def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_pairs=()) -> dict:
-    """Collect the evaluated stages.
+def build_report(
+    run_dir: Path,
+    task: str,
+    stages: list[dict[str, Any]],
+    extra_pairs: Sequence[Sequence[str]] = (),
+) -> dict[str, Any]:
+    """Collect the results of the evaluated stages.
 
     Args:
-        run_dir: the chain's folder.
+        run_dir: folder of the chain.
         task: lm-eval task whose results are compared.
-        stages: {name, label, evaluate} in order; those without results, or with results of an
+        stages: {name, label, evaluate} in order; stages without results, or with results of an
             earlier model, are left out.
-        extra_pairs: (a, b) names to compare besides neighbours.
+        extra_pairs: names (a, b) of stages to compare, apart from neighbours.
 
     Returns:
-        the chain result of docs/ARCHITECTURE.md.
+        The chain result of docs/ARCHITECTURE.md.
 
     Raises:
-        UserError: when an evaluation lacks the task.
+        UserError: if an evaluation lacks the task.
     """
-    rows, scores, of_stages, lengths = [], {}, {}, {}
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, dict[str, float]] = {}
+    all_results: dict[str, dict[str, Any]] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
     for stage in stages:
         name = stage["name"]
         results = current_results(run_dir, name) if stage["evaluate"] else None
@@ -96,37 +105,32 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
             raise UserError(
                 f"the evaluation of {name} has no task {task!r}; there are {', '.join(results)}"
             )
-        of_stages[name], result = results, results[task]
-        rows.append({"name": name, "label": stage["label"]} | {key: result[key] for key in COPIED})
-        scores[name], lengths[name] = {}, []
+        all_results[name] = results
+        copied = {key: results[task][key] for key in COPIED}
+        rows.append({"name": name, "label": stage["label"]} | copied)
+        scores[name] = {}
+        samples[name] = []
         for row in sample_rows(run_dir, name, task):
             scores[name][row["id"]] = row["accuracy"]
-            lengths[name] += [
-                (s["num_tokens"], s["length"], s["verdict"] == "correct") for s in row["samples"]
-            ]
-    # an engine that counts none gives 0
-    in_tokens = all(any(tokens for tokens, _, _ in of) for of in lengths.values())
+            samples[name] += row["samples"]
+    # An engine that does not count tokens gives 0.
+    in_tokens = all(any(s["num_tokens"] for s in part) for part in samples.values())
+    length = "num_tokens" if in_tokens else "length"
     responses = {
-        name: [(tokens if in_tokens else characters, right) for tokens, characters, right in of]
-        for name, of in lengths.items()
+        name: [(s[length], s["verdict"] == "correct") for s in part]
+        for name, part in samples.items()
     }
-    ends = length_bins([length for of in responses.values() for length, _ in of])
+    ends = length_bins([s[length] for part in samples.values() for s in part])
     for row in rows:
         row["by_length"] = by_length(responses[row["name"]], ends)
     names = [row["name"] for row in rows]
-    wanted = [*zip(names, names[1:], strict=False), *extra_pairs]
-    pairs = []
-    for a, b in dict.fromkeys(wanted):
-        if a in scores and b in scores and scores[a].keys() == scores[b].keys():
-            ids = list(scores[a])
-            difference = paired_difference([scores[a][i] for i in ids], [scores[b][i] for i in ids])
-            pairs.append({"a": a, "b": b} | difference)
+    neighbours = zip(names, names[1:], strict=False)
     return {
         "task": task,
         "stages": rows,
         "length_unit": "tokens" if in_tokens else "characters",
-        "paired": pairs,
-        "published": published_tables(of_stages) if is_published(of_stages) else [],
+        "paired": paired_differences(scores, [*neighbours, *extra_pairs]),
+        "published": published_tables(all_results) if is_published(all_results) else [],
         "wall_seconds": {
             name: manifest["wall_seconds"]
             for stage in stages
@@ -136,16 +140,37 @@ def build_report(run_dir: Path, task: str, stages: list[dict[str, Any]], extra_p
     }
 
 
-def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, Any]]) -> Path:
-    """Write report.json and report.html, one page that needs nothing else.
+def paired_differences(
+    scores: dict[str, dict[str, float]], pairs: Sequence[Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Compare pairs of stages on the same problems.
 
     Args:
-        run_dir: the chain's folder.
-        report: see `build_report`.
+        scores: {stage: {id: accuracy}}.
+        pairs: names (a, b); pairs without scores, or with other problems, are left out.
+
+    Returns:
+        [{"a", "b"} and `eval.statistics.paired_difference`].
+    """
+    rows: list[dict[str, Any]] = []
+    for a, b in dict.fromkeys(map(tuple, pairs)):
+        if a in scores and b in scores and scores[a].keys() == scores[b].keys():
+            ids = list(scores[a])
+            difference = paired_difference([scores[a][i] for i in ids], [scores[b][i] for i in ids])
+            rows.append({"a": a, "b": b} | difference)
+    return rows
+
+
+def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, Any]]) -> Path:
+    """Write report.json and report.html, one page that needs no other file.
+
+    Args:
+        run_dir: folder of the chain.
+        report: result of `build_report`.
         stages: {name, label, evaluate} in order.
 
     Returns:
-        the page's path.
+        Path of the page.
     """
     write_json(run_dir / "report.json", report)
     scores = {
@@ -161,10 +186,12 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "p_value": p_value, "as_json": as_json}
-    environment.globals |= {"signed": signed, "interval": svg.interval, "axis": svg.axis}
+    environment.filters.update(percent=percent, p_value=p_value, as_json=as_json)
     page = environment.get_template("report.html.jinja").render(
         report=report,
+        signed=signed,
+        interval=svg.interval,
+        axis=svg.axis,
         title=run_dir.name,
         made=clock(time.time()),
         runs=stage_runs(run_dir, stages),
@@ -187,13 +214,13 @@ def write_report(run_dir: Path, report: dict[str, Any], stages: list[dict[str, A
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    # what models wrote may hold lone surrogates
+    # Text of a model may hold lone surrogates, which UTF-8 cannot encode.
     write_text(run_dir / "report.html", page.encode("utf-8", "replace").decode())
     return run_dir / "report.html"
 
 
 def scale(values: list[float]) -> dict[str, Any]:
-    """An axis around accuracies or their differences: {"low", "high", "marks"}, as shares of 1."""
+    """Return an axis around accuracies or differences: {"low", "high", "marks"}, as shares of 1."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if high - low < 0.01:
         low, high = low - 0.005, high + 0.005
@@ -204,17 +231,18 @@ def scale(values: list[float]) -> dict[str, Any]:
 def refresh_cards(run_dir: Path, stages: list[dict[str, Any]], report: dict[str, Any]) -> None:
     """Put the results of a chain's evaluations into the cards of its trained models.
 
-    Cards are no part of a model's hash (`io.sha256_of`), so nothing runs again for it.
+    A card is not part of its model's hash (`io.sha256_of`), so no stage runs again for it.
 
     Args:
-        run_dir: the chain's folder.
+        run_dir: folder of the chain.
         stages: {name, ...} in order.
-        report: see `chain_report.build_report`.
+        report: result of `build_report`.
     """
     for stage in stages:
         name = stage["name"]
         manifest = read_manifest(run_dir / name) or {}
-        card, results = run_dir / name / "model" / CARD, current_results(run_dir, name)
+        card = run_dir / name / "model" / CARD
+        results = current_results(run_dir, name)
         trained = manifest.get("status") == "complete" and "checkpointer" in manifest["config"]
         if not (trained and card.is_file() and results):
             continue

@@ -1,4 +1,4 @@
-"""The curves of a stage, from its metrics.jsonl."""
+"""Draw the curves of a stage from its metrics.jsonl."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from custom_components.report.svg import line_chart, short
 from custom_components.runs.metrics import logged_rows
 
-# title, keys of metrics.jsonl that share the panel, whether its axis begins at 0
 PANELS = (
     ("Mean reward", ("reward",), False),
     ("Held-out accuracy", ("held_out_accuracy",), False),
@@ -32,13 +31,15 @@ PANELS = (
     ("Learning rate", ("lr",), True),
     ("Tokens per second", ("tokens_per_second",), True),
 )
+"""(title, keys of metrics.jsonl that share the panel, whether its axis begins at 0)."""
 
 
 def stage_curves(folder: Path) -> list[dict[str, Any]]:
-    """Panels of a run folder's metrics.
+    """Return the panels of a run folder's metrics.
 
     Returns:
-        [{"title", "svg", "keys": [{"name", "last"}]}], last as text; empty where there are no metrics.
+        [{"title", "svg", "keys": [{"name", "last"}]}], with the last value as text; empty without
+        metrics.
     """
     rows = logged_rows(folder / "metrics.jsonl", "step")
     panels = []
@@ -56,7 +57,7 @@ def stage_curves(folder: Path) -> list[dict[str, Any]]:
 
 
 def points_of(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) where the metric is there and finite."""
+    """Return (step, value) for the rows in which the metric is present and finite."""
     return [
         (row["step"], float(row[key]))
         for row in rows

@@ -1,5 +1,5 @@
-// The browser of samples. Its state is the address's hash (#stage=sft&verdict=wrong&problem=ID), so a
-// view can be sent to somebody. What models wrote goes into the page as textContent alone.
+// Show the samples. The state is the address's hash (#stage=sft&verdict=wrong&problem=ID), so that a
+// view can be shared. The text of models enters the page only as textContent.
 "use strict";
 (() => {
   const browser = document.getElementById("browser");
@@ -19,7 +19,7 @@
     return node;
   }
 
-  // entries of both sources alike: id, problem, answer, difficulty, columns of judged responses
+  // Entries of both sources have id, problem, answer, difficulty and columns of verified responses.
   const evaluated = data.problems.map((p) => ({
     ...p,
     columns: data.stages.map((s) => ({ ...s, ...p.stages[s.name] })),
@@ -41,7 +41,7 @@
     return NAMES[response.verdict] || "undecided";
   }
 
-  // what a stage made of a problem: of all its samples, where more were taken than are shown
+  // Return the outcome of a problem at a stage, over all its samples, also those not shown.
   function course(column) {
     if (!column.responses) return "missing";
     const seen = new Set(column.responses.map(verdict));
@@ -122,7 +122,7 @@
       : Number.isFinite(r.length) && `${r.length} characters`;
     const facts = [r.reason, r.prediction !== undefined && `answer ${r.prediction ?? "none"}`, size,
       r.finish_reason === "length" && "cut off",
-      // what was not finite is null in a run's files
+      // A number that is not finite is null in a run's files.
       r.advantage !== undefined && `advantage ${r.advantage?.toFixed(2) ?? "not finite"}`].filter(Boolean);
     const badge = element("p", `${SIGNS[what]} ${what} `, `badge ${what}`);
     badge.append(element("small", facts.join(" · ")));

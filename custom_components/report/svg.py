@@ -1,4 +1,7 @@
-"""Plots as inline SVG. Colours are classes of report.css, so they follow the reader's theme."""
+"""Draw plots as inline SVG.
+
+Colours are classes of report.css, so they follow the reader's theme.
+"""
 
 import math
 from html import escape
@@ -11,12 +14,12 @@ Series = list[tuple[float, float]]
 
 
 def line_chart(title: str, series: list[Series], from_zero: bool = False) -> str:
-    """One or several curves over the steps; a single long one with its running mean.
+    """Draw one or several curves over the steps; a single noisy one with its running mean.
 
     Args:
-        title: for those who cannot see it.
-        series: points (step, value), finite; at least one point in all.
-        from_zero: begin the vertical axis at 0 where no value is below.
+        title: title for readers who cannot see the chart.
+        series: curves of finite points (step, value), with at least one point in all.
+        from_zero: whether the vertical axis begins at 0, unless a value is below.
     """
     points = [point for curve in series for point in curve]
     xs, ys = zip(*points, strict=True)
@@ -67,11 +70,11 @@ def _polyline(placed: Series, name: str) -> str:
     return f'<polyline class="{name}" points="{points}"/>'
 
 
-def thinned(curve: Series, most: int = MAX_POINTS) -> Series:
-    """At most so many points: the means of stretches of equal length."""
-    if len(curve) <= most:
+def thinned(curve: Series, max_points: int = MAX_POINTS) -> Series:
+    """Return at most `max_points` points, the means of stretches of equal length."""
+    if len(curve) <= max_points:
         return curve
-    bounds = [len(curve) * i // most for i in range(most + 1)]
+    bounds = [len(curve) * i // max_points for i in range(max_points + 1)]
     return [
         (sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part))
         for part in (curve[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
@@ -79,24 +82,26 @@ def thinned(curve: Series, most: int = MAX_POINTS) -> Series:
 
 
 def is_noisy(curve: Series) -> bool:
-    """Whether a curve is long, and goes up and down rather than somewhere."""
+    """Tell whether a curve is long, and moves up and down more than it moves on."""
     values = [y for _, y in curve]
     way = sum(abs(b - a) for a, b in zip(values, values[1:], strict=False))
     return len(curve) > 40 and way > 4 * (max(values) - min(values))
 
 
 def running_mean(curve: Series) -> Series:
-    """Mean over the last twentieth of all points up to each."""
-    width, total, means = max(1, len(curve) // 20), 0.0, []
+    """Return at each point the mean over the window before it, a twentieth of all points wide."""
+    width = max(1, len(curve) // 20)
+    total = 0.0
+    means: Series = []
     for i, (x, y) in enumerate(curve):
         total += y - (curve[i - width][1] if i >= width else 0.0)
         means.append((x, total / min(i + 1, width)))
     return means
 
 
-def nice_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that cover [low, high] with about so many steps."""
-    rough = (high - low) / about
+def nice_ticks(low: float, high: float, steps: int) -> list[float]:
+    """Return round numbers that cover [low, high] with about this number of steps."""
+    rough = (high - low) / steps
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -104,7 +109,7 @@ def nice_ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number on an axis: `0.25`, `20k`, `3e-5`."""
+    """Return a number for an axis: `0.25`, `20k`, `3e-5`."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.4g}{letter}"
@@ -117,12 +122,12 @@ def short(value: float) -> str:
 def interval(
     value: float, ci: list[float], low: float, high: float, marks: list[float] | None = None
 ) -> str:
-    """A dot with its whiskers, for a table's cell.
+    """Draw a dot with its whiskers, for a cell of a table.
 
     Args:
-        value, ci: where the dot and the ends stand.
-        low, high: of the axis that all rows share.
-        marks: faint vertical lines.
+        value, ci: positions of the dot and of the whiskers' ends.
+        low, high: ends of the axis that all rows share.
+        marks: positions of faint vertical lines.
     """
 
     def at(x: float) -> str:
@@ -139,7 +144,7 @@ def interval(
 
 
 def axis(low: float, high: float, marks: list[float]) -> str:
-    """The labels of `interval`'s axis, in the table's head; `marks` as shares of 1."""
+    """Draw the labels of `interval`'s axis for the table's head; `marks` are shares of 1."""
     texts = "".join(
         f'<text x="{100 * (m - low) / (high - low):.2f}%" y="14">{100 * m:g}</text>' for m in marks
     )

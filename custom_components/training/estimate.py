@@ -1,8 +1,8 @@
 """Estimate the memory of a training stage from its config alone, before anything is loaded.
 
 The training code runs the forward and backward pass of one micro-batch on fake tensors (shapes
-without data), and the bytes alive are counted. It runs a few layers, and the result is extended
-linearly to all. Sharding and the optimizer's state are added by arithmetic.
+without data), and the bytes alive are counted. This is done with few layers, and extended linearly
+to all of them. The savings of sharding and the optimizer's state are arithmetic on top.
 """
 
 import functools
@@ -24,32 +24,34 @@ from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.flops import model_size
 from custom_components.training.trainer import prepare_layers
-from custom_components.training.training_config import TrainingConfig
+from custom_components.training.training_config import DPOConfig, TrainingConfig
 
-# Bytes of optimizer state per trained parameter with float32 weights; torch's states have the
-# weights' dtype.
 OPTIMIZER_BYTES = {
     "torch.optim.AdamW": 8.0,
     "torch.optim.Adam": 8.0,
     "torch.optim.SGD": 0.0,
-    # Two one-byte moments, each with a float32 scale for every block of 256.
+    # two one-byte moments and a float32 scale for each block of 256
     "torchao.optim.AdamW8bit": 2 + 2 * 4 / 256,
 }
-# CUDA context, NCCL buffers and the allocator's fragmentation take about this much.
+"""Bytes of optimizer state per trained parameter with float32 weights. torch's optimizers keep their
+state in the dtype of the weights."""
 OVERHEAD_GIB = 1.5
+"""CUDA context, NCCL buffers and fragments of the allocator, GiB, by experience."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Hold one rank's memory at its highest point by what uses it, in bytes.
+    """Hold the memory of one rank at its highest point in bytes, by what takes it.
 
     Attributes:
-        weights, gradients, optimizer: this rank's shards; gradients as far as they exist then.
-        reference: second, frozen model (GRPO's KL term).
-        gathered: full weights of the layers at work, under sharding.
-        activations: tensors saved for backward, and temporary ones.
-        engine: memory that the rollout engine reserves.
+        weights: This rank's shard of the weights.
+        gradients: This rank's shard of the gradients that exist at that point.
+        optimizer: This rank's shard of the optimizer's state.
+        reference: A second, frozen model (GRPO's KL term).
+        gathered: Full weights of the layers at work, under sharding.
+        activations: Activations saved for backward, and temporary tensors.
+        engine: Memory that the rollout engine reserves.
     """
 
     weights: float
@@ -62,7 +64,7 @@ class Memory:
 
     @property
     def trainer(self) -> float:
-        """Return the memory of everything except the engine."""
+        """Return the sum without the engine, bytes."""
         return sum(vars(self).values()) - self.engine
 
 
@@ -73,25 +75,23 @@ def build_on_meta(cfg: TrainingConfig) -> Decoder:
 
 
 class PeakBytes(TorchDispatchMode):
-    """Count the bytes of all storages that operations create within this context.
+    """Count the bytes of all storages that operations make within it.
 
     Attributes:
-        alive: bytes of the storages that exist now.
-        peak: largest number of bytes that existed at once.
+        alive: Bytes of the storages that exist now.
+        peak: Most bytes that existed at once.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.alive = self.peak = 0
+        self.alive = 0
+        self.peak = 0
         self._seen: set[int] = set()
 
     def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
+        """Run an operation and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
@@ -99,7 +99,7 @@ class PeakBytes(TorchDispatchMode):
         return result
 
     def ignore(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Leave the storages of existing tensors out of the count."""
+        """Leave out the storages of tensors that exist already."""
         self._seen |= {t.untyped_storage()._cdata for t in tensors}
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -115,80 +115,81 @@ class PeakBytes(TorchDispatchMode):
         self.alive -= nbytes
 
 
-def pass_peak(
-    cfg: TrainingConfig,
-    layers: int,
-    documents_per_row: int = 1,
-    entropy: bool = False,
-    keep: bool = True,
-) -> float:
-    """Return the most bytes at once in one micro-batch's forward and backward, besides weights.
+@dataclass(frozen=True)
+class MicroBatchPass:
+    """Describe the forward and backward pass of one micro-batch.
+
+    Every token counts as scored, and documents are as long as `max_seq_len` allows: the most that
+    a config can ask for.
+
+    Attributes:
+        model: `model` node of the config, as JSON.
+        dtype, weights_dtype, activation_checkpointing, head_chunk_size, max_seq_len: Keys of the
+            config.
+        tokens: Tokens of the micro-batch.
+        entropy: Whether the head also computes entropies, as in RL.
+    """
+
+    model: str
+    dtype: str
+    weights_dtype: str
+    activation_checkpointing: bool
+    head_chunk_size: int
+    max_seq_len: int
+    tokens: int
+    entropy: bool
+
+    @classmethod
+    def of(cls, cfg: TrainingConfig, entropy: bool) -> "MicroBatchPass":
+        """Return the largest micro-batch of a config."""
+        documents_per_row = 2 if isinstance(cfg, DPOConfig) else 1
+        return cls(
+            model=json.dumps(cfg.model),
+            dtype=cfg.dtype,
+            weights_dtype=cfg.weights_dtype,
+            activation_checkpointing=cfg.activation_checkpointing,
+            head_chunk_size=cfg.head_chunk_size,
+            max_seq_len=cfg.max_seq_len,
+            tokens=max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len),
+            entropy=entropy,
+        )
+
+
+@functools.lru_cache(maxsize=256)  # the stages of a chain are often alike
+def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float:
+    """Return the most bytes that exist at once in a pass, besides the weights.
 
     Args:
-        cfg: config of a training recipe. Every token counts as scored, and documents are as long
-            as `max_seq_len` allows: the most that the config can need.
-        layers: number of the model's layers to run.
-        documents_per_row: 2 for preference pairs, else 1.
-        entropy: whether the head also computes entropies, as in RL.
-        keep: keep the gradients; False drops each as soon as it is complete.
+        batch: The pass.
+        layers: Number of the model's layers to run.
+        keep_gradients: Keep the gradients; otherwise drop each as soon as it is complete.
     """
-    total = max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len)
-    return _pass_peak(
-        json.dumps(cfg.model),
-        cfg.dtype,
-        cfg.weights_dtype,
-        cfg.activation_checkpointing,
-        cfg.head_chunk_size,
-        total,
-        cfg.max_seq_len,
-        layers,
-        entropy,
-        keep,
-    )
-
-
-@functools.lru_cache(maxsize=256)  # stages of a chain often have the same sizes
-def _pass_peak(
-    model_node: str,
-    dtype: str,
-    weights_dtype: str,
-    checkpointing: bool,
-    chunk_size: int,
-    total: int,
-    max_seq_len: int,
-    layers: int,
-    entropy: bool,
-    keep: bool,
-) -> float:
-    whole, rest = divmod(total, max_seq_len)
-    lengths = [max_seq_len] * whole
-    if rest:
-        lengths.append(rest)
-    documents = Documents(tuple(lengths))
+    whole, rest = divmod(batch.tokens, batch.max_seq_len)
+    documents = Documents((batch.max_seq_len,) * whole + ((rest,) if rest else ()))
     with FakeTensorMode():
-        model = instantiate(json.loads(model_node), "model")
+        model = instantiate(json.loads(batch.model), "model")
         model.layers = model.layers[:layers]
-        cast_weights(model, DTYPES[dtype], DTYPES[weights_dtype])
-        prepare_layers(model, False, checkpointing)
-        if not keep:
+        cast_weights(model, DTYPES[batch.dtype], DTYPES[batch.weights_dtype])
+        prepare_layers(model, False, batch.activation_checkpointing)
+        if not keep_gradients:
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        tokens = torch.zeros(1, total, dtype=torch.int64)
+        tokens = torch.zeros(1, batch.tokens, dtype=torch.int64)
         inputs = {
             "mask": documents,
             "input_pos": documents.positions(),
             "targets": tokens,
-            "scored": torch.arange(total),
-            "chunk_size": chunk_size,
-            "entropy": entropy,
+            "scored": torch.arange(batch.tokens),
+            "chunk_size": batch.head_chunk_size,
+            "entropy": batch.entropy,
         }
         with PeakBytes() as count:
             count.ignore([*model.parameters(), *model.buffers()])
-            half = dtype == "bf16"
+            half = batch.dtype == "bf16"
             with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
                 output = model(tokens, **inputs)
-            (output[0] if entropy else output).sum().backward()
+            (output[0] if batch.entropy else output).sum().backward()
     return count.peak
 
 
@@ -196,16 +197,25 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
     parameter.grad = None
 
 
-def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
-    """Estimate the peak memory of one rank of a training stage.
+def stage_memory(
+    cfg: TrainingConfig,
+    ranks: int,
+    entropy: bool = False,
+    reference: bool = False,
+    engine: float = 0.0,
+) -> Memory:
+    """Estimate the peak memory of a rank of a training stage.
 
     Args:
-        cfg: config of midtrain, sft, dpo, grpo or ppo.
-        ranks: number of ranks that the model is sharded over (FSDP2).
-        device_gib: memory of the device, GiB, of which a vLLM engine reserves a share.
+        cfg: Config of the stage.
+        ranks: Number of ranks that the model is sharded over (FSDP2).
+        entropy: Compute entropies beside log-probs, as RL does.
+        reference: Keep a frozen copy of the model. With LoRA there is none: the model without its
+            adapters is the reference.
+        engine: Bytes that the rollout engine reserves.
 
     Raises:
-        UserError: if the size of the optimizer's state is not known.
+        UserError: When the memory of the optimizer's state is not known.
     """
     component = cfg.optimizer["_component_"]
     if component not in OPTIMIZER_BYTES:
@@ -213,49 +223,53 @@ def stage_memory(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
             f"optimizer: the memory of {component} is not known; known: "
             f"{', '.join(OPTIMIZER_BYTES)}"
         )
-    model = build_on_meta(cfg)
-    cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
     state_bytes = OPTIMIZER_BYTES[component]
     if cfg.weights_dtype == "bf16" and component.startswith("torch."):
         state_bytes /= 2
-    engine = getattr(cfg, "engine", None)
-    engine_gib = device_gib * (engine or {}).get("gpu_memory_utilization", 0.0)
-    full = trained == model_size(model)
-    has_copy = engine is not None and cfg.loss.kl_coefficient and full
+    model = build_on_meta(cfg)
+    cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
+    parameters, layer_parameters = list(model.parameters()), list(model.layers[0].parameters())
+    layers = len(model.layers)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    has_adapters = trained != model_size(model)
+    weights, layer_weights = size_of(parameters), size_of(layer_parameters)
     gathered = 0.0
     if ranks > 1:
-        # The root's weights stay gathered, and one layer is at work while the next is gathered.
-        # Gradients take as much again before they are reduced.
-        layer = sum(p.numel() * p.element_size() for p in model.layers[0].parameters())
-        root = weights - len(model.layers) * layer
-        gathered = (root + 2 * layer) * (2 if full else 1)
-    options = {"documents_per_row": 2 if hasattr(cfg, "beta") else 1, "entropy": engine is not None}
-    layer_gradients = sum(
-        p.numel() * p.element_size() for p in model.layers[0].parameters() if p.requires_grad
-    )
-    gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    # Activations are highest at the start of backward, gradients at its end, when one layer is
-    # still at work.
-    two, four = (pass_peak(cfg, n, **options, keep=False) for n in (2, 4))
-    highest = two + (len(model.layers) - 2) / 2 * (four - two)
-    last_layer = pass_peak(cfg, 1, **options)
-    earlier = layer_gradients * (len(model.layers) - 1)
-    points = [(0.0, highest), (earlier, last_layer), (gradients, 0.0)]
+        # the root's weights stay; one layer is at work while the next is gathered; the same again
+        # in gradients before they are reduced
+        root = weights - layers * layer_weights
+        gathered = (root + 2 * layer_weights) * (1 if has_adapters else 2)
+    gradients = size_of(p for p in parameters if p.requires_grad)
+    layer_gradients = size_of(p for p in layer_parameters if p.requires_grad)
+    # activations are highest where backward begins; gradients where it ends, one layer still at work
+    batch = MicroBatchPass.of(cfg, entropy)
+    two, four = (pass_peak(batch, n, keep_gradients=False) for n in (2, 4))
+    all_activations = two + (layers - 2) / 2 * (four - two)
+    last_layer = pass_peak(batch, 1, keep_gradients=True)
+    points = [
+        (0.0, all_activations),
+        (layer_gradients * (layers - 1), last_layer),
+        (gradients, 0.0),
+    ]
     gradients_there, activations = max(points, key=lambda p: p[0] / ranks + p[1])
+    copy = trained * DTYPES[cfg.dtype].itemsize if reference and not has_adapters else 0.0
     return Memory(
         weights=weights / ranks,
         gradients=gradients_there / ranks,
         optimizer=state_bytes * trained / ranks,
-        reference=trained * DTYPES[cfg.dtype].itemsize / ranks if has_copy else 0.0,
+        reference=copy / ranks,
         gathered=gathered,
         activations=activations,
-        engine=engine_gib * GIB,
+        engine=engine,
     )
 
 
+def size_of(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
 def kv_bytes_per_token(model: Decoder, element_size: int = 2) -> int:
-    """Return the bytes that one token takes in the KV cache of all layers."""
+    """Return the bytes of one token in the KV cache, over all layers."""
     size = model.size
     return 2 * size.num_layers * size.num_kv_heads * size.head_dim * element_size

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+import datasets
 import torch
 from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
@@ -50,7 +51,8 @@ from custom_components.training.flops import known_device, training_flops
 from custom_components.training.schedule import Schedule
 from custom_components.training.training_config import TrainingConfig
 
-Cfg = TypeVar("Cfg", bound=TrainingConfig)
+Rows = Sequence[dict[str, Any]] | datasets.Dataset
+Cfg = TypeVar("Cfg", bound=TrainingConfig, covariant=True)
 
 
 def total_steps(cfg: TrainingConfig, rows: int) -> int:
@@ -137,7 +139,7 @@ class Trainer(Generic[Cfg]):
         self.device_flops = device.flops if device else None
         self._nonfinite = 0
         self._value_norm: float | None = None
-        self._batch: tuple[Sequence[dict[str, Any]], list[int]] = [], []
+        self._batch: tuple[Rows, list[int]] = [], []
         self._interruption = Interruption()
 
     def _build(self) -> Decoder:
@@ -226,7 +228,7 @@ class Trainer(Generic[Cfg]):
             local += float(loss.detach())
         return self.world.sum(local)
 
-    def batches(self, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, list[int]]]:
+    def batches(self, rows: Rows) -> Iterator[tuple[int, list[int]]]:
         """Yield (epoch, row indices) of each remaining global batch, with a progress bar.
 
         Args:
@@ -303,7 +305,7 @@ class Trainer(Generic[Cfg]):
     def finish_step(
         self,
         loss: float,
-        tokens: int,
+        tokens: float,
         norm: float | None = None,
         document_length: float | None = None,
         best: bool = False,

@@ -42,13 +42,13 @@ class TrainingConfig(RunConfig):
     head_chunk_size: int = option(1024, "scored tokens per chunk of the output head", least=1)
     checkpoint_every: int = option(100, "steps between checkpoints", least=1)
     keep_checkpoints: int = option(2, "number of latest checkpoints to keep", least=1)
-    async_checkpoints: bool = option(False, "write checkpoints while training goes on")
+    async_checkpoints: bool = option(False, "write checkpoints while training continues")
     metric_logger: Component | None = option(None, "torchtune metric logger beside metrics.jsonl")
 
     LOCAL: ClassVar[tuple[str, ...]] = ("data", "checkpointer.checkpoint_dir", "tokenizer.path")
 
     def __post_init__(self) -> None:
-        """Refuse a component without a builder, for whoever reads the config."""
+        """Raise UserError for a component without a builder."""
         for key in ("model", "checkpointer", "tokenizer", "optimizer"):
             if "_component_" not in getattr(self, key):
                 raise UserError(f"{key}: name what to build with {key}._component_=package.builder")
@@ -96,8 +96,10 @@ class MidtrainConfig(SplitTrainingConfig):
 
     train_on_prompt: bool = option(False, "also score the tokens of the prompt")
     document_mask: bool = option(True, "attention and positions stay inside a document")
-    mixture: dict[str, float] = option(dict, "source: how often its rows are there; 1 by default")
-    validation: ValidationConfig = option(ValidationConfig, "held-out problems, and when to stop")
+    mixture: dict[str, float] = option(
+        dict, "source: how often its rows are repeated; 1 by default"
+    )
+    validation: ValidationConfig = option(ValidationConfig, "validation on held-out problems")
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""What the task YAMLs beside this file refer to: where their problems come from.
+"""Load the problems of the task YAMLs beside this file, which refer to these functions.
 
-Each set is loaded from the Hugging Face hub, or from `$REASONTUNE_DATA` where a copy is there.
+Each set comes from the Hugging Face hub, or from a copy in `$REASONTUNE_DATA` if there is one.
 """
 
 import random
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import datasets
@@ -35,27 +36,29 @@ FEATURES = datasets.Features(
 LETTERS = "ABCD"
 
 
-def _dataset(problems: Any) -> dict[str, datasets.Dataset]:
+def _dataset(problems: Iterable[dict[str, Any] | Reject]) -> dict[str, datasets.Dataset]:
     rows = [{name: p.get(name) for name in FEATURES} for p in problems if not isinstance(p, Reject)]
     return {"test": datasets.Dataset.from_list(rows, features=FEATURES)}
 
 
 def tiny_addition(**_: Any) -> dict[str, datasets.Dataset]:
-    """600 held-out additions of two to five digits (the distillation data end at four), the same
-    for every seed of a chain."""
+    """Load 600 held-out additions of two to five digits, the same for every seed of a chain.
+
+    The distillation data end at four digits.
+    """
     return _dataset(addition.column_addition("eval", dict.fromkeys((2, 3, 4, 5), 150)))
 
 
 def gsm8k_test(**_: Any) -> dict[str, datasets.Dataset]:
-    """GSM8K's test problems, from the hub or `$REASONTUNE_DATA/gsm8k/test.jsonl`."""
+    """Load GSM8K's test problems, from the hub or `$REASONTUNE_DATA/gsm8k/test.jsonl`."""
     return _dataset(gsm8k(split="test"))
 
 
-def whole(problems: Any) -> dict[str, datasets.Dataset]:
-    """A task's data of what a function of `custom_components.data.problems` yields.
+def whole(problems: Iterable[dict[str, Any] | Reject]) -> dict[str, datasets.Dataset]:
+    """Return the data of a task, from a function of `custom_components.data.problems`.
 
     Raises:
-        UserError: on a row that cannot be used: a benchmark is whole or worthless.
+        UserError: if a row cannot be used, since an incomplete benchmark is worthless.
     """
     rows = list(problems)
     for row in rows:
@@ -72,7 +75,7 @@ def own(
     split: str = "train",
     **_: Any,
 ) -> dict[str, datasets.Dataset]:
-    """Problems of your own: a file or hub set, and its columns (see `problems.table`)."""
+    """Load the user's own problems from a file or hub set (see `problems.table`)."""
     if not path:
         raise UserError(
             "task reasoning_own: name its problems, by the key `problems` of recipes/evaluate.py or "
@@ -81,8 +84,14 @@ def own(
     return whole(table(path, problem, answer, difficulty=difficulty, split=split, source="own"))
 
 
-def _table(hub: str, local: str, split: str, name: str | None = None) -> Any:
-    """Rows of a set; a broken one ends the evaluation: a benchmark is whole or worthless."""
+def _table(
+    hub: str, local: str, split: str, name: str | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (location, row) for a set.
+
+    Raises:
+        UserError: if a row cannot be used, since an incomplete benchmark is worthless.
+    """
     for where, row in load_table(resolve(hub, local), split, name):
         if row is None:
             raise UserError(f"{where} is not a JSON object")
@@ -102,17 +111,17 @@ def _aime(year: str, hub: str, split: str) -> dict[str, datasets.Dataset]:
 
 
 def aime24(**_: Any) -> dict[str, datasets.Dataset]:
-    """AIME 2024 I and II, 30 problems."""
+    """Load AIME 2024 I and II, 30 problems."""
     return _aime("24", "HuggingFaceH4/aime_2024", "train")
 
 
 def aime25(**_: Any) -> dict[str, datasets.Dataset]:
-    """AIME 2025 I and II, 30 problems."""
+    """Load AIME 2025 I and II, 30 problems."""
     return _aime("25", "math-ai/aime25", "test")
 
 
 def math500(**_: Any) -> dict[str, datasets.Dataset]:
-    """MATH-500; the difficulty is MATH's level."""
+    """Load MATH-500; the difficulty is MATH's level."""
     rows = _table("HuggingFaceH4/MATH-500", "eval/math500.jsonl", "test")
     return _dataset(
         {
@@ -125,8 +134,8 @@ def math500(**_: Any) -> dict[str, datasets.Dataset]:
     )
 
 
-def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str]:
-    """A GPQA row as a choice between A and D, in an order that its question decides."""
+def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str | None]:
+    """Return a GPQA row as a choice from A to D, in an order that its question decides."""
     options = [row["Correct Answer"], *(row[f"Incorrect Answer {n}"] for n in (1, 2, 3))]
     order = random.Random(row["Question"]).sample(range(4), 4)
     listed = [f"{letter}) {options[k].strip()}" for letter, k in zip(LETTERS, order, strict=True)]
@@ -140,6 +149,6 @@ def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str]:
 
 
 def gpqa_diamond(**_: Any) -> dict[str, datasets.Dataset]:
-    """GPQA Diamond. The set is gated: log in to the hub with an account that has access."""
+    """Load GPQA Diamond, a gated set: log in to the hub with an account that has access."""
     rows = _table("Idavidrein/gpqa", "eval/gpqa_diamond.jsonl", "train", "gpqa_diamond")
     return _dataset(gpqa_row(row, i) for i, (_, row) in enumerate(rows))

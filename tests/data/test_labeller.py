@@ -5,6 +5,7 @@ from fake_endpoint import FakeEndpoint, completion
 
 from custom_components.config import UserError
 from custom_components.data.labeller import Labeller, read_labels
+from custom_components.http import ChatReply
 
 LABELS = {"domain": "Geometry", "difficulty": "high school"}
 
@@ -32,7 +33,10 @@ def test_an_endpoint_that_refuses_ends_the_run(tmp_path):
 
 
 def test_unknown_labels_are_no_labels():
-    with pytest.raises(ValueError, match="unknown labels"):
-        read_labels(completion('{"domain": "poetry", "difficulty": "college"}'))
-    with pytest.raises(ValueError, match="no labels"):
-        read_labels({"choices": []})
+    for content, words in (
+        ('{"domain": "poetry", "difficulty": "college"}', "unknown labels"),
+        ('{"domain": "algebra"}', "no labels"),
+        (None, "not found"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_labels(ChatReply.read(completion(content)))

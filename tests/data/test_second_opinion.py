@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 
 import pytest
 from fake_endpoint import FakeEndpoint, completion
 
-from custom_components.data.second_opinion import Judge, JudgeError, main
+from custom_components.data.second_opinion import RefusedError, SecondOpinion
 from custom_components.verifier import Verdict, verify
 
 WRONG = verify("infinitely many", r"\boxed{\text{an infinite number}}")
@@ -32,14 +31,15 @@ def no_waiting(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def judge(server, tmp_path, **options):
-    return Judge(server.url, "m", cache=tmp_path / "cache", **{"max_requests": 100, **options})
+def second_opinion(server, tmp_path, **options):
+    options = {"max_requests": 100, **options}
+    return SecondOpinion(server.url, "m", cache=tmp_path / "cache", **options)
 
 
 def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret")
     with endpoint(lambda *_: (200, "They agree.\nVerdict: same")) as server:
-        opinion = judge(server, tmp_path, api_key_env="SOME_KEY").opinion(*ROW)
+        opinion = second_opinion(server, tmp_path, api_key_env="SOME_KEY").opinion(*ROW)
     assert (opinion.opinion, opinion.cached) == ("same", False)
     (body,) = server.requests
     prompt = body["messages"][0]["content"]
@@ -52,7 +52,7 @@ def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
 
 def test_the_verdict_stays_what_it_was(tmp_path):
     with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        judge(server, tmp_path).opinion(*ROW)
+        second_opinion(server, tmp_path).opinion(*ROW)
     assert (WRONG.verdict, WRONG.reason) == ("incorrect", "not_equal")
 
 
@@ -69,14 +69,14 @@ def test_the_verdict_stays_what_it_was(tmp_path):
 )
 def test_replies(tmp_path, reply, expected):
     with endpoint(lambda *_: (200, reply)) as server:
-        assert judge(server, tmp_path).opinion(*ROW).opinion == expected
+        assert second_opinion(server, tmp_path).opinion(*ROW).opinion == expected
 
 
 def test_the_cache_is_asked_first(tmp_path):
     with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        first = judge(server, tmp_path).opinion(*ROW)
-        again = judge(server, tmp_path, max_requests=0).opinion(*ROW)
-        other = judge(server, tmp_path).opinion("Another problem", *ROW[1:])
+        first = second_opinion(server, tmp_path).opinion(*ROW)
+        again = second_opinion(server, tmp_path, max_requests=0).opinion(*ROW)
+        other = second_opinion(server, tmp_path).opinion("Another problem", *ROW[1:])
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert again.reply == first.reply
     assert len(server.requests) == 2
@@ -84,10 +84,10 @@ def test_the_cache_is_asked_first(tmp_path):
 
 def test_a_broken_cache_entry_is_asked_again(tmp_path):
     with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        judge(server, tmp_path).opinion(*ROW)
+        second_opinion(server, tmp_path).opinion(*ROW)
         for path in (tmp_path / "cache").rglob("*.json"):
             path.write_text("{")
-        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+        assert second_opinion(server, tmp_path).opinion(*ROW).opinion == "same"
     assert len(server.requests) == 2
 
 
@@ -99,7 +99,7 @@ def test_only_disputable_rejections_are_asked_about(tmp_path):
         ("p", "", verify("", r"\boxed{5}")),
     ]
     with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        opinions = judge(server, tmp_path).opinions(rows)
+        opinions = second_opinion(server, tmp_path).opinions(rows)
     assert [opinion.opinion for opinion in opinions] == ["not_asked"] * 4
     assert server.requests == []
 
@@ -111,8 +111,8 @@ def test_budget_and_concurrency(tmp_path):
 
     rows = [(f"problem {i}", *ROW[1:]) for i in range(30)]
     with endpoint(reply) as server:
-        asked = judge(server, tmp_path, max_requests=12, concurrency=3)
-        opinions = [opinion.opinion for opinion in asked.opinions(rows)]
+        asker = second_opinion(server, tmp_path, max_requests=12, concurrency=3)
+        opinions = [opinion.opinion for opinion in asker.opinions(rows)]
     assert opinions.count("different") == 12
     assert opinions.count("budget") == 18
     assert len(server.requests) == 12
@@ -127,30 +127,30 @@ def test_order_is_kept(tmp_path):
 
     rows = [(f"number {i}", *ROW[1:]) for i in range(20)]
     with endpoint(reply) as server:
-        opinions = judge(server, tmp_path).opinions(rows)
+        opinions = second_opinion(server, tmp_path).opinions(rows)
     assert [opinion.opinion for opinion in opinions] == ["different", "same"] * 10
 
 
 def test_passing_failures_are_tried_again(tmp_path):
     with endpoint(lambda _, n: (200 if n == 3 else 503, "Verdict: same")) as server:
-        assert judge(server, tmp_path).opinion(*ROW).opinion == "same"
+        assert second_opinion(server, tmp_path).opinion(*ROW).opinion == "same"
     assert len(server.requests) == 3
 
 
 def test_attempts_end_and_failures_are_not_cached(tmp_path):
     with endpoint(lambda *_: (500, "")) as server:
-        assert judge(server, tmp_path, attempts=2).opinion(*ROW).opinion == "failed"
+        assert second_opinion(server, tmp_path, attempts=2).opinion(*ROW).opinion == "failed"
     assert len(server.requests) == 2
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_a_refused_key_stops_the_run(tmp_path):
-    with endpoint(lambda *_: (401, "")) as server, pytest.raises(JudgeError, match="HTTP 401"):
-        judge(server, tmp_path).opinions([ROW] * 3)
+    with endpoint(lambda *_: (401, "")) as server, pytest.raises(RefusedError, match="HTTP 401"):
+        second_opinion(server, tmp_path).opinions([ROW] * 3)
 
 
 def test_no_server(tmp_path):
-    gone = Judge("http://127.0.0.1:9/v1", "m", cache=tmp_path, max_requests=9, attempts=2)
+    gone = SecondOpinion("http://127.0.0.1:9/v1", "m", cache=tmp_path, max_requests=9, attempts=2)
     start = time.monotonic()
     assert gone.opinion(*ROW).opinion == "failed"
     assert time.monotonic() - start < 5
@@ -159,7 +159,7 @@ def test_no_server(tmp_path):
 def test_braces_in_the_fields_are_text(tmp_path):
     row = (r"Solve {gold} \frac{1}{2}", r"\{1\}", Verdict("incorrect", "not_equal", "{problem}"))
     with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        judge(server, tmp_path).opinion(*row)
+        second_opinion(server, tmp_path).opinion(*row)
     prompt = server.requests[0]["messages"][0]["content"]
     assert r"Solve {gold} \frac{1}{2}" in prompt
     assert "<answer>\n{problem}\n</answer>" in prompt
@@ -168,30 +168,6 @@ def test_braces_in_the_fields_are_text(tmp_path):
 def test_a_prompt_without_a_field(tmp_path):
     (tmp_path / "prompt.txt").write_text("{gold} {problem}")
     with pytest.raises(ValueError, match="{prediction}"):
-        Judge("http://x/v1", "m", cache=tmp_path, max_requests=1, prompt=tmp_path / "prompt.txt")
-
-
-def test_the_command_adds_columns_of_its_own(tmp_path, capsys):
-    rows = [
-        {
-            "gold": "infinitely many",
-            "verdict": "incorrect",
-            "reason": "not_equal",
-            "prediction": "an infinite number",
-            "problem": "How many?",
-            "id": 1,
-        },
-        {"gold": "5", "verdict": "correct", "reason": "same_text", "prediction": "5", "id": 2},
-    ]
-    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = ["--input", str(source), "--output", str(target), "--model", "m"]
-    argv += ["--cache", str(tmp_path / "cache"), "--max-requests", "5"]
-    with endpoint(lambda *_: (200, "Verdict: same")) as server:
-        assert main([*argv, "--url", server.url]) == 0
-    got = [json.loads(line) for line in target.read_text().splitlines()]
-    assert got == [
-        {**rows[0], "judge": "same", "judge_reply": "Verdict: same"},
-        {**rows[1], "judge": "not_asked", "judge_reply": ""},
-    ]
-    assert "2 rows, 1 requests" in capsys.readouterr().out
+        SecondOpinion(
+            "http://x/v1", "m", cache=tmp_path, max_requests=1, prompt=tmp_path / "prompt.txt"
+        )

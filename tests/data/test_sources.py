@@ -125,7 +125,7 @@ def test_openthoughts_keeps_the_mathematics(tmp_path, capsys):
     assert rows[0]["response"] == "<think>\nadd\n</think>\n\nIt is \\boxed{4}."
     assert rows[0]["answer"] == "\\frac{8}{2}" and verdict(rows[0]) == "correct"
     assert rows[1].reason == "ground_truth_solution holds no \\boxed answer"
-    assert capsys.readouterr().out == "passed over 1 rows: code, not math (openthoughts)\n"
+    assert capsys.readouterr().out == "skipped 1 rows: code, not math (openthoughts)\n"
 
 
 def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_stratos_is_taken_at_its_makers_word_only_when_asked(tmp_path, capsys):
     alone = {"system": "", "conversations": talk(said)["conversations"][:1]}
     path = write(tmp_path / "s.jsonl", talk(said), talk(code), talk("no marks"), alone)
     row, bad, unanswered = sources.bespoke_stratos(path, trust=True)
-    assert "passed over 1 rows: no box" in capsys.readouterr().out
+    assert "skipped 1 rows: no box" in capsys.readouterr().out
     assert unanswered.reason == "the conversation has no answer"
     assert (row["problem"], row["given_verdict"]) == ("What is 2+2?", "correct")
     assert row["response"] == "<think>\nadd\n</think>\n\nIt is \\boxed{4}."

@@ -17,9 +17,9 @@ from custom_components.data.splits import (
     select,
     statistics_of,
     write_parts,
-    yield_table,
 )
 from custom_components.data.verified import VERIFIED_SCHEMA, Records, problem_key, rows_at, text_key
+from custom_components.data.yields import yield_table
 
 
 def verified(problem, verdict, response, **more):

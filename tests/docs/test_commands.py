@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT
 from documents import SHELL, blocks, commands, is_command_block
 
-from custom_components.config import load
+from custom_components.config import load, schema_of
+from custom_components.doctor.doctor_config import StageDoctorConfig
 from recipes import doctor
 
 COMMANDS = commands()
@@ -68,10 +69,10 @@ def test_a_recipe_takes_its_config_and_overrides(command, monkeypatch):
     name = Path(recipe).stem
     if name == "doctor":
         own = [o.removeprefix("doctor.") for o in overrides if o.startswith("doctor.")]
-        load(doctor.StageDoctorConfig, None, own)
+        load(StageDoctorConfig, None, own)
         overrides = [o for o in overrides if not o.startswith("doctor.")]
         name = "chain" if doctor.is_chain(config) else doctor.recipe_of(config)
-    load(importlib.import_module(f"recipes.{name}").main.schema, config, overrides)
+    load(schema_of(name), config, overrides)
 
 
 @cache

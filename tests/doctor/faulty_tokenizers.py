@@ -1,10 +1,10 @@
-"""Tokenizers with the mistakes of others."""
+"""Make the mistakes that other tokenizers make."""
 
 from custom_components.tokenizer.chat import ChatTokenizer
 
 
 class PaddingHidesTheEnd(ChatTokenizer):
-    """Pads with the end of the turn and leaves all padding out, as collators do that go by its id."""
+    """Pad with the end of the turn and mask padding by its id, as some collators do."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

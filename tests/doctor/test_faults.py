@@ -1,4 +1,4 @@
-"""Each planted fault is found by its name, before anything is trained."""
+"""Plant faults: the doctor finds each by its name, before anything is trained."""
 
 import json
 import os
@@ -18,16 +18,30 @@ from custom_components.data.column_addition import column_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.data_config import CurateConfig, DecontaminationConfig
 from custom_components.data.rows import rollout_row, write_rows
-from custom_components.doctor import blocking, examine, refuse, resources, training_data
-from custom_components.doctor.checks import EvaluationProblems, check_decontamination
-from custom_components.doctor.findings import NAMES, DoctorConfig, Finding, Stage, duration
-from custom_components.doctor.forecast import verdicts
+from custom_components.doctor import (
+    DoctorConfig,
+    EvaluationProblems,
+    Finding,
+    Stage,
+    blocking,
+    examine,
+    planning,
+    refuse,
+    resources,
+    training_data,
+)
+from custom_components.doctor.checks import check_decontamination
+from custom_components.doctor.findings import NAMES, duration
+from custom_components.doctor.forecast import check_groups
 from custom_components.engines.engine import Completion
 from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
+from custom_components.rl.rewards import RewardFunction, verified
+from custom_components.rl.sampler import reward_groups
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
-from recipes.doctor import check_chain, check_one, recipe_of
+from eval.evaluation_tasks import EvaluationProblem
+from recipes.doctor import examine_chain, examine_stage, recipe_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -39,15 +53,15 @@ def at_the_root(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_estimate(request, monkeypatch):
-    """Memory takes seconds to estimate: only the test about it does."""
+    """Skip the estimate of memory, which takes seconds, except in the test of it."""
     if "memory" not in request.node.name:
         nothing = Memory(*[0.0] * 7)
-        monkeypatch.setattr(resources, "stage_memory", lambda *_: nothing)
+        monkeypatch.setattr(planning, "stage_memory", lambda *_, **__: nothing)
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
-    """A chain's folder with a start model, rollouts and a split."""
+    """Make a chain's folder with a start model, rollouts and a split."""
     run = tmp_path_factory.mktemp("doctor")
     model = run / "start" / "model"
     model.mkdir(parents=True)
@@ -74,18 +88,20 @@ def split_row(problem: dict) -> dict:
 
 
 def look(run_dir, stage, *overrides, track="tiny"):
-    """Findings on one stage, {name: [findings]}."""
+    """Return the findings on one stage, {name: [findings]}."""
     config = f"configs/{track}/{stage}.yaml"
-    _, found = check_one(config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides])
+    _, findings = examine_stage(
+        config, [f"run_dir={run_dir}", "doctor.forecast_prompts=0", *overrides]
+    )
     names = {}
-    for finding in found:
+    for finding in findings:
         assert finding.name in NAMES and finding.stage
         names.setdefault(finding.name, []).append(finding)
     return names
 
 
 def errors(names):
-    return [name for name, found in names.items() if any(f.level == "error" for f in found)]
+    return [name for name, findings in names.items() if any(f.level == "error" for f in findings)]
 
 
 @pytest.mark.parametrize("stage", ["rollout", "curate", "sft", "grpo"])
@@ -94,7 +110,7 @@ def test_a_healthy_stage_has_no_error(run_dir, stage):
 
 
 def with_template(run_dir, folder, old, new):
-    """A copy of the start model whose chat template has `new` in place of `old`."""
+    """Copy the start model with `new` in place of `old` in its chat template; return an override."""
     shutil.copytree(run_dir / "start" / "model", folder)
     path = folder / "chat_template.jinja"
     text = path.read_text()
@@ -116,9 +132,9 @@ def test_a_template_that_opens_the_thought(run_dir, tmp_path):
 
 
 def test_padding_that_hides_the_end_of_the_turn(run_dir):
-    found = look(run_dir, "sft", "tokenizer._component_=faulty_tokenizers.PaddingHidesTheEnd")
-    assert errors(found) == ["pad_is_end_of_turn"]
-    assert "60 of 60 rows" in found["pad_is_end_of_turn"][1].what
+    findings = look(run_dir, "sft", "tokenizer._component_=faulty_tokenizers.PaddingHidesTheEnd")
+    assert errors(findings) == ["pad_is_end_of_turn"]
+    assert "60 of 60 rows" in findings["pad_is_end_of_turn"][1].what
 
 
 def test_another_longrope_branch_in_the_engine(run_dir):
@@ -126,16 +142,16 @@ def test_another_longrope_branch_in_the_engine(run_dir):
 
 
 def test_a_short_branch_with_long_sequences(run_dir):
-    found = look(run_dir, "sft", "model.rope_factor=short")
-    assert errors(found) == ["rope_branch"] and "256" in found["rope_branch"][0].what
+    findings = look(run_dir, "sft", "model.rope_factor=short")
+    assert errors(findings) == ["rope_branch"] and "256" in findings["rope_branch"][0].what
 
 
 def test_responses_without_room(run_dir):
     trained = f"doctor.trained_on={run_dir}/curate/sft.parquet"
     assert errors(look(run_dir, "grpo", trained)) == []
-    found = look(run_dir, "grpo", trained, "max_new_tokens=16")
-    assert errors(found) == ["max_new_tokens"]
-    assert found["max_new_tokens"][0].what.startswith("100% of 60 responses")
+    findings = look(run_dir, "grpo", trained, "max_new_tokens=16")
+    assert errors(findings) == ["max_new_tokens"]
+    assert findings["max_new_tokens"][0].what.startswith("100% of 60 responses")
 
 
 def problems_file(folder, rows):
@@ -165,8 +181,8 @@ def test_a_wrong_answer_column(run_dir, tmp_path):
 def test_golds_that_the_verifier_cannot_read(run_dir, tmp_path):
     rows = [{"problem": f"p{i}", "answer": str(i)} for i in range(20)]
     one = problems_file(tmp_path, [*rows, {"problem": "q", "answer": "\\frac{"}])
-    found = look(run_dir, "grpo", of_file(one))["gold_unreadable"]
-    assert found[0].level == "warning" and "1 of 21" in found[0].what
+    findings = look(run_dir, "grpo", of_file(one))["gold_unreadable"]
+    assert findings[0].level == "warning" and "1 of 21" in findings[0].what
     many = problems_file(
         tmp_path,
         [
@@ -181,8 +197,8 @@ def test_an_unreadable_shard(run_dir, tmp_path):
     shutil.copytree(run_dir / "rollout", tmp_path / "rollout")
     shard = tmp_path / "rollout" / "rollouts" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:200])
-    found = look(run_dir, "curate", f"sources.0.path={tmp_path}/rollout")
-    assert errors(found) == ["data_unreadable"] and "00001.parquet" in str(found)
+    findings = look(run_dir, "curate", f"sources.0.path={tmp_path}/rollout")
+    assert errors(findings) == ["data_unreadable"] and "00001.parquet" in str(findings)
     split = tmp_path / "sft.parquet"
     split.write_bytes(b"PAR1 and no more")
     assert errors(look(run_dir, "sft", f"data={split}")) == ["data_unreadable"]
@@ -215,8 +231,8 @@ def test_rows_without_turns(run_dir, tmp_path, row):
 def test_a_template_that_cannot_be_rendered(run_dir, tmp_path, template):
     path = with_template(run_dir, tmp_path / "model", "", "")
     (tmp_path / "model" / "chat_template.jinja").write_text(template)
-    found = look(run_dir, "sft", path)
-    assert errors(found) == ["tokenizer"] and "cannot render" in found["tokenizer"][0].what
+    findings = look(run_dir, "sft", path)
+    assert errors(findings) == ["tokenizer"] and "cannot render" in findings["tokenizer"][0].what
 
 
 @pytest.mark.parametrize(
@@ -238,27 +254,27 @@ def test_an_optimizer_without_a_name(run_dir, tmp_path):
     text = (ROOT / "configs/tiny/sft.yaml").read_text()
     (tmp_path / "sft.yaml").write_text(text.replace("  _component_: torch.optim.AdamW\n", ""))
     with pytest.raises(UserError, match="optimizer._component_=package.builder"):
-        check_one(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
+        examine_stage(str(tmp_path / "sft.yaml"), [f"run_dir={run_dir}"])
 
 
 def test_a_split_is_read_before_its_tokenizer_is_there(run_dir, tmp_path):
     split = tmp_path / "sft.jsonl"
     split.write_text("{}\n")
-    found = look(run_dir, "sft", f"data={split}", "tokenizer.path=hub/id")
-    assert errors(found) == ["data_unreadable"] and "cannot be read as Parquet" in str(found)
+    findings = look(run_dir, "sft", f"data={split}", "tokenizer.path=hub/id")
+    assert errors(findings) == ["data_unreadable"] and "cannot be read as Parquet" in str(findings)
 
 
 def test_a_set_that_cannot_be_loaded_hides_no_other():
-    later = ("reasoning_gsm8k", True, "p")
+    later = EvaluationProblem("reasoning_gsm8k", True, "p")
     known = EvaluationProblems(lambda: iter([UserError("no aime24"), later, UserError("no gpqa")]))
-    assert known.get() == [later] and known.missing == "no aime24; no gpqa"
+    assert known.problems == [later] and known.failures == ["no aime24", "no gpqa"]
 
 
 def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
-    """Of a stage by itself a warning where the chain may make it, and nothing else is looked at."""
-    found = look(run_dir, "sft", f"data={run_dir}/curate/stf.parquet")["data_unreadable"]
-    assert [f.level for f in found] == ["warning"]
-    assert "stf.parquet does not exist (has the stage that makes it" in found[0].what
+    """Check that a stage on its own gets a warning for an input that the chain may make."""
+    findings = look(run_dir, "sft", f"data={run_dir}/curate/stf.parquet")["data_unreadable"]
+    assert [f.level for f in findings] == ["warning"]
+    assert "stf.parquet does not exist (has the stage that makes it" in findings[0].what
     missing = [f"data={tmp_path}/x.parquet", f"tokenizer.path={run_dir}/none"]
     both = look(run_dir, "sft", *missing)["data_unreadable"]
     assert [(f.level, f.what.split(":")[0]) for f in both] == [
@@ -268,7 +284,7 @@ def test_what_no_stage_makes_is_missing(run_dir, tmp_path):
 
 
 def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
-    """However its folder is written."""
+    """Check it with another spelling of the folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("configs", "recipes", "eval"):
         Path(name).symlink_to(ROOT / name)
@@ -276,8 +292,8 @@ def test_what_an_earlier_stage_makes_is_not_missing(tmp_path, monkeypatch):
     def named(*stages):
         chosen = [f"run_dir={tmp_path}/run", f"only=[{','.join(stages)}]"]
         more = ["stages.1.overrides=[output_dir=run/rollout]"]
-        _, found = check_chain("configs/tiny/chain.yaml", [*chosen, *more])
-        return [(f.name, f.level, f.stage) for f in found if f.level != "note"]
+        _, findings = examine_chain("configs/tiny/chain.yaml", [*chosen, *more])
+        return [(f.name, f.level, f.stage) for f in findings if f.level != "note"]
 
     assert named("start", "rollout", "curate") == []
     assert named("curate") == [("data_unreadable", "error", "curate")]
@@ -295,14 +311,14 @@ def test_a_teacher_of_another_family(run_dir, tmp_path):
         f"engine={{_component_: custom_components.engines.vllm_engine.VLLMEngine, model: {tmp_path}}}"
     ]
     assert errors(look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=512")) == []
-    found = look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=4096")
-    assert errors(found) == ["context"] and "the 4096 served" in found["context"][0].what
+    findings = look(run_dir, "rollout", *teacher, "sampling.max_new_tokens=4096")
+    assert errors(findings) == ["context"] and "the 4096 served" in findings["context"][0].what
 
 
 def test_rows_longer_than_the_limit(run_dir):
-    found = look(run_dir, "sft", "max_seq_len=20")
-    assert errors(found) == ["too_long"]
-    assert found["too_long"][0].what.startswith("100% of 60 rows")
+    findings = look(run_dir, "sft", "max_seq_len=20")
+    assert errors(findings) == ["too_long"]
+    assert findings["too_long"][0].what.startswith("100% of 60 rows")
 
 
 def test_too_little_memory(run_dir):
@@ -314,16 +330,16 @@ def test_too_little_memory(run_dir):
 
 
 def test_the_gpus_own_tool_says_what_it_has(run_dir, tmp_path, monkeypatch):
-    """A stand-in for it: no GPU here."""
+    """Use a stand-in for nvidia-smi: there is no GPU here."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 24564'\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    resources.gpu.cache_clear()
-    assert resources.gpu() == ("NVIDIA GeForce RTX 4090", 24564 / 1024)
-    found = look("/nowhere", "grpo", track="phi4_mini")
-    resources.gpu.cache_clear()
-    assert "4090" in str(found["time"])
+    planning.installed_gpu.cache_clear()
+    assert planning.installed_gpu() == ("NVIDIA GeForce RTX 4090", 24564 / 1024)
+    findings = look("/nowhere", "grpo", track="phi4_mini")
+    planning.installed_gpu.cache_clear()
+    assert "4090" in str(findings["time"])
 
 
 def test_too_little_disk(run_dir):
@@ -345,24 +361,27 @@ def test_evaluation_problems_in_the_training_split(run_dir, tmp_path):
     held_out = list(column_addition("eval", {2: 150}))[:3]
     path = tmp_path / "sft.parquet"
     write_rows(path, [split_row(p) for p in [*fresh, *held_out]], MESSAGES_SCHEMA)
-    found = look(run_dir, "sft", f"data={path}")
-    assert errors(found) == ["contaminated"] and "3 of 63 problems" in found["contaminated"][0].what
+    findings = look(run_dir, "sft", f"data={path}")
+    assert (
+        errors(findings) == ["contaminated"]
+        and "3 of 63 problems" in findings["contaminated"][0].what
+    )
 
 
 def test_few_copies_among_many_problems_are_a_warning(run_dir, tmp_path, monkeypatch):
-    """Exact copies are searched for in all problems, altered ones in `doctor.rows` of them."""
+    """Search all problems for exact copies, and `doctor.rows` of them for altered ones."""
     monkeypatch.setattr(training_data.Decontaminator, "check", lambda _, texts: [None] * len(texts))
     problems = list(column_addition("distill", {3: 200, 4: 200}))
     path = tmp_path / "sft.parquet"
     write_rows(path, [split_row(p) for p in problems], MESSAGES_SCHEMA)
-    known = [("reasoning_x", problems[0]["problem"])]
+    known = [EvaluationProblem("reasoning_x", True, problems[0]["problem"])]
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
-    (found,) = training_data.check_contamination(Stage("sft", "sft", cfg), known, known, 20)
-    assert found.level == "warning" and "1 of 400 problems" in found.what
+    (finding,) = training_data.check_contamination(Stage("sft", "sft", cfg), known, 20)
+    assert finding.level == "warning" and "1 of 400 problems" in finding.what
 
 
 def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
-    """A real set: names and numbers changed are still a copy."""
+    """Check that a problem with other names and numbers is still a copy."""
     problem = (
         "Mary sold clips to 48 of her friends in April and then she sold half as many clips in "
         "May. How many clips did Mary sell altogether in April and May?"
@@ -371,16 +390,16 @@ def test_altered_copies_of_a_benchmarks_problem(run_dir, tmp_path):
     path = tmp_path / "sft.parquet"
     write_rows(path, [row], MESSAGES_SCHEMA)
     known = EvaluationProblems(
-        lambda: iter([("reasoning_x", True, problem.replace("Mary", "Anna"))])
+        lambda: iter([EvaluationProblem("reasoning_x", True, problem.replace("Mary", "Anna"))])
     )
     cfg = load(SFTConfig, "configs/tiny/sft.yaml", [f"run_dir={run_dir}", f"data={path}"])
-    found = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
-    assert [f.name for f in blocking(found, [])] == ["contaminated"]
-    assert blocking(found, ["contaminated"]) == []
+    findings = examine([Stage("sft", "sft", cfg)], DoctorConfig(), known)
+    assert [f.name for f in blocking(findings, [])] == ["contaminated"]
+    assert blocking(findings, ["contaminated"]) == []
 
 
 def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
-    """The advice keeps what is given and can be followed."""
+    """Check that the advice keeps the sets that are given, and can be followed."""
     own = problems_file(tmp_path, [{"problem": "1+1?", "answer": "2"}])
     evaluation = tmp_path / "evaluate.yaml"
     tiny = (ROOT / "configs/tiny/evaluate.yaml").read_text()
@@ -391,13 +410,13 @@ def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
     )
 
     def advice(*sets):
-        found = look(
+        findings = look(
             run_dir,
             "curate",
             f"doctor.evaluation={evaluation}",
             f"decontamination.sets=[{','.join(map(str, sets))}]",
         )
-        return [f.change for f in found.get("decontamination", []) if f.change]
+        return [f.change for f in findings.get("decontamination", []) if f.change]
 
     other = problems_file(tmp_path / "x", [{"problem": "2+2?", "answer": "4"}])
     assert advice(other) == [f"decontamination.sets=[{other},{own}]"]
@@ -405,19 +424,20 @@ def test_sets_that_a_curate_stage_lacks(run_dir, tmp_path):
 
 
 def test_advice_names_public_sets_only():
-    """A task of one's own is none that curate knows."""
+    """Leave out a task of the user's own, which curate does not know."""
     sets = DecontaminationConfig(sets=["data/mine.jsonl"])
     cfg = CurateConfig(output_dir="", sources=[], decontamination=sets)
-    used = [("reasoning_gsm8k", True, "p"), ("my_task", True, "q"), ("reasoning_own", True, "r")]
-    (found,) = check_decontamination(
+    tasks = ["reasoning_gsm8k", "my_task", "reasoning_own"]
+    used = [EvaluationProblem(task, True, "p") for task in tasks]
+    (finding,) = check_decontamination(
         Stage("curate", "curate", cfg), EvaluationProblems(lambda: iter(used))
     )
-    assert found.change == "decontamination.sets=[data/mine.jsonl,gsm8k]"
-    assert "lacks gsm8k," in found.what
+    assert finding.change == "decontamination.sets=[data/mine.jsonl,gsm8k]"
+    assert "lacks gsm8k," in finding.what
 
 
 def test_stages_that_train_different_branches(tmp_path):
-    """Of a chain: what one stage cannot know."""
+    """Compare the stages of a chain, which a single stage cannot know."""
     config = tmp_path / "chain.yaml"
     config.write_text(
         f"run_dir: {tmp_path}/run\nevaluation: configs/tiny/evaluate.yaml\n"
@@ -425,37 +445,38 @@ def test_stages_that_train_different_branches(tmp_path):
         "  - {name: midtrain, config: configs/tiny/midtrain.yaml}\n"
         "  - {name: sft, config: configs/tiny/sft.yaml, overrides: [model.rope_factor=short, max_seq_len=256]}\n"
     )
-    _, found = check_chain(str(config), [])
-    bad = blocking(found, ["data_unreadable"])
+    _, findings = examine_chain(str(config), [])
+    bad = blocking(findings, ["data_unreadable"])
     assert [(f.name, f.stage) for f in bad] == [("rope_branch", "sft")]
-    _, alike = check_chain(str(config), ["only=[sft]"])
+    _, alike = examine_chain(str(config), ["only=[sft]"])
     assert [(f.name, f.stage) for f in blocking(alike, ["data_unreadable"])] == [
         ("rope_branch", "sft")
     ]
 
 
 def test_a_chosen_stage_knows_what_it_learned_from(run_dir):
-    """Though the stage before it is not chosen."""
+    """Check it when the stage before is not chosen."""
     overrides = [f"run_dir={run_dir}", "only=[grpo]", "stages.6.overrides=[max_new_tokens=16]"]
-    _, found = check_chain("configs/tiny/chain.yaml", overrides)
-    assert [(f.name, f.stage) for f in blocking(found, [])] == [("max_new_tokens", "grpo")]
+    _, findings = examine_chain("configs/tiny/chain.yaml", overrides)
+    assert [(f.name, f.stage) for f in blocking(findings, [])] == [("max_new_tokens", "grpo")]
 
 
-def group(*verdicts_, cut=0):
+VERIFIED = RewardFunction("verified", verified, 1.0)
+
+
+def group(*verdicts_, cut=0, function=VERIFIED):
     samples = [
         Sample([1], Completion([1], [0.0], "length" if i < cut else "stop"), "x", verdict)
         for i, verdict in enumerate(verdicts_)
     ]
-    return Group({"problem": "p", "answer": "1"}, [1], samples)
+    rewarded = Group({"problem": "p", "answer": "1"}, [1], samples)
+    reward_groups([rewarded], [function], limit=8)
+    return rewarded
 
 
 def test_the_forecast_of_an_rl_stage():
-    class Stage:
-        class cfg:
-            max_new_tokens = 8
-
     def named(groups):
-        return {f.name: f for f in verdicts(Stage, groups)}
+        return {f.name: f for f in check_groups(groups, max_new_tokens=8)}
 
     wrong, mixed = group("incorrect", "incorrect"), group("correct", "incorrect")
     fine = named([mixed, mixed, mixed, group("correct", "correct")])
@@ -470,6 +491,14 @@ def test_the_forecast_of_an_rl_stage():
     assert cut["max_new_tokens"].level == "error" and "100%" in cut["max_new_tokens"].what
     unsure = named([group("correct", "undecided"), mixed])
     assert "1 of 4" in unsure["gold_unreadable"].what
+
+    def fails_on_wrong_ones(problem, response):
+        return {"correct": 1.0}[response.verdict]
+
+    half = group("correct", "incorrect", function=RewardFunction("own", fails_on_wrong_ones, 1.0))
+    assert named([half, mixed])["reward"].what.startswith(
+        "a reward function fails on 1 of 4 responses, e.g. own: KeyError: 'incorrect'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -498,16 +527,18 @@ def test_an_unknown_name_is_refused():
 
 
 def test_the_way_on_keeps_what_is_allowed():
-    found = [Finding(name, "error", "", "", "") for name in ("disk", "memory", "memory", "context")]
+    findings = [
+        Finding(name, "error", "", "", "") for name in ("disk", "memory", "memory", "context")
+    ]
     with pytest.raises(
         UserError, match=r"found context,memory; .* doctor.allow=\[context,disk,memory\]"
     ):
-        refuse(found, ["disk"])
-    refuse(found, ["disk", "memory", "context"])
+        refuse(findings, ["disk"])
+    refuse(findings, ["disk", "memory", "context"])
 
 
 def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
-    """Through `tune run`, with the forecast of an untrained model: all of its responses are cut off."""
+    """Run it through `tune run`. All responses of the untrained model are cut off."""
     command = [
         TUNE,
         "run",
@@ -521,10 +552,10 @@ def test_it_ends_with_status_2_and_says_what_to_do(run_dir):
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "error: the doctor found max_new_tokens; mend that, or go on with " in done.stderr
+    assert "error: the doctor found max_new_tokens; fix that, or continue with " in done.stderr
     assert "do: raise max_new_tokens, or train longer" in done.stdout
-    found = json.loads((run_dir / "found.json").read_text())
-    assert {"name", "level", "what", "why", "change", "stage"} == set(found[0])
+    findings = json.loads((run_dir / "found.json").read_text())
+    assert {"name", "level", "what", "why", "change", "stage"} == set(findings[0])
 
 
 def test_the_docs_list_every_name():

@@ -13,6 +13,7 @@ from custom_components.engines.heartbeat import beats
 from custom_components.engines.replies import ReplyFile, cost_of_unfinished
 from custom_components.engines.server_engine import ServerEngine, response_text
 from custom_components.engines.watchdog import WatchedEngine
+from custom_components.http import ChatReply
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
 
@@ -90,7 +91,8 @@ def test_a_reply_with_reasoning_and_what_was_sent(monkeypatch):
     ],
 )
 def test_texts(message, finish_reason, text):
-    assert response_text(message, finish_reason) == text
+    choice = {"message": message, "finish_reason": finish_reason}
+    assert response_text(ChatReply.read({"choices": [choice]})) == text
 
 
 def test_order_and_number_of_replies():
@@ -149,7 +151,7 @@ def test_server_errors_and_garbage_are_tried_again(waits):
         (completion("", "stop"), "an empty response"),
         (completion(None, "stop"), "an empty response"),
         ({"error": "x"}, "no chat completion"),
-        (b"<html>", "a reply without sense"),
+        (b"<html>", "an unusable reply"),
         (502, "HTTP 502: words of the endpoint"),
     ],
 )
@@ -319,7 +321,7 @@ def test_a_reply_file_survives_being_cut_anywhere(tmp_path):
     for size in range(len(data) + 1):
         path.write_bytes(data[:size])
         again = ReplyFile(path)
-        kept = sum(end <= size for end in ends) - 1
+        kept = sum(end - 1 <= size for end in ends) - 1  # an entry without its line's end counts
         assert again.replies == {key: whole[key] for key in list(whole)[:kept]}
         assert cost_of_unfinished(tmp_path) == kept * 1.0
         for (number, i), replies in list(whole.items())[kept:]:

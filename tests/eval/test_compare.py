@@ -396,7 +396,7 @@ def test_a_log_that_is_not_whole_is_named(tmp_path, capsys, problems, words):
         (["x={}"], "holds a, b; name one: x="),
         (["{}", "--pair", "a:c"], "--pair: no model 'c' among a, b"),
         (["{}", "--pair", "ab"], "--pair takes A:B, not 'ab'"),
-        (["{}", "--task", "gsm8k"], "nobody has 'gsm8k'; there are reasoning_math500"),
+        (["{}", "--task", "gsm8k"], "no model has 'gsm8k'; there are reasoning_math500"),
         (["{}/a.json", "{}/other/c.json"], "a and c have no problem in common"),
     ],
 )

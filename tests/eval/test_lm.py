@@ -49,14 +49,16 @@ def requests(prompts):
 def test_an_interrupted_run_asks_for_what_is_missing_and_ends_the_same(tmp_path):
     prompts = [x for x in "abcde" for _ in range(2)]
     whole = EngineLM(Engine(), Tokenizer(), 7, group=3).generate_until(requests(prompts))
-    spool = tmp_path / "spool.jsonl"
-    first = EngineLM(Engine(fail_at=2), Tokenizer(), 7, spool=spool, group=3)
+    replies = tmp_path / "replies.jsonl"
+    first = EngineLM(Engine(fail_at=2), Tokenizer(), 7, replies=replies, group=3)
     with pytest.raises(UserError, match="the engine failed"):
         first.generate_until(requests(prompts))
-    with open(spool, "a") as f:
+    with open(replies, "a") as f:
         f.write('{"key": "half a li')  # killed while writing
     engine = Engine()
-    again = EngineLM(engine, Tokenizer(), 7, spool=spool, group=3).generate_until(requests(prompts))
+    again = EngineLM(engine, Tokenizer(), 7, replies=replies, group=3).generate_until(
+        requests(prompts)
+    )
     assert engine.calls == [3, 1]
     assert again == whole
     assert all(r.finish_reason == "length" and r.num_tokens == len(r) for r in again)
@@ -80,7 +82,7 @@ def test_an_endpoint_answers_conversations_and_pays_once(tmp_path):
             "url": endpoint.url,
             "model": "m",
         }
-        lm = EngineLM(WatchedEngine(node, None, 60), None, spool=tmp_path / "s.jsonl", group=2)
+        lm = EngineLM(WatchedEngine(node, None, 60), None, replies=tmp_path / "s.jsonl", group=2)
         got = lm.generate_until(requests(with_chat))
         assert [g[0] for g in got] == list("aabbcc")
         assert len(set(got)) == 6  # repeats are requests of their own
@@ -98,7 +100,7 @@ def test_what_an_endpoint_gave_before_it_failed_is_kept(tmp_path):
             return {1: "HTTP 500"}
 
     chat = [json.dumps([{"role": "user", "content": x}]) for x in "ab"]
-    lm = EngineLM(Partial(), None, spool=tmp_path / "s.jsonl")
+    lm = EngineLM(Partial(), None, replies=tmp_path / "s.jsonl")
     with pytest.raises(UserError, match="1 of 2 requests failed, the first with: HTTP 500"):
         lm.generate_until(requests(chat))
     assert [json.loads(x)["text"] for x in open(tmp_path / "s.jsonl")] == ["first"]

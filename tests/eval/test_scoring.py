@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from eval.results import summary
-from eval.scoring import REASONING_OPEN, Response, equivalence_classes, judged, score
+from eval.scoring import REASONING_OPEN, Response, equivalence_classes, score, verified_responses
 from eval.tasks import functions
 
 DOC = {"id": "1", "problem": "?", "answer": "\\frac{1}{2}", "difficulty": None, "choices": None}
@@ -78,11 +78,11 @@ def test_all_golds_score_one_and_shuffled_ones_what_chance_allows(data_dir, monk
     monkeypatch.setenv("REASONTUNE_DATA", str(data_dir))
     docs = list(getattr(functions, name)()["test"])
     golds = [doc["answer"] for doc in docs]
-    right = [judged(doc, [boxed(doc["answer"])])[0] for doc in docs]
+    right = [verified_responses(doc, [boxed(doc["answer"])])[0] for doc in docs]
     assert [s["verdict"] for s in right if s["verdict"] != "correct"] == []
     shuffled = random.Random(0).sample(golds, len(golds))
     hits = sum(
-        judged(doc, [boxed(gold)])[0]["verdict"] == "correct"
+        verified_responses(doc, [boxed(gold)])[0]["verdict"] == "correct"
         for doc, gold in zip(docs, shuffled, strict=True)
     )
     same = sum(a == b for a, b in zip(golds, shuffled, strict=True))

@@ -95,13 +95,20 @@ def test_problems_of_ones_own(tmp_path):
 
 def test_ones_own_problems_are_asked_with_the_instruction(tmp_path):
     from eval.evaluate_config import EvaluateConfig
-    from recipes.evaluate import load_tasks
+    from eval.evaluation_tasks import load_tasks
 
     path = tmp_path / "test.jsonl"
     path.write_text('{"problem": "1+1=?", "answer": "2"}\n')
     node = {"_component_": "custom_components.data.problems.table", "path": str(path)}
     tokenizer = {"_component_": "x", "instruction": "Box it: \\boxed{}."}
-    cfg = EvaluateConfig("out", {}, ["reasoning_own"], {}, tokenizer, node)
+    cfg = EvaluateConfig(
+        output_dir="out",
+        models={},
+        tasks=["reasoning_own"],
+        engine={},
+        tokenizer=tokenizer,
+        problems=node,
+    )
     _, [task] = load_tasks(cfg)
     [row] = task["custom_dataset"]()["test"]
     assert row["problem"] == "1+1=?"

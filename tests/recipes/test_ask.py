@@ -56,7 +56,7 @@ def put(tmp_path, monkeypatch):
         ("device=gpu", "device must be auto, cpu or cuda, not 'gpu'"),
         ("device=cuda", "device=cuda, but torch sees no CUDA device"),
         ("dtype=fp32", "dtype must be auto, float32 or bfloat16"),
-        ("max_new_tokens=0", "max_new_tokens must be 1 or more, not 0"),
+        ("max_new_tokens=0", "max_new_tokens must be at least 1, not 0"),
         ("temperature=-1", "temperature must be 0 (greedy) or more, not -1.0"),
         ("temperature=nan", "temperature must be"),
         ("top_p=0", "top_p must be above 0 and at most 1"),

@@ -1,4 +1,4 @@
-"""A stage on several nodes: the line for each of them, or srun within an allocation."""
+"""Start a stage on several nodes: by srun in an allocation, else by hand with a printed line."""
 
 import json
 import os
@@ -11,20 +11,12 @@ from conftest import ROOT, TUNE
 from custom_components.config import UserError
 from custom_components.runs.processes import launch
 
-STEP = {
-    "name": "sft",
-    "recipe": "recipes/sft.py",
-    "config": "configs/tiny/sft.yaml",
-    "nnodes": 2,
-    "nproc_per_node": 4,
-    "overrides": ["run_dir=a b"],
-}
-
 
 def test_without_an_allocation_it_says_what_to_run(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    arguments = ["recipes/sft.py", "--config", "configs/tiny/sft.yaml", "run_dir=a b"]
     with pytest.raises(UserError) as e:
-        launch(STEP)
+        launch("sft", arguments, processes=4, nodes=2)
     assert (
         "tune run --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint '<head node>:29500' "
         "recipes/sft.py --config configs/tiny/sft.yaml 'run_dir=a b'"
@@ -32,7 +24,7 @@ def test_without_an_allocation_it_says_what_to_run(monkeypatch):
 
 
 def test_within_an_allocation_srun_starts_it_on_every_node(tmp_path):
-    """A stand-in for srun notes its arguments and makes the stage fail: no Slurm here."""
+    """Use a stand-in for srun, which writes its arguments down and fails: there is no Slurm here."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\necho "error: no node"\nexit 3\n')
     srun.chmod(srun.stat().st_mode | stat.S_IEXEC)

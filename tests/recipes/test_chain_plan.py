@@ -1,4 +1,4 @@
-"""What a chain would do, without doing it: plans, and chains that do not fit together."""
+"""Plan chains without running them, and refuse chains whose stages do not fit together."""
 
 import dataclasses
 import json
@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from custom_components.chain import plan as chain
+from custom_components.chain.chain_config import ChainConfig
 from custom_components.config import UserError, load
 from custom_components.models.start import StartConfig
 from custom_components.runs.manifest import read_manifest, what_changed
 from custom_components.runs.run_folder import RunFolder
-from recipes import chain
 
 STAGES = """
   - {name: start, config: configs/tiny/start.yaml}
@@ -22,7 +23,7 @@ STAGES = """
 
 
 def chain_of(folder, stages=STAGES, **more):
-    """A chain's config and its steps."""
+    """Write a chain; return its config and its steps."""
     lines = {
         "run_dir": folder / "run",
         "evaluation": "configs/tiny/evaluate.yaml",
@@ -30,8 +31,8 @@ def chain_of(folder, stages=STAGES, **more):
     } | more
     text = "".join(f"{key}: {value}\n" for key, value in lines.items())
     (folder / "chain.yaml").write_text(f"{text}stages:{stages}")
-    cfg = load(chain.ChainConfig, folder / "chain.yaml", [])
-    return cfg, chain.steps_of(cfg)
+    cfg = load(ChainConfig, folder / "chain.yaml", [])
+    return cfg, chain.chosen_steps(cfg)
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def in_root(monkeypatch):
             {"task": "reasoning_tiny_additio"},
             "does not evaluate 'reasoning_tiny_additio'; did you mean",
         ),
-        ("", "", {"compare": "[[sft]]"}, "is no pair of stages"),
+        ("", "", {"compare": "[[sft]]"}, "is not a pair of stages"),
         ("", "", {"compare": "[[sft, sfd]]"}, "no evaluated stage 'sfd'; did you mean 'sft'"),
         ("name: dpo", "name: sft", {}, "two of the name 'sft'"),
         ("name: sft", "name: sft0.5", {}, "letters, digits, _ and - only"),
@@ -58,14 +59,14 @@ def in_root(monkeypatch):
             {},
             r"output_dir is .*run/dpo, .* in .*run/dpo2; add output_dir",
         ),
-        ("name: dpo", "nnodes: 0, name: dpo", {}, "nnodes must be 1 or more"),
+        ("name: dpo", "nnodes: 0, name: dpo", {}, "stages.2.nnodes must be at least 1, not 0"),
         ("name: dpo", "recipe: tests/conftest.py, name: dpo", {}, "is not in the folder recipes"),
         ("name: dpo", "recipe: recipes/d.py, name: dpo", {}, "no recipe recipes/d.py"),
     ],
 )
 def test_a_chain_that_does_not_fit_together(tmp_path, in_root, old, new, more, words):
     with pytest.raises(UserError, match=words):
-        chain.check(*chain_of(tmp_path, STAGES.replace(old, new), **more))
+        chain.check_chain(*chain_of(tmp_path, STAGES.replace(old, new), **more))
 
 
 @pytest.mark.parametrize(
@@ -78,39 +79,42 @@ def test_a_chain_that_does_not_fit_together(tmp_path, in_root, old, new, more, w
     ids=str,
 )
 def test_the_chains_that_come_with_it_fit_together(in_root, config):
-    cfg = load(chain.ChainConfig, config, [])
-    chain.check(cfg, chain.steps_of(cfg))
+    cfg = load(ChainConfig, config, [])
+    chain.check_chain(cfg, chain.chosen_steps(cfg))
 
 
-def made(step, status="complete"):
-    """Make a step's run folder as its recipe would leave it, and what the step reads."""
-    cfg, recipe = chain.load_config(step), step["recipe"].split("/")[-1][:-3]
-    for path in map(Path, cfg.inputs().values()):
+def make_run(step, status="complete"):
+    """Make the inputs of a step, and its run folder as its recipe would leave it."""
+    for path in map(Path, step.cfg.inputs().values()):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.write_text("data")
-    run = RunFolder(recipe, cfg)
+    run = RunFolder(step.recipe_name, step.cfg)
     (run.path / "model").mkdir(exist_ok=True)
-    (run.path / "model" / "weights").write_text(step["name"])
+    (run.path / "model" / "weights").write_text(step.name)
     if status == "complete":
         run.finish([run.path / "model"])
 
 
-def test_what_follows_is_made_anew_also_where_it_was_cut_off(tmp_path, in_root):
+def changed(step, *overrides):
+    """Return a step with more overrides."""
+    return dataclasses.replace(step, overrides=(*step.overrides, *overrides))
+
+
+def test_steps_after_a_rerun_are_rerun_also_if_they_were_cut_off(tmp_path, in_root):
     cfg, steps = chain_of(tmp_path)
     begin, sft, evaluation, dpo = steps
-    made(begin)
-    made(sft)
-    made(dpo, "running")
-    whys = [why for _, why in chain.planned(steps)]
-    assert whys == ["skip: complete", "skip: complete", "run", "continue"]
-    begin["cfg"] = dataclasses.replace(begin["cfg"], seed=7)
-    whys = [why for _, why in chain.planned(steps)]
-    assert whys == [
-        "run again: changed seed",
-        "run again: start is made anew",
+    make_run(begin)
+    make_run(sft)
+    make_run(dpo, "running")
+    reasons = [action.reason for action in chain.plan(steps)]
+    assert reasons == ["skip: complete", "skip: complete", "run", "continue"]
+    actions = chain.plan([changed(begin, "seed=7"), *steps[1:]])
+    assert [action.reason for action in actions] == [
+        "run again: changed seed, source.seed",
+        "run again: start will run",
         "run",
-        "run again: sft is made anew",
+        "run again: sft will run",
     ]
 
 
@@ -118,7 +122,7 @@ def test_a_stage_that_was_cut_off_continues_with_changed_code_and_says_so(
     tmp_path, in_root, monkeypatch
 ):
     _, steps = chain_of(tmp_path)
-    made(steps[0], "running")
+    make_run(steps[0], "running")
     assert chain.state(steps[0]) == ("continue", "continue")
     monkeypatch.setattr(chain, "code_hash", lambda recipe: "other")
     assert chain.state(steps[0]) == ("continue", "continue: the code changed since")
@@ -127,7 +131,7 @@ def test_a_stage_that_was_cut_off_continues_with_changed_code_and_says_so(
 def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spelled = ["runs/tiny", "runs/tiny/", "./runs/tiny", f"{tmp_path}/runs/tiny"]
-    found = [
+    manifests = [
         (
             {
                 "recipe": "sft",
@@ -137,10 +141,10 @@ def test_one_folder_however_it_is_spelled(tmp_path, monkeypatch):
         )
         for d in spelled
     ]
-    for other in found:
-        assert what_changed(found[0], "sft", other["config"], other["inputs"]) == []
+    for other in manifests:
+        assert what_changed(manifests[0], "sft", other["config"], other["inputs"]) == []
     assert what_changed(
-        found[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}
+        manifests[0], "sft", {"run_dir": "runs/tiny2", "data": "x"}, {"runs/tiny/x": "2"}
     ) == ["data", "run_dir", "runs/tiny/x"]
 
 
@@ -203,10 +207,29 @@ def test_another_chat_template_is_another_start(tmp_path, in_root):
         "path": str(tmp_path / "config.json"),
         "chat_template": str(template),
     }
-    step["cfg"] = dataclasses.replace(chain.load_config(step), source=source)
-    made(step)
+    step = changed(step, f"source={json.dumps(source)}")
+    make_run(step)
     assert chain.state(step)[0] == "skip"
     template.write_text("b")
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
     template.unlink()  # what is gone is named, and nothing else
     assert chain.state(step) == ("rerun", f"run again: changed {template}")
+
+
+def test_a_folder_of_an_older_version_is_resumed_or_refused(tmp_path, in_root):
+    """Refuse a run whose component has moved since, in one line that says what to do."""
+    _, [start, sft, *_] = chain_of(tmp_path)
+    make_run(start, "running")
+    make_run(sft, "running")
+    path = tmp_path / "run" / "sft" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["config"]["tokenizer"]["_component_"] = "custom_components.tokenizer.hf.ChatTokenizer"
+    path.write_text(json.dumps(manifest))
+    assert RunFolder("start", start.cfg).already_complete is False
+    with pytest.raises(UserError) as e:
+        RunFolder("sft", sft.cfg)
+    assert str(e.value) == (
+        f"{tmp_path}/run/sft holds another run (differs in: tokenizer._component_); set resume=never "
+        "to replace it, or another output_dir"
+    )
+    assert chain.state(sft) == ("rerun", "run again: changed tokenizer._component_")

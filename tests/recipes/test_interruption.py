@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C between two steps: saved, said, and continued to the same end."""
+"""Stop runs by SIGTERM and Ctrl-C: they save, say so, and resume to the same end."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_it_saves_and_the_same_command_continues(overrides, whole, tmp_path, num
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_all_ranks_stop_at_the_same_step(overrides, tmp_path, number):
-    """The signal reaches every process, as in a terminal or by Slurm, and torchrun repeats it."""
+    """Signal every process, as a terminal or Slurm does; torchrun repeats the signal."""
     overrides = [*overrides, f"output_dir={tmp_path}/x"]
     process = subprocess.Popen(
         [

@@ -12,7 +12,7 @@ from fake_endpoint import FakeEndpoint, completion
 from custom_components.data.column_addition import PROBLEM, column_addition
 from custom_components.data.rows import read_rows
 from custom_components.data.sources import rollouts
-from custom_components.engines.replies import read_replies
+from custom_components.io import Journal
 from custom_components.verifier import verify
 
 COUNTS = {1: 10, 2: 30, 3: 0, 4: 0}
@@ -88,10 +88,10 @@ def test_killed_and_continued_asks_only_for_the_missing(tmp_path):
         process.kill()
         assert process.wait() == -9
         time.sleep(0.2)
-        spool = tmp_path / "rollouts" / ".spool-00000.jsonl"
-        kept = [QUESTIONS[e["problem"]] for e in read_replies(spool)[0]]
+        journal = Journal(tmp_path / "rollouts" / ".spool-00000.jsonl")
+        kept = [QUESTIONS[entry["problem"]] for entry in journal.read()]
         assert 8 <= len(kept) < 25
-        with open(spool, "a") as f:
+        with open(journal.path, "a") as f:
             f.write('{"round": 0, "prob')  # the line that was being written
         server.requests.clear()
         recipe("rollout", *args)

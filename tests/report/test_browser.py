@@ -6,7 +6,7 @@ import subprocess
 from html import unescape
 
 import pytest
-from chain import STAGES, TASK, small_chain
+from chain_folder import STAGES, TASK, small_chain
 
 from custom_components.io import write_jsonl
 from custom_components.report.chain_report import make_report

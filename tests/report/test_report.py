@@ -5,17 +5,17 @@ import re
 import shutil
 
 import pytest
-from chain import HOSTILE, STAGES, TASK, evaluation, problem, small_chain, stage
+from chain_folder import HOSTILE, STAGES, TASK, evaluation, problem, small_chain, stage
 
 from custom_components import hub
 from custom_components.cards import model_card
 from custom_components.config import UserError
 from custom_components.io import sha256_of, write_json
 from custom_components.report import browser
+from custom_components.report.ablation_table import print_ablation
 from custom_components.report.breakdown import by_length, length_bins
 from custom_components.report.chain_report import build_report, make_report
 from custom_components.report.svg import line_chart, nice_ticks, short, thinned
-from custom_components.report.table import print_ablation
 from custom_components.runs.processes import last_words
 
 

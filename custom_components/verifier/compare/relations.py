@@ -104,7 +104,7 @@ def has_no_variables(equation: Relation) -> bool:
 
 
 def equal_inequalities(gold: Relation, answer: Relation) -> bool:
-    """Return whether two relations of one sign are multiples of each other, read from any end."""
+    """Return whether two relations of one sign are multiples of each other, read either way."""
     sign, other = gold.signs[0], answer.signs[0]
     if sign == other:
         return expressions.proportional(gold.texts, answer.texts, directed=sign in FLIPPED)

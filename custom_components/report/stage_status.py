@@ -1,4 +1,4 @@
-"""What the stages of a chain say of themselves: state, provenance, alarms, and yields of the data."""
+"""Collect the status, provenance, alarms and data yields of a chain's stages."""
 
 import json
 import time
@@ -11,15 +11,19 @@ from custom_components.runs.manifest import read_manifest
 from custom_components.runs.metrics import logged_rows
 from custom_components.runs.processes import last_words
 
-MOST_REASONS = 12
+MAX_REASONS = 12
 
 
 def current_results(run_dir: Path, name: str) -> dict[str, Any] | None:
-    """{task: summary} of a stage's model; None where it is not evaluated, or was made anew since."""
+    """Return {task: summary} of a stage's model.
+
+    Returns None if the model is not evaluated, or the stage was run again since.
+    """
     file = run_dir / "eval" / name / f"{name}.json"
     if not file.is_file():
         return None
-    stage, evaluation = read_manifest(run_dir / name), read_manifest(run_dir / "eval" / name)
+    stage = read_manifest(run_dir / name)
+    evaluation = read_manifest(run_dir / "eval" / name)
     if stage and evaluation and stage["started"] > evaluation["started"]:
         model = run_dir / name / "model"
         if stage["status"] != "complete" or sha256_of(model) not in evaluation["inputs"].values():
@@ -28,11 +32,11 @@ def current_results(run_dir: Path, name: str) -> dict[str, Any] | None:
 
 
 def stage_runs(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry for each stage, and one for its evaluation, in order.
+    """Return one entry for each stage, and one for its evaluation, in order.
 
     Returns:
-        [{"name", "label", "status" (complete, unfinished, failed, waiting), "error", "alive" (when its
-        folder was last written to), "start" (model), "manifest" ({} while waiting)}].
+        [{"name", "label", "status" (complete, unfinished, failed, waiting), "error", "alive" (time
+        of the last write to its folder), "start" (model), "manifest" ({} while waiting)}].
     """
     runs = []
     for stage in stages:
@@ -45,8 +49,10 @@ def stage_runs(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, An
 def _run(run_dir: Path, name: str, label: str) -> dict[str, Any]:
     folder = run_dir / name
     manifest = read_manifest(folder) or {}
-    status, error = "waiting", None
-    logs = [run_dir / "logs" / f"{of}{name.replace('/', '-')}.log" for of in ("", "doctor-")]
+    status = "waiting"
+    error: str | None = None
+    log_name = f"{name.replace('/', '-')}.log"
+    logs = [run_dir / "logs" / f"{prefix}{log_name}" for prefix in ("", "doctor-")]
     log = next((file for file in logs if file.is_file()), logs[0])
     if manifest.get("status") == "complete":
         status = "complete"
@@ -68,35 +74,35 @@ def _run(run_dir: Path, name: str, label: str) -> dict[str, Any]:
 
 
 def clock(seconds: float) -> str:
-    """A time as `2026-01-31 12:00 UTC`."""
+    """Return a time in seconds since the epoch as `2026-01-31 12:00 UTC`."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def stage_alarms(run_dir: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Alarms that stages raised, and gradients that were not finite.
+    """Return the alarms that stages raised, and gradients that were not finite.
 
     Returns:
         [{"label", "step", "alarm"}], stage by stage.
     """
-    found = []
+    alarms: list[dict[str, Any]] = []
     for stage in stages:
         folder = run_dir / stage["name"]
         rows = logged_rows(folder / "alarms.jsonl", "step", "alarm")
-        # a step that is done again after a stop stands there twice
+        # A step that is repeated after an interruption is logged twice.
         broken = dict.fromkeys(r["step"] for r in logged_rows(folder / "nonfinite.jsonl", "step"))
         if broken:
             message = f"{len(broken)} steps without a finite gradient (nonfinite.jsonl)"
             rows = [*rows, {"step": next(iter(broken)), "alarm": message}]
-        found += [{"label": stage["label"], "step": r["step"], "alarm": r["alarm"]} for r in rows]
-    return found
+        alarms += [{"label": stage["label"], "step": r["step"], "alarm": r["alarm"]} for r in rows]
+    return alarms
 
 
 def data_yields(folder: Path) -> dict[str, Any]:
-    """Counts of a run of recipes/curate.py, complete or not.
+    """Return the counts of a run of recipes/curate.py, complete or not.
 
     Returns:
         {"counts" (of the manifest), "verdicts": [{"verdict", "reason", "rollouts"}], "removed" and
-        "rejected": [(reason, number)]}; {} where the folder holds another run, or none.
+        "rejected": [(reason, number)]}; {} if the folder holds another run, or none.
     """
     manifest = read_manifest(folder)
     if not manifest or manifest["recipe"] != "curate":
@@ -110,16 +116,16 @@ def data_yields(folder: Path) -> dict[str, Any]:
 
 
 def _reasons(file: Path) -> list[tuple[str, int]]:
-    """Reasons of a file's rows by their number, the most frequent ones."""
+    """Return the most frequent reasons of a file's rows, with their number."""
     counts = Counter(str(row.get("reason")) for row in logged_rows(file))
-    return counts.most_common(MOST_REASONS)
+    return counts.most_common(MAX_REASONS)
 
 
 def _verdicts(folder: Path) -> list[dict[str, Any]]:
-    """Rollouts by verdict and the verifier's reason."""
-    counts: Counter[tuple[str, str]] = Counter()
+    """Count rollouts by verdict and the verifier's reason."""
     import pyarrow.parquet as pq
 
+    counts: Counter[tuple[str, str]] = Counter()
     for file in sorted(folder.glob("*.parquet")):
         table = pq.read_table(file, columns=["verdict", "reason"])
         grouped = table.group_by(["verdict", "reason"]).aggregate([([], "count_all")])
@@ -134,5 +140,5 @@ def _verdicts(folder: Path) -> list[dict[str, Any]]:
 
 
 def as_json(value: Any) -> str:
-    """A config or counts, for people to read."""
+    """Return a config or counts as indented JSON, for people to read."""
     return json.dumps(value, indent=2, default=str)

@@ -1,0 +1,104 @@
+"""Load the tasks, and the problems, that the config of an evaluation names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from custom_components.config import UserError, instantiate, load, nearest
+from custom_components.runs.manifest import ROOT
+from eval.evaluate_config import EvaluateConfig
+from eval.repeats import repeated
+from eval.sets import SETS, evaluation_problems
+
+
+class EvaluationProblem(NamedTuple):
+    """Hold a problem that an evaluation asks.
+
+    Attributes:
+        task: Name of its lm-eval task.
+        is_benchmark: Whether the task is a benchmark, of which altered copies count too. Generated
+            problems that differ in a digit (the tiny track's) are not.
+        text: The problem.
+    """
+
+    task: str
+    is_benchmark: bool
+    text: str
+
+
+def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
+    """Return lm-eval's task manager, and the configs of the tasks with their repeats.
+
+    Raises:
+        UserError: When there is no such task, or our verifier does not score it.
+    """
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    include = Path(cfg.include_path)
+    folder = str(include if include.is_dir() else ROOT / include)
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not set(cfg.tasks) <= set(manager.all_tasks):  # indexing lm-eval's own takes seconds
+        manager = TaskManager(include_path=folder)
+
+    def config_of(task: str) -> dict[str, Any]:
+        return load_yaml(cast(Path, manager.task_index[task].yaml_path), resolve_func=True)
+
+    tasks = []
+    for name in cfg.tasks:
+        if name not in manager.all_tasks:
+            ours = [t for t in manager.all_tasks if t.startswith("reasoning_")]
+            raise UserError(f"tasks: no lm-eval task {name!r}{nearest(name, ours)}")
+        config = config_of(name)
+        members = config["task"]  # of a group: the names of its tasks
+        for task in [config] if isinstance(members, str) else map(config_of, members):
+            if "samples" not in {m["metric"] for m in task.get("metric_list", [])}:
+                raise UserError(
+                    f"tasks: {task['task']} is not scored by this project's verifier; take one of "
+                    "ours (reasoning_...), or run it by lm_eval itself"
+                )
+            if task["task"] == "reasoning_own" and cfg.problems:
+                task = with_own_problems(task, cfg)
+            tasks.append(repeated(task, cfg.repeats or task.get("repeats", 1)))
+    return manager, tasks
+
+
+def with_own_problems(task: dict[str, Any], cfg: EvaluateConfig) -> dict[str, Any]:
+    """Return a task's config with the problems of `cfg`, asked with the tokenizer's instruction as
+    in training.
+    """
+    from eval.tasks.functions import whole
+
+    data = whole(instantiate(cfg.problems, "problems"))
+    instruction = (cfg.tokenizer or {}).get("instruction")
+    suffix = f"\n{{% raw %}}{instruction}{{% endraw %}}" if instruction else ""
+    return task | {"custom_dataset": lambda **_: data, "doc_to_text": "{{problem}}" + suffix}
+
+
+def problems_of_evaluation(config: str) -> Iterator[EvaluationProblem | UserError]:
+    """Yield the problems that the YAML of an evaluation asks.
+
+    A public set that cannot be loaded yields its UserError instead, so that the others are used.
+
+    Raises:
+        UserError: When a task is unknown, or the problems of another task cannot be loaded.
+    """
+    cfg = load(EvaluateConfig, config, ["models={}"])
+    names = {task: task.removeprefix("reasoning_") for task in cfg.tasks}
+    for task, name in names.items():  # without lm-eval, which takes seconds to import
+        if name in SETS:
+            try:
+                for _, text in evaluation_problems([name]):
+                    yield EvaluationProblem(task, name != "tiny_addition", text)
+            except UserError as e:
+                yield e
+    if "reasoning_own" in names and cfg.problems:
+        from eval.tasks.functions import whole
+
+        for text in whole(instantiate(cfg.problems, "problems"))["test"]["problem"]:
+            yield EvaluationProblem("reasoning_own", True, text)
+        names.pop("reasoning_own")
+    cfg.tasks = [task for task, name in names.items() if name not in SETS]
+    for task in load_tasks(cfg)[1] if cfg.tasks else []:
+        for row in task["custom_dataset"]()["test"]:
+            yield EvaluationProblem(task["task"], True, row["problem"])
