@@ -17,7 +17,6 @@ TRL has no setting of its own for REINFORCE++; RLOO is a trainer of its own, who
 the whole response, so that both agree on policy.
 """
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +29,7 @@ from custom_components.rl.advantages import group_advantages
 from custom_components.rl.groups import Sample
 from custom_components.rl.learning import Learner, response_tokens
 from custom_components.rl.rewards import Reward
+from custom_components.runs.metrics import Sums
 
 LENGTHS = [3, 8, 5, 1, 12, 7]
 REWARDS = [1.0, -1.0, -0.75, 1.0, 1.0, -0.5]
@@ -198,7 +198,7 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False, importance=None):
         )
         for i, (ids, advantage) in enumerate(zip(IDS, advantages, strict=True))
     ]
-    learner, sums = Learner(trainer, setting_of(name)), Counter()
+    learner, sums = Learner(trainer, setting_of(name)), Sums()
 
     def logprobs_by(model, batch):
         return response_tokens(batch, forward_logprobs(batch.inputs, model)).logprobs

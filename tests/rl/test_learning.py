@@ -1,7 +1,6 @@
 """Check what the loss may and may not depend on, and PPO's advantages."""
 
 import random
-from collections import Counter
 from itertools import product
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ from custom_components.rl.learning import Learner, critic_advantages, response_t
 from custom_components.rl.rewards import RewardFunction, verified
 from custom_components.rl.rl_config import CriticConfig, RebalanceConfig
 from custom_components.rl.sampler import reward_groups
+from custom_components.runs.metrics import Sums
 from custom_components.training.distributed import World
 
 VOCABULARY = 40
@@ -138,7 +138,7 @@ def loss_and_gradient(
         learner, batches = batches_of(trainer, setting, samples, off_policy)
         if trainer.cfg.importance.beyond == "mask":
             learner.weigh(samples, batches)
-        sums = Counter()
+        sums = Sums()
         for batch in batches:
             if kl:
                 output = trainer.forward_logprobs(batch.inputs, trainer.old + 0.1)
@@ -179,7 +179,7 @@ def test_neither_order_nor_cut_nor_ranks_matter_with_a_correction(name, importan
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_first_update_is_on_policy(name):
     """Every ratio is exactly 1, and nothing is clipped."""
-    trainer, sums = Table(LossConfig(name)), Counter()
+    trainer, sums = Table(LossConfig(name)), Sums()
     samples = choose(groups(), setting=SETTINGS[name])
     learner, batches = batches_of(trainer, SETTINGS[name], samples)
     for batch in batches:
