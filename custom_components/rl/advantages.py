@@ -66,7 +66,7 @@ def kept_samples(samples: list[Sample], cfg: GRPOConfig, rng: random.Random) -> 
     if cfg.overlong_filter:
         samples = [s for s in samples if not s.truncated]
     if cfg.rebalance.enabled:
-        samples = rebalance(samples, cfg.rebalance.max_accuracy, rng)
+        samples = rebalance(samples, cfg.rebalance, rng)
     outcomes = {s.correct if cfg.contrast == "verdict" else s.reward for s in samples}
     return samples if len(outcomes) > 1 else []
 

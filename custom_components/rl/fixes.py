@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 from custom_components.rl.groups import Group, Sample
-from custom_components.rl.rl_config import SelectionConfig, TemperatureConfig
+from custom_components.rl.rl_config import RebalanceConfig, SelectionConfig, TemperatureConfig
 
 
 def is_selected(prompt: dict[str, Any], selection: SelectionConfig) -> bool:
@@ -37,13 +37,13 @@ def needs_more(group: Group, max_samples: int) -> bool:
     return len(group.samples) < max_samples and group.accuracy == 0
 
 
-def rebalance(samples: list[Sample], max_accuracy: float, rng: random.Random) -> list[Sample]:
+def rebalance(samples: list[Sample], options: RebalanceConfig, rng: random.Random) -> list[Sample]:
     """Choose the responses of a group to learn from: every correct one and as many incorrect ones.
 
     Args:
         samples: Verified responses of the group.
-        max_accuracy: Largest share of correct ones. A group above it is dropped: its prompt is too
-            easy.
+        options: Largest share of correct ones, above which a group is dropped because its prompt is
+            too easy; and whether to leave out incorrect ones.
         rng: Source of the draw of the incorrect ones.
 
     Returns:
@@ -55,9 +55,11 @@ def rebalance(samples: list[Sample], max_accuracy: float, rng: random.Random) ->
     incorrect = [i for i, s in enumerate(samples) if not s.correct and s.verdict != "undecided"]
     if not correct or not incorrect:
         return []
-    if len(correct) > max_accuracy * (len(correct) + len(incorrect)):
+    if len(correct) > options.max_accuracy * (len(correct) + len(incorrect)):
         return []
-    drawn = rng.sample(incorrect, min(len(correct), len(incorrect)))
+    drawn = incorrect
+    if options.equal:
+        drawn = rng.sample(incorrect, min(len(correct), len(incorrect)))
     return [samples[i] for i in sorted(correct + drawn)]
 
 

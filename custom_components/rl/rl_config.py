@@ -33,8 +33,9 @@ class SelectionConfig:
 class RebalanceConfig:
     """Configure reward rebalancing."""
 
-    enabled: bool = option(
-        True, "learn from every correct response of a group and as many incorrect ones"
+    enabled: bool = option(True, "drop easy groups, and sample hard prompts again")
+    equal: bool = option(
+        True, "learn from as many incorrect responses of a group as correct ones; else from all"
     )
     max_accuracy: float = option(
         0.5, "largest share of correct responses; easier groups are dropped"
@@ -101,8 +102,9 @@ class RLConfig(TrainingConfig):
     max_new_tokens: int = option(1024, "longest response, tokens")
     reward: Any = option(
         None,
-        "reward function, or a list of them, each with an optional `weight`; by default "
-        "custom_components.rl.rewards.verified: +1 for a correct response, -1 for any other",
+        "node that names a reward function, or a list of such nodes; beside the function's own "
+        "arguments each may have a `weight`, 1 by default; without any, "
+        "custom_components.rl.rewards.verified",
     )
     loss: LossConfig = option(LossConfig, "policy gradient")
     minibatches: int = option(1, "optimizer steps per pass over a step's samples")

@@ -1,5 +1,6 @@
 """Run GRPO and PPO with a user's reward function, a budget of tokens, and prompts that drop out."""
 
+import math
 import os
 import random
 import signal
@@ -58,7 +59,7 @@ def test_each_function_is_logged_by_its_name(whole):
     assert 0 < max(left_out) < 1
     samples = metrics(folder, "samples.jsonl")
     assert {type(sample["reward"]) for sample in samples} <= {float, type(None)}
-    assert len({sample["reward"] for sample in samples}) > 3
+    assert len({sample["reward"] for sample in samples}) > 2
 
 
 def test_a_failing_function_is_named_in_an_alarm(whole):
@@ -87,8 +88,8 @@ def test_the_budget_ends_the_run_and_sets_the_learning_rate(whole):
     for row, tokens in zip(rows, generated, strict=True):
         before, after = spent / budget, (spent + tokens) / budget
         if before >= 0.1:  # The warm-up is over.
-            expected = highest * (1 + torch.cos(torch.tensor(torch.pi * (before - 0.1) / 0.9))) / 2
-            assert row["lr"] == pytest.approx(float(expected), rel=1e-4)
+            expected = highest * (1 + math.cos(math.pi * (before - 0.1) / 0.9)) / 2
+            assert row["lr"] == pytest.approx(expected)
         else:
             assert row["lr"] == pytest.approx(highest * min(1, after / 0.1))
         # The temperature falls over half of the run.

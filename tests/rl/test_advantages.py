@@ -20,7 +20,7 @@ GRPO, DR_GRPO = SETTINGS["grpo"], SETTINGS["dr_grpo"]
 def config(max_accuracy=None, overlong_filter=False, contrast="reward"):
     """Return the keys that `choose_samples` reads; it rebalances if `max_accuracy` is given."""
     return SimpleNamespace(
-        rebalance=RebalanceConfig(max_accuracy is not None, max_accuracy or 0.0),
+        rebalance=RebalanceConfig(max_accuracy is not None, max_accuracy=max_accuracy or 0.0),
         overlong_filter=overlong_filter,
         contrast=contrast,
     )

@@ -6,7 +6,7 @@ import pytest
 from samples import group, sample
 
 from custom_components.rl.fixes import annealed_temperature, is_selected, needs_more, rebalance
-from custom_components.rl.rl_config import SelectionConfig, TemperatureConfig
+from custom_components.rl.rl_config import RebalanceConfig, SelectionConfig, TemperatureConfig
 
 
 def test_selection_by_length_and_pass_rate():
@@ -30,10 +30,11 @@ def test_hard_prompts_are_sampled_again_up_to_the_cap():
     assert not needs_more(group("incorrect"), 0)
 
 
-def rebalanced(verdicts, max_accuracy, rng):
+def rebalanced(verdicts, max_accuracy, rng, equal=True):
     """Return the indices of the responses that rebalancing keeps."""
     samples = [sample(verdict) for verdict in verdicts]
-    kept = {id(s) for s in rebalance(samples, max_accuracy, rng)}
+    options = RebalanceConfig(max_accuracy=max_accuracy, equal=equal)
+    kept = {id(s) for s in rebalance(samples, options, rng)}
     return [i for i, s in enumerate(samples) if id(s) in kept]
 
 
@@ -64,13 +65,14 @@ def test_easy_hopeless_and_all_right_groups_are_dropped():
     assert rebalanced([WRONG] * 4, 0.5, rng) == []
     assert rebalanced([RIGHT] * 4, 1.0, rng) == []
     assert rebalanced([RIGHT, RIGHT, WRONG], 0.7, rng) == [0, 1, 2]
+    assert rebalanced([RIGHT] + [WRONG] * 5, 0.5, rng, equal=False) == [0, 1, 2, 3, 4, 5]
     # An undecided response is neither.
     assert rebalanced([RIGHT, "undecided", WRONG], 0.5, rng) == [0, 2]
 
 
 def test_a_correct_response_that_was_cut_off_is_no_success():
     cut = sample(RIGHT, finish_reason="length")
-    assert rebalance([cut, sample(WRONG)], 0.5, random.Random(0)) == []
+    assert rebalance([cut, sample(WRONG)], RebalanceConfig(), random.Random(0)) == []
     assert needs_more(group(cut, cut), 4)
     assert group(cut, RIGHT).accuracy == 0.5
 

@@ -94,7 +94,7 @@ def rewarded(listed):
 def choose(listed, max_accuracy=None, setting=SETTINGS["grpo"], seed=0):
     """Return the samples to learn from; rebalance if `max_accuracy` is given."""
     cfg = SimpleNamespace(
-        rebalance=RebalanceConfig(max_accuracy is not None, max_accuracy or 0.0),
+        rebalance=RebalanceConfig(max_accuracy is not None, max_accuracy=max_accuracy or 0.0),
         overlong_filter=False,
         contrast="reward",
     )
