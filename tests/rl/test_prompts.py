@@ -3,9 +3,12 @@
 import random
 from types import SimpleNamespace
 
+import pytest
 import torch
+from conftest import ROOT
 from samples import group
 
+from custom_components.config import load, schema_of
 from custom_components.rl.prompts import PromptPool
 from custom_components.training.distributed import World
 
@@ -56,3 +59,18 @@ def test_prompts_are_dropped_above_the_pass_rate():
 def test_refilling_leaves_out_what_was_sampled():
     drawn = ids(pool(too_easy=["0"]).others(PROMPTS[1:8], 5, random.Random(0)))
     assert sorted(drawn) == ["8", "9"]
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_selection_in_the_papers_configs_costs_less_than_half_of_the_run(name):
+    """In responses, whatever the number of problems."""
+    cfg = load(schema_of(name), ROOT / "configs" / "phi4_mini" / f"{name}.yaml", [])
+    selection = cfg.selection
+    assert selection.rounds and selection.candidates
+    responses = selection.candidates * selection.rounds * selection.samples
+    assert responses < cfg.max_steps * cfg.batch_size * cfg.group_size / 2
+
+
+def test_the_papers_grpo_takes_the_mean_over_prompts():
+    cfg = load(schema_of("grpo"), ROOT / "configs" / "phi4_mini" / "grpo.yaml", [])
+    assert cfg.loss.resolve().aggregation == "prompt_mean"
