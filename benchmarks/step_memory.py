@@ -1,9 +1,10 @@
 """Measure the peak memory of training steps on a CPU; print it and the estimate as JSON.
 
-    MALLOC_MMAP_THRESHOLD_=65536 python benchmarks/step_memory.py KEY=VALUE...
+    MKL_DISABLE_FAST_MM=1 MALLOC_MMAP_THRESHOLD_=65536 python benchmarks/step_memory.py KEY=VALUE...
 
 The arguments override configs/tiny/midtrain.yaml. With MALLOC_MMAP_THRESHOLD_ freed memory goes
-back to the system at once, so that the process holds only what is alive.
+back to the system at once, and with MKL_DISABLE_FAST_MM MKL keeps no buffers between products, so
+that the process holds only what is alive.
 """
 
 import gc
@@ -13,7 +14,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from custom_components.config import instantiate, load
 from custom_components.models.decoder import Documents
@@ -33,34 +33,37 @@ def field(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-# Torch sets up thread pools and kernels once; do it here, because it is not part of a step.
-F.scaled_dot_product_attention(*torch.rand(3, 1, 2, 64, 32, requires_grad=True)).sum().backward()
+def train(length: int) -> None:
+    """Build the model and take three steps of `length` tokens."""
+    model = instantiate(cfg.model, "model")
+    cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
+    prepare_layers(model, False, cfg.activation_checkpointing)
+    optimizer = instantiate(
+        cfg.optimizer, "optimizer", [p for p in model.parameters() if p.requires_grad]
+    )
+    whole, rest = divmod(length, cfg.max_seq_len)
+    documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
+    tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, length))
+    half = cfg.dtype == "bf16"
+    for _ in range(3):
+        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+            logprobs = model(
+                tokens,
+                mask=documents,
+                input_pos=documents.positions(),
+                targets=tokens,
+                chunk_size=cfg.head_chunk_size,
+            )
+        (-logprobs.mean()).backward()
+        del logprobs
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+# The first steps load the processor's kernels and start thread pools, which are not part of a step.
+train(64)
 gc.collect()
 before = field("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-
-model = instantiate(cfg.model, "model")
-half = cfg.dtype == "bf16"
-cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
-prepare_layers(model, False, cfg.activation_checkpointing)
-optimizer = instantiate(
-    cfg.optimizer, "optimizer", [p for p in model.parameters() if p.requires_grad]
-)
-length = cfg.max_tokens_per_micro_batch
-whole, rest = divmod(length, cfg.max_seq_len)
-documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
-tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, length))
-for _ in range(3):
-    with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-        logprobs = model(
-            tokens,
-            mask=documents,
-            input_pos=documents.positions(),
-            targets=tokens,
-            chunk_size=cfg.head_chunk_size,
-        )
-    (-logprobs.mean()).backward()
-    del logprobs
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+train(cfg.max_tokens_per_micro_batch)
 print(json.dumps({"measured": field("VmHWM") - before, "estimated": estimate.trainer}))

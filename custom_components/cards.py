@@ -7,6 +7,7 @@ from typing import Any
 from custom_components.figures import percent, signed
 from custom_components.io import CARD
 from custom_components.runs.manifest import read_manifest
+from custom_components.tokenizer.prompt_form import PromptForm
 
 DEVIATIONS = """\
 - The paper's rollouts and prompts are not public: the data named here stand in for them
@@ -26,6 +27,7 @@ def model_card(
     config: dict[str, Any],
     results: dict[str, Any] | None = None,
     paired: list[dict[str, Any]] | None = None,
+    form: PromptForm | None = None,
 ) -> str:
     """Return the README.md of a trained model.
 
@@ -38,6 +40,7 @@ def model_card(
         config: resolved config of the run.
         results: {task: summary} of the model's evaluation, if there is one.
         paired: rows of report.json that compare the model with an earlier stage.
+        form: what was put around each problem in training.
     """
     start = config["checkpointer"]["checkpoint_dir"]
     licence = front_matter(Path(start), "license")
@@ -58,6 +61,7 @@ def model_card(
         "---\n" + "\n".join(front) + "\n---",
         f"# Model after {recipe}",
         f"Trained by reasontune's `{recipe}` recipe for {steps} steps from `{start}`.",
+        *([_form_section(form)] if form and form != PromptForm() else []),
         *([_result_section(results, paired or [])] if results else []),
         *([data] if data else []),
         f"## Deviations from the paper\n\nThe recipe is that of Phi-4-Mini-Reasoning (arXiv 2504.21233).\n\n{DEVIATIONS.rstrip()}",
@@ -78,6 +82,16 @@ def front_matter(model: Path, prefix: str) -> list[str]:
     if head.strip() or not (mark and end):
         return []
     return [line for line in block.splitlines() if line.startswith(prefix)]
+
+
+def _form_section(form: PromptForm) -> str:
+    lines = [
+        ("A line after the problem", form.instruction),
+        ("System turn", form.system_prompt),
+        ("Variables of the chat template", json.dumps(form.chat_template_kwargs)),
+    ]
+    listed = "\n".join(f"- {name}: `{text}`" for name, text in lines if text not in ("", "{}"))
+    return f"## How it was asked in training\n\n{listed}"
 
 
 def _result_section(results: dict[str, Any], paired: list[dict[str, Any]]) -> str:

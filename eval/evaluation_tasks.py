@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, cast
 
 from custom_components.config import UserError, instantiate, load, nearest
 from custom_components.runs.manifest import ROOT
+from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.tokenizer.prompt_form import trained_form, warn
 from eval.evaluate_config import EvaluateConfig
 from eval.repeats import repeated
 from eval.sets import SETS, evaluation_problems
@@ -26,8 +28,12 @@ class EvaluationProblem(NamedTuple):
     text: str
 
 
-def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
+def load_tasks(cfg: EvaluateConfig, instruction: str = "") -> tuple[Any, list[dict[str, Any]]]:
     """Return lm-eval's task manager, and the configs of the tasks with their repeats.
+
+    Args:
+        cfg: config of the evaluation.
+        instruction: text after each of the user's own problems; the other tasks have their own.
 
     Raises:
         UserError: When there is no such task, or our verifier does not score it.
@@ -58,21 +64,43 @@ def load_tasks(cfg: EvaluateConfig) -> tuple[Any, list[dict[str, Any]]]:
                     "ours (reasoning_...), or run it by lm_eval itself"
                 )
             if task["task"] == "reasoning_own" and cfg.problems:
-                task = with_own_problems(task, cfg)
+                task = with_own_problems(task, cfg, instruction)
             tasks.append(repeated(task, cfg.repeats or task.get("repeats", 1)))
     return manager, tasks
 
 
-def with_own_problems(task: dict[str, Any], cfg: EvaluateConfig) -> dict[str, Any]:
-    """Return a task's config with the problems of `cfg`, asked with the tokenizer's instruction as
-    in training.
-    """
+def with_own_problems(
+    task: dict[str, Any], cfg: EvaluateConfig, instruction: str
+) -> dict[str, Any]:
+    """Return a task's config with the problems of `cfg`, followed by the instruction."""
     from eval.tasks.functions import whole
 
     data = whole(instantiate(cfg.problems, "problems"))
-    instruction = (cfg.tokenizer or {}).get("instruction")
     suffix = f"\n{{% raw %}}{instruction}{{% endraw %}}" if instruction else ""
     return task | {"custom_dataset": lambda **_: data, "doc_to_text": "{{problem}}" + suffix}
+
+
+def warn_of_other_instructions(tokenizer: ChatTokenizer, tasks: list[dict[str, Any]]) -> None:
+    """Print a warning for each task that asks with another instruction than the model's training.
+
+    The user's own problems are asked with the tokenizer's instruction, which warns by itself, and
+    the instruction of a multiple-choice task has to name the letters.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        tasks: configs of `load_tasks`.
+    """
+    trained = trained_form(tokenizer.path)
+    for task in tasks:
+        own_form = (task.get("metadata") or {}).get("multiple_choice")
+        if trained is None or own_form or task["task"] == "reasoning_own":
+            continue
+        instruction = str(task["doc_to_text"]).partition("{{problem}}")[2].strip()
+        if instruction != trained.instruction:
+            warn(
+                f"{tokenizer.path} was trained with instruction {trained.instruction!r}, and "
+                f"{task['task']} asks with {instruction!r}; its score may be lower for that"
+            )
 
 
 def problems_of_evaluation(config: str) -> Iterator[EvaluationProblem | UserError]:

@@ -14,6 +14,7 @@ from custom_components.engines.engine import Reply, Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import Journal
 from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.tokenizer.thought import is_open, opening_of
 from eval.scoring import Response
 
 
@@ -73,9 +74,7 @@ class EngineLM(LM):
         system = self.tokenizer.system_prompt
         if system and chat_history[0]["role"] != "system":
             chat_history = [{"role": "system", "content": system}, *chat_history]
-        return self.tokenizer.hf.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return self.tokenizer.render(chat_history, add_generation_prompt)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return one response for each request, in order.
@@ -120,7 +119,7 @@ class EngineLM(LM):
         ]
 
     def _reasoning_open(self, prompt: str) -> bool:
-        return self.tokenizer is not None and prompt.rstrip().endswith("<think>")
+        return self.tokenizer is not None and is_open(opening_of(prompt))
 
     def _sampling(self, options: dict[str, Any]) -> Sampling:
         options = {**options, **self.sampling}

@@ -61,7 +61,8 @@ def score(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     """Compute the metrics of one problem, as the tasks' `process_results`.
 
     Args:
-        doc: problem with its `answer`; with `choices` ("ABCD") the answer is a letter.
+        doc: problem with its `answer`; with `choices` ("ABCD") the answer is a letter; with
+            `reasoning_open` plain text begins inside <think>.
         results: results of the filter: a list of responses (repeats), or one response.
 
     Returns:
@@ -85,7 +86,7 @@ def verified_responses(doc: dict[str, Any], responses: Sequence[str]) -> list[di
         answer).
     """
     choices = doc.get("choices") or None
-    always_open = os.environ.get(REASONING_OPEN) == "1"
+    always_open = os.environ.get(REASONING_OPEN) == "1" or bool(doc.get("reasoning_open"))
     samples = [
         r if isinstance(r, Response) else Response.of(r, "stop", reasoning_open=always_open)
         for r in responses

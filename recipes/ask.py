@@ -11,7 +11,7 @@ With `answer`, the right answer, it also verifies the response.
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from custom_components.config import (
     Component,
@@ -141,10 +141,12 @@ def answer(
         cfg: config of the sampling.
 
     Returns:
-        (text of the response, whether it is finished and not cut off).
+        (whole response, whether it is finished and not cut off).
     """
     import torch
     from transformers import TextStreamer
+
+    from custom_components.tokenizer.thought import is_open
 
     sampling: dict[str, Any] = {"do_sample": False}
     if cfg.temperature > 0:
@@ -155,17 +157,19 @@ def answer(
             "top_k": 0,
         }
     prompt = torch.tensor([ids], device=model.device)
+    if is_open(tokenizer.opening):
+        print(tokenizer.opening, end="", flush=True)
     [tokens] = model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=room,
         eos_token_id=tokenizer.stop_ids,
         pad_token_id=tokenizer.pad_id,
-        streamer=TextStreamer(tokenizer.hf, skip_prompt=True, skip_special_tokens=True),
+        streamer=TextStreamer(cast(Any, tokenizer), skip_prompt=True),
         **sampling,
     )
     response = tokens[len(ids) :].tolist()
-    return tokenizer.decode(response), response[-1] in tokenizer.stop_ids
+    return tokenizer.decode_response(response), response[-1] in tokenizer.stop_ids
 
 
 def verdict_of(gold: str, response: str, truncated: bool) -> str:

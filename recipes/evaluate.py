@@ -15,6 +15,7 @@ come: a resumed run asks only for those that are missing, and skips a model whos
 import logging
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.run_folder import RunFolder
 from eval.evaluate_config import EvaluateConfig
-from eval.evaluation_tasks import load_tasks
+from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.provenance import model_provenance, task_provenance
 from eval.results import problem_row, summary
 from eval.tables import print_results
@@ -70,10 +71,12 @@ def evaluate_model(
     from eval.lm import EngineLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager, tasks = load_tasks(cfg)
     tokenizer = None
     if cfg.tokenizer:
         tokenizer = instantiate(cfg.tokenizer | {"path": model}, "tokenizer")
+    manager, tasks = load_tasks(cfg, tokenizer.instruction if tokenizer else "")
+    if tokenizer:
+        warn_of_other_instructions(tokenizer, tasks)
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
     lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
     began = time.perf_counter()
@@ -99,6 +102,7 @@ def evaluate_model(
         rows += task_rows
     template = tokenizer.hf.chat_template if tokenizer else None
     provenance = model_provenance(model, hashes.get(model), template, cfg.engine, engine.dtype) | {
+        "prompt_form": asdict(tokenizer.form) if tokenizer else None,
         "seed": cfg.seed,
         "tasks": protocols,
         "seconds": seconds,

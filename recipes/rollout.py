@@ -113,7 +113,7 @@ class YieldBar:
         pool: verifier that checks every response while the engine samples; None verifies nothing.
 
     Attributes:
-        solved: (shard, problem) of the problems with a correct rollout, as far as verified.
+        solved: (shard, problem) of the problems with a correct rollout among those verified so far.
     """
 
     def __init__(self, bar: tqdm, pool: VerifierPool | None) -> None:

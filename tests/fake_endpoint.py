@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint on this machine that replies as a test says."""
+"""Run an OpenAI-compatible endpoint on this machine, with the replies of a test."""
 
 import json
 import threading
@@ -9,15 +9,15 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 5}
 
 
 def completion(content, finish_reason="stop", usage=USAGE, **fields):
-    """A chat completion's JSON."""
+    """Return the JSON of a chat completion."""
     choice = {"message": {"content": content, **fields}, "finish_reason": finish_reason}
     return {"choices": [choice], "usage": usage}
 
 
 class FakeEndpoint:
-    """Replies with what `reply(question, number of the request)` returns.
+    """Reply with the result of `reply(question, number of the request)`.
 
-    That is a JSON object, or a status, or (status, headers), or bytes.
+    The result is a JSON object, a status, (status, headers), or bytes.
     """
 
     def __init__(self, reply):
@@ -55,7 +55,7 @@ class FakeEndpoint:
                     self.end_headers()
                     self.wfile.write(data)
                 except OSError:
-                    pass  # who asked is gone
+                    pass  # the client is gone
 
             def log_message(self, *_):
                 pass
@@ -70,11 +70,11 @@ class FakeEndpoint:
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
 
     def asked(self) -> Counter:
-        """How often each question was asked."""
+        """Return how often each question was asked."""
         return Counter(body["messages"][-1]["content"] for body in self.requests)
 
     def close(self):
-        """Go away, at once."""
+        """Stop at once."""
         self.server.shutdown()
         self.server.server_close()
 

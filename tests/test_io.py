@@ -7,7 +7,7 @@ from custom_components.io import Journal, read_jsonl, write_json, write_jsonl
 
 
 def test_half_of_a_surrogate_pair_is_kept(tmp_path):
-    """A model's text may hold one; JSON can escape it, UTF-8 cannot hold it."""
+    """A model's text may hold one, which JSON can escape and UTF-8 cannot encode."""
     row = {"response": "x\ud83d y é"}
     write_jsonl(tmp_path / "a.jsonl", [row])
     write_json(tmp_path / "a.json", row)

@@ -1,8 +1,9 @@
 """Read rollout rows from data sets of many forms.
 
 Each function yields rows whose response is `<think>...</think>` and an answer, which is boxed if
-the source marks it. A row that cannot be used is yielded as a `Reject`, and so is a file that
-cannot be read to its end.
+the source marks it. A response that closes `<think>` without opening it, because its prompt did,
+gets it back. A row that cannot be used is yielded as a `Reject`, and so is a file that cannot be
+read to its end.
 """
 
 import os
@@ -22,6 +23,7 @@ from custom_components.data.rows import (
     rollout_row,
     table_files,
 )
+from custom_components.tokenizer.thought import OPENED, whole_response
 from custom_components.verifier.read import last_boxes
 
 Convert = Callable[[dict[str, Any], int], dict[str, Any] | list[dict[str, Any]]]
@@ -34,6 +36,7 @@ def _adapt(
     split: str = "train",
     name: str | None = None,
     files: list[str] | None = None,
+    reasoning_open: bool = False,
 ) -> Rows:
     """Yield the rows of a table, each converted to a rollout row or to a list of them.
 
@@ -43,6 +46,7 @@ def _adapt(
             AttributeError, TypeError or ValueError on a bad row.
         split, name: split and configuration of a data set on the hub.
         files: files to read instead of those at `path`.
+        reasoning_open: whether every response's prompt ended in <think>.
 
     Raises:
         UserError: if no row at all can be read; one lost file among others is a `Reject`.
@@ -52,7 +56,7 @@ def _adapt(
     for file in table_files(path, split) if files is None else files:
         try:
             for where, row in load_table(file, split, name):
-                yield from _converted(convert, where, row, count)
+                yield from _converted(convert, where, row, count, OPENED if reasoning_open else "")
                 count += 1
         except UserError as e:
             lost.append(Reject(file, str(e), whole_file=True))
@@ -62,8 +66,13 @@ def _adapt(
         raise UserError(lost[0].reason + more)
 
 
-def _converted(convert: Convert, where: str, row: dict[str, Any] | None, i: int) -> Rows:
-    """Yield the rollout rows, or the `Reject`, that one row of a table gives."""
+def _converted(
+    convert: Convert, where: str, row: dict[str, Any] | None, i: int, opening: str
+) -> Rows:
+    """Yield the rollout rows, or the `Reject`, that one row of a table gives.
+
+    Their responses are whole: they have the `<think>` of their prompt's opening.
+    """
     if row is None:
         yield Reject(where, "not a JSON object")
         return
@@ -76,10 +85,17 @@ def _converted(convert: Convert, where: str, row: dict[str, Any] | None, i: int)
         yield Reject(where, str(e))
         return
     if isinstance(adapted, dict):
-        yield checked(adapted, where)
+        yield checked(_whole(adapted, opening), where)
         return
     for n, response in enumerate(adapted):
-        yield checked(response, f"{where}, response {n}")
+        yield checked(_whole(response, opening), f"{where}, response {n}")
+
+
+def _whole(row: dict[str, Any], opening: str) -> dict[str, Any]:
+    text = row["response"]
+    if not isinstance(text, str) or not text.strip():  # `checked` rejects it
+        return row
+    return row | {"response": whole_response(text, opening)}
 
 
 def _counted(rows: Rows, skipped: Counter[str]) -> Rows:
@@ -90,18 +106,22 @@ def _counted(rows: Rows, skipped: Counter[str]) -> Rows:
             print(f"skipped {count} rows: {reason}", flush=True)
 
 
-def rollouts(path: str) -> Rows:
+def rollouts(path: str, reasoning_open: bool = False) -> Rows:
     """Yield rows written by recipes/rollout.py.
 
     Args:
         path: run folder of the recipe, or a JSONL or Parquet file of such rows.
+        reasoning_open: whether the prompts ended in <think> and the responses lack it: those of an
+            endpoint without a reasoning parser that were sampled without its `reasoning_open`.
     """
     files = None
     if Path(path).is_dir():
         files = sorted(str(f) for f in (Path(path) / "rollouts").glob("*.parquet"))
         if not files:
             raise UserError(f"{path} holds no rollouts/*.parquet; run recipes/rollout.py first")
-    yield from _adapt(path, lambda row, i: rollout_row(**row), files=files)
+    yield from _adapt(
+        path, lambda row, i: rollout_row(**row), files=files, reasoning_open=reasoning_open
+    )
 
 
 def gsm8k(path: str = "openai/gsm8k", split: str = "train") -> Rows:
@@ -181,6 +201,7 @@ def jsonl(
     id: str | list[str] = "id",
     source: str = "jsonl",
     split: str = "train",
+    reasoning_open: bool = False,
 ) -> Rows:
     """Yield the traces of any JSONL or Parquet file or data set on the hub, by a column map.
 
@@ -197,6 +218,7 @@ def jsonl(
         id: column, or several that together name a row; rows without them are numbered.
         source: name of the source in the rows.
         split: split of a data set on the hub.
+        reasoning_open: whether the prompts ended in <think> and the responses lack it.
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
@@ -226,7 +248,7 @@ def jsonl(
             given_verdict=None if correct is None else LABELS.get(row[correct]),
         )
 
-    yield from _adapt(resolve(path, path), convert, split)
+    yield from _adapt(resolve(path, path), convert, split, reasoning_open=reasoning_open)
 
 
 STATED_LETTER = re.compile(r"(?i:answer|option|choice) (?i:is):? *\(?([A-Z])\b\)?")

@@ -12,7 +12,7 @@ from custom_components.config import UserError
 NAMES = {
     "tokenizer": "tokenizer and chat template can be used",
     "end_of_turn": "the template ends a turn with a special token, and it is trained",
-    "prefilled_think": "the template does not open <think> for the model",
+    "reasoning": "responses fit what the template's prompt says of the reasoning",
     "pad_is_end_of_turn": "padding does not hide the end of the turn",
     "data_unreadable": "what a stage reads is there, and every file of the data can be read",
     "data_columns": "rows have the columns that the config names",

@@ -16,18 +16,17 @@ from custom_components.data.rows import Reject, read_rows
 from custom_components.data.verified import problem_key
 from custom_components.doctor.findings import Finding
 from custom_components.doctor.stage import Stage, files_of
-from custom_components.doctor.template import open_tokenizer
+from custom_components.doctor.template import MOST, check_reasoning, open_tokenizer
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.run_config import RunConfig
 from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.tokenizer.thought import OPEN
 from custom_components.training.training_config import MidtrainConfig, TrainingConfig
 from custom_components.verifier import Item
 from custom_components.verifier.pool.options import VerifierConfig
 from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import EvaluationProblem
 
-MOST = 0.5
-"""Share of the rows from which a fault is an error."""
 SOME_TOO_LONG = 0.01
 UNREADABLE_GOLDS = 0.2
 CONTAMINATED = 0.01
@@ -103,6 +102,8 @@ def check_problems(stage: Stage, rows: int) -> Iterator[Finding]:
         elif rejects:
             yield from rejected(cfg, key, len(items), rejects)
         yield from check_answers(key, good)
+        if isinstance(cfg, CurateConfig):
+            yield from check_cut_off(key, good)
         yield from check_golds(stage, key, [row["answer"] for row in good])
 
 
@@ -137,6 +138,22 @@ def check_answers(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
             f"more than {WORDS_OF_A_SOLUTION} words, e.g. {example!r}",
             "no response can equal them, so everything would count as wrong",
             f"name the column of the final answer: {key}.answer=...",
+        )
+
+
+def check_cut_off(key: str, rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Check that a source's cut-off responses show their reasoning as the others do."""
+    reasoned = sum(OPEN in row["response"] for row in rows)
+    cut = [row for row in rows if row["finish_reason"] == "length"]
+    unopened = sum(OPEN not in row["response"] for row in cut)
+    if unopened and reasoned > MOST * len(rows):
+        yield Finding(
+            "reasoning",
+            "warning",
+            f"{key}: {unopened} of {len(cut)} cut-off responses have no <think>, and most of the "
+            "others have one",
+            "if their prompt opened it, a box in their unfinished reasoning counts as an answer",
+            f"{key}.reasoning_open=true if the prompts end in <think>",
         )
 
 
@@ -208,7 +225,12 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
     except UserError as e:
         yield unreadable(str(e))
         return
+    responses = [text for row, _ in encoded for text in answer_of(row)]
+    reasoning = list(check_reasoning(tokenizer, path, responses))
+    yield from reasoning
     usable = [(row, documents) for row, documents in encoded if documents]
+    if not usable and any(finding.level == "error" for finding in reasoning):
+        return
     if not usable:
         yield Finding(
             "data_columns",
@@ -243,6 +265,14 @@ def check_training_rows(stage: Stage, rows: int) -> Iterator[Finding]:
             "the model does not learn to stop: every response runs into the length limit",
             "mask padding by position, not by id, and let encode_example append the end of the turn",
         )
+
+
+def answer_of(row: dict[str, Any]) -> list[str]:
+    """Return the response that a row of a split trains towards, in a list; empty if it has none."""
+    turns = row.get("messages") or [{"content": row.get("chosen")}]
+    last = turns[-1] if isinstance(turns, list) else None
+    text = last.get("content") if isinstance(last, dict) else None
+    return [text] if isinstance(text, str) else []
 
 
 def question(turns: Any) -> list[str]:

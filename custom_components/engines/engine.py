@@ -81,7 +81,7 @@ class Reply:
     """Hold one sampled response as text.
 
     Attributes:
-        text: response without special tokens.
+        text: whole response without special tokens, with the `<think>` that its prompt opened.
         num_tokens: generated tokens, including reasoning; 0 if the engine does not count them.
         finish_reason: `stop` or `length` (cut off).
         cost: price of the response, USD.
@@ -153,7 +153,11 @@ class TokensAsText:
             on_done(
                 i,
                 [
-                    Reply(self.tokenizer.decode(c.token_ids), len(c.token_ids), c.finish_reason)
+                    Reply(
+                        self.tokenizer.decode_response(c.token_ids),
+                        len(c.token_ids),
+                        c.finish_reason,
+                    )
                     for c in completions
                 ],
             )

@@ -14,6 +14,8 @@ from custom_components.engines.engine import Conversation, Reply, Sampling
 from custom_components.engines.heartbeat import beat
 from custom_components.http import ChatEndpoint, ChatReply, EndpointError
 from custom_components.tokenizer.chat import complete_turns
+from custom_components.tokenizer.prompt_form import warn
+from custom_components.tokenizer.thought import OPENED, lacks_opening, whole_response
 
 # After one of these statuses every other request will fail, too.
 _HOPELESS = (401, 402, 403, 404)
@@ -45,6 +47,9 @@ class ServerEngine:
         extra_body: further fields of each request.
         system_prompt: content of a system turn before the problem; no such turn when None.
         instruction: text appended to every problem, after a newline; nothing when empty.
+        reasoning_open: whether the model's chat template ends the prompt in <think>, and the
+            endpoint does not keep the reasoning apart from the content; then <think> is put before
+            every reply.
         tokenizer: ignored, because the endpoint has its own.
 
     Raises:
@@ -68,6 +73,7 @@ class ServerEngine:
         extra_body: dict[str, Any] | None = None,
         system_prompt: str | None = None,
         instruction: str = "",
+        reasoning_open: bool = False,
         tokenizer: Any = None,
     ) -> None:
         if concurrency < 1:
@@ -90,6 +96,7 @@ class ServerEngine:
         self.extra_body = extra_body or {}
         self.system_prompt = system_prompt
         self.instruction = instruction
+        self.reasoning_open = reasoning_open
         self.spent = 0.0
         self._failed_in_a_row = 0
         self._lock = threading.Lock()
@@ -196,9 +203,15 @@ class ServerEngine:
             self._failed_in_a_row = 0
         if reply.finish_reason not in ("stop", "length"):
             raise ValueError(f"finish_reason {reply.finish_reason!r}")
-        text = response_text(reply)
+        text = response_text(reply, self.reasoning_open)
         if not text:
             raise ValueError("an empty response")
+        if lacks_opening(reply.content) and not (reply.reasoning or self.reasoning_open):
+            warn(
+                f"{self.endpoint.url} opens <think> in the prompt, so a reply that is cut off inside "
+                "it looks like an answer; set engine.reasoning_open=true, or reasoning_open: true of "
+                "the source in curate.yaml"
+            )
         return Reply(text, num_tokens, reply.finish_reason, cost)
 
     def _check_alive(self, failure: EndpointError) -> None:
@@ -232,10 +245,14 @@ class ServerEngine:
         """Do nothing: there is nothing to free."""
 
 
-def response_text(reply: ChatReply) -> str:
+def response_text(reply: ChatReply, reasoning_open: bool = False) -> str:
     """Join a reply to one response, with separate reasoning in <think> tags.
 
     A reply that is cut off before its content leaves <think> open.
+
+    Args:
+        reply: reply of the endpoint.
+        reasoning_open: whether content without separate reasoning begins inside <think>.
     """
     # Half of a surrogate pair cannot be encoded as UTF-8, so it is replaced.
     content, reasoning = (
@@ -243,7 +260,7 @@ def response_text(reply: ChatReply) -> str:
         for text in (reply.content, reply.reasoning)
     )
     if not reasoning:
-        return content
+        return whole_response(content, OPENED if reasoning_open else "") if content else ""
     if reply.finish_reason == "length" and not content:
         return f"<think>\n{reasoning}"
     return f"<think>\n{reasoning}\n</think>\n\n{content}"

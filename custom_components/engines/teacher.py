@@ -57,7 +57,7 @@ class AdditionTeacher:
             completions = []
             for _ in range(n):
                 text, finished = worked_addition(a, b, self.rates, rng)
-                tokens = self.tokenizer.encode_text(text)
+                tokens = self.tokenizer.encode_response(text)
                 if finished:
                     tokens.append(self.tokenizer.end_of_turn_id)
                 if len(tokens) > sampling.max_new_tokens:

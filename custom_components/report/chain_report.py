@@ -31,6 +31,7 @@ from custom_components.report.stage_status import (
     stage_runs,
 )
 from custom_components.runs.manifest import read_manifest
+from custom_components.tokenizer.prompt_form import trained_form
 from eval.published import is_published, published_tables
 from eval.statistics import paired_difference
 
@@ -252,6 +253,7 @@ def refresh_cards(run_dir: Path, stages: list[dict[str, Any]], report: dict[str,
             manifest["config"],
             results,
             [pair for pair in report["paired"] if pair["b"] == name],
+            trained_form(card.parent),
         )
         if card.read_text(encoding="utf-8") != text:
             write_text(card, text)

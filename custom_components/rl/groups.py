@@ -18,7 +18,7 @@ class Sample:
     Attributes:
         prompt_ids: Token ids of the prompt.
         completion: Token ids of the response, the engine's log-probs, and why it ended.
-        text: Decoded response.
+        text: Whole response, with the `<think>` that its prompt opened.
         verdict: correct, incorrect or undecided; empty until it is verified.
         outcome: Reward; None until the response is rewarded.
         advantage: Advantage relative to the group; set when the sample is chosen.

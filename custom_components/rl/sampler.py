@@ -108,7 +108,7 @@ def sample_round(
     completions = engine.generate([group.prompt_ids for group in groups], n, sampling)
     for group, responses in zip(groups, completions, strict=True):
         group.samples += [
-            Sample(group.prompt_ids, c, tokenizer.decode(c.token_ids)) for c in responses
+            Sample(group.prompt_ids, c, tokenizer.decode_response(c.token_ids)) for c in responses
         ]
 
 

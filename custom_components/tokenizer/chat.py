@@ -1,6 +1,9 @@
 """Encode and decode with any Hugging Face tokenizer that has a chat template."""
 
+import inspect
 import json
+import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from custom_components.config import UserError
 from custom_components.hub import local_folder
+from custom_components.tokenizer.prompt_form import form_to_ask
+from custom_components.tokenizer.thought import (
+    CLOSE,
+    OPEN,
+    opening_of,
+    rest_of_response,
+    whole_response,
+)
 
 
 class TemplateError(UserError):
@@ -62,14 +73,25 @@ class ChatTokenizer:
     Prompt and response are encoded separately and joined, so the tokens in training are exactly
     those that the model reads and produces when it generates.
 
+    A model that a recipe trained remembers how it was asked (`PromptForm`): what is not given here
+    is taken from there.
+
     Args:
         path: Hugging Face folder with tokenizer files and a chat template, or a hub id.
-        system_prompt: content of a system turn before the problem; no such turn when None.
-        instruction: text appended to every problem, after a newline; nothing when empty.
+        system_prompt: content of a system turn before the problem; empty for no such turn. By
+            default the one that the model was trained with, if there is one.
+        instruction: text appended to every problem, after a newline; empty for none. By default the
+            one that the model was trained with, if there is one.
         trust_remote_code: run tokenizer code that comes with the folder.
+        chat_template_kwargs: variables of the chat template, e.g. {enable_thinking: false}. By
+            default those that the model was trained with, if there are any.
+
+    Attributes:
+        form: what is put around a problem.
 
     Raises:
-        UserError: if the folder has no tokenizer, or no chat template that renders.
+        UserError: if the folder has no tokenizer, or no chat template that renders, or the template
+            has no such variable.
         TemplateError: if the template does not end an assistant turn with a special token.
     """
 
@@ -77,8 +99,9 @@ class ChatTokenizer:
         self,
         path: str | Path,
         system_prompt: str | None = None,
-        instruction: str = "",
+        instruction: str | None = None,
         trust_remote_code: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ) -> None:
         folder = local_folder(path, "tokenizer.path")
         if not (folder / "tokenizer_config.json").is_file():
@@ -90,35 +113,79 @@ class ChatTokenizer:
         self.hf = load_tokenizer(folder, trust_remote_code)
         if not self.hf.chat_template:
             raise UserError(f"{folder} has no chat template; add chat_template.jinja to the folder")
-        self.system_prompt = system_prompt
-        self.instruction = instruction
-        self.special_ids = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
+        self._check_variables(chat_template_kwargs or {})
+        given = {
+            "system_prompt": system_prompt,
+            "instruction": instruction,
+            "chat_template_kwargs": chat_template_kwargs,
+        }
+        self.form = form_to_ask(folder, given)
+        self.special_tokens = {
+            i: token.content for i, token in self.hf.added_tokens_decoder.items() if token.special
+        }
+        self.special_ids = set(self.special_tokens)
+        self.thought_ids = {
+            name: i for i, name in self.special_tokens.items() if name in (OPEN, CLOSE)
+        }
         self.end_of_turn_id = self._find_end_of_turn()
         self.stop_ids = self._find_stop_ids()
         pad = self.hf.pad_token_id
         self.pad_id = pad if pad is not None else self.hf.eos_token_id
 
-    def _render(self, messages: list[dict[str, str]], generate: bool) -> str:
+    @property
+    def system_prompt(self) -> str | None:
+        """Return the content of the system turn; None for no such turn."""
+        return self.form.system_prompt or None
+
+    @property
+    def instruction(self) -> str:
+        """Return the text appended to every problem."""
+        return self.form.instruction
+
+    def _check_variables(self, variables: dict[str, Any]) -> None:
+        reserved = set(inspect.signature(self.hf.apply_chat_template).parameters)
+        template = self.hf.get_chat_template()
+        for name in variables:
+            if name in reserved or not re.search(rf"\b{re.escape(name)}\b", template):
+                raise UserError(
+                    f"tokenizer.chat_template_kwargs: the chat template of {self.path} has no "
+                    f"variable {name!r}"
+                )
+
+    def render(self, messages: list[dict[str, str]], generate: bool) -> str:
+        """Return turns as the chat template writes them.
+
+        Args:
+            messages: turns with role and content.
+            generate: whether to add the start of an assistant's turn.
+
+        Raises:
+            TurnsError: if the template cannot render the turns.
+        """
         try:
             return self.hf.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generate
+                messages,
+                tokenize=False,
+                add_generation_prompt=generate,
+                **self.form.chat_template_kwargs,
             )
         except JinjaError as e:
-            roles = ", ".join(str(m.get("role")) for m in messages)
+            roles = ", ".join(str(m.get("role") if isinstance(m, dict) else m) for m in messages)
             raise TurnsError(
                 f"{self.path}: the chat template cannot render the turns {roles} "
                 f"({str(e).partition(chr(10))[0]}); fix the template or the turns"
             ) from e
 
-    def generation_prompt(self) -> str:
-        """Return what the template writes between the user's text and the model's response."""
-        mark = _SENTINEL.format(0)
-        return self._render([{"role": "user", "content": mark}], generate=True).partition(mark)[2]
+    @cached_property
+    def opening(self) -> str:
+        """Return the thought at the end of a problem's prompt, see `opening_of`."""
+        problem = {"role": "user", "content": _SENTINEL.format(0)}
+        return opening_of(self.render(self.complete_prompt([problem]), generate=True))
 
     def _find_end_of_turn(self) -> int:
         mark = _SENTINEL.format(0)
         turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}]
-        after = self._render(turns, generate=False).partition(mark)[2]
+        after = self.render(turns, generate=False).partition(mark)[2]
         ids = self.hf(after, add_special_tokens=False)["input_ids"]
         if not ids or ids[0] not in self.special_ids:
             raise TemplateError(
@@ -151,26 +218,49 @@ class ChatTokenizer:
         Special tokens come from the template alone: message text that spells one is encoded as
         ordinary characters.
         """
+        return self._encode_turns(messages)[0]
+
+    def _encode_turns(self, messages: list[dict[str, str]]) -> tuple[list[int], str]:
+        """Return (what `encode_messages` returns, thought at the end of the prompt)."""
+        prompt = self.render(messages, generate=True)
+        opening = opening_of(prompt)
+        if not any(self._spells_special_token(m["content"]) for m in messages):
+            return self.hf(prompt, add_special_tokens=False)["input_ids"], opening
         marked = [{**m, "content": _SENTINEL.format(i)} for i, m in enumerate(messages)]
-        rendered = self._render(marked, generate=True)
-        plain = self._render(messages, generate=True)
-        filled = rendered
-        for i, m in enumerate(messages):
-            filled = filled.replace(_SENTINEL.format(i), m["content"])
-        names = [t.content for t in self.hf.added_tokens_decoder.values() if t.special]
-        if filled == plain and not any(n in m["content"] for n in names for m in messages):
-            return self.hf(plain, add_special_tokens=False)["input_ids"]
         ids: list[int] = []
-        rest = rendered
+        rest = self.render(marked, generate=True)
         for i, m in enumerate(messages):
             before, _, rest = rest.partition(_SENTINEL.format(i))
             ids += self.hf(before, add_special_tokens=False)["input_ids"]
             ids += self.encode_text(m["content"])
-        return ids + self.hf(rest, add_special_tokens=False)["input_ids"]
+        return ids + self.hf(rest, add_special_tokens=False)["input_ids"], opening
+
+    def _spells_special_token(self, text: str) -> bool:
+        return any(name in text for name in self.special_tokens.values())
 
     def encode_text(self, text: str) -> list[int]:
         """Return token ids of plain text; spelled-out special tokens stay ordinary text."""
         return self.hf(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def encode_response(self, response: str) -> list[int]:
+        """Return token ids of what the model writes of a whole response to a problem.
+
+        Raises:
+            ValueError: if the response does not go on where the prompt ends.
+        """
+        return self._encode_generated(rest_of_response(response, self.opening))
+
+    def _encode_generated(self, text: str) -> list[int]:
+        """Return token ids of text that a model wrote: `<think>` and `</think>` are its own tokens."""
+        if not self.thought_ids:
+            return self.encode_text(text)
+        ids: list[int] = []
+        for part in re.split(f"({OPEN}|{CLOSE})", text):
+            if part in self.thought_ids:
+                ids.append(self.thought_ids[part])
+            elif part:
+                ids += self.encode_text(part)
+        return ids
 
     def encode_example(
         self, messages: list[dict[str, str]], finished: bool = True
@@ -185,15 +275,24 @@ class ChatTokenizer:
             (token ids, length of the prompt): tokens from that length on are the response.
 
         Raises:
-            ValueError: if the last turn is not the assistant's, or no turn precedes it.
+            ValueError: if the last turn is not the assistant's, or no turn precedes it, or the
+                response does not go on where the prompt ends.
         """
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise ValueError("a training example must end in an assistant turn after a user turn")
-        prompt = self.encode_messages(self.complete_prompt(messages[:-1]))
-        answer = self.encode_text(messages[-1]["content"])
+        prompt, opening = self._encode_turns(self.complete_prompt(messages[:-1]))
+        response = rest_of_response(messages[-1]["content"], opening, finished)
+        answer = self._encode_generated(response)
         end = [self.end_of_turn_id] if finished else []
         return prompt + answer + end, len(prompt)
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of generated ids, without special tokens."""
-        return self.hf.decode(ids, skip_special_tokens=True)
+        """Return the text of generated ids, without special tokens except those of the thought."""
+        if not self.thought_ids:
+            return self.hf.decode(ids, skip_special_tokens=True)
+        hidden = self.special_ids - set(self.thought_ids.values())
+        return self.hf.decode([i for i in ids if i not in hidden], skip_special_tokens=False)
+
+    def decode_response(self, ids: list[int]) -> str:
+        """Return the whole response to a problem, with the `<think>` that the prompt opened."""
+        return whole_response(self.decode(ids), self.opening)

@@ -82,7 +82,8 @@ class Trainer(Generic[Cfg]):
         cfg: config of the recipe.
         run: run folder of the recipe.
         world: this process among all.
-        tokenizer: tokenizer whose stop ids go into the exported generation config.
+        tokenizer: tokenizer whose stop ids go into the exported generation config, and whose form
+            of prompts is saved with the exported model.
         steps: optimizer steps of the whole run; None where a budget alone ends it.
         value_head: builder of a critic on the decoder, given the decoder's width; the critic is
             trained beside the decoder and left out of `model/`.
@@ -396,8 +397,9 @@ class Trainer(Generic[Cfg]):
                 DTYPES[self.cfg.save_dtype],
                 rope_factor_of(self.model),
                 self.tokenizer.stop_ids,
-                model_card(self.run.recipe, self.step, config),
+                model_card(self.run.recipe, self.step, config, form=self.tokenizer.form),
             )
+            self.tokenizer.form.save(output)
         self.world.barrier()
         self.run.finish([output], {"steps": self.step, **(counts or {})})
 

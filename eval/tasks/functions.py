@@ -1,6 +1,7 @@
 """Load the problems of the task YAMLs beside this file, which refer to these functions.
 
 Each set comes from the Hugging Face hub, or from a copy in `$REASONTUNE_DATA` if there is one.
+lm_eval's own command calls the functions with the arguments of its model; the recipe does not.
 """
 
 import random
@@ -13,6 +14,7 @@ from custom_components.config import UserError
 from custom_components.data import column_addition as addition
 from custom_components.data.problems import gsm8k, table
 from custom_components.data.rows import Reject, load_table, resolve
+from eval.command_form import instruction_of, reasoning_open
 from eval.scoring import count_samples, score
 
 __all__ = [
@@ -30,32 +32,51 @@ __all__ = [
 FEATURES = datasets.Features(
     {
         name: datasets.Value("string")
-        for name in ("id", "problem", "answer", "difficulty", "choices")
+        for name in ("id", "problem", "answer", "difficulty", "choices", "instruction")
     }
+    | {"reasoning_open": datasets.Value("bool")}
 )
 LETTERS = "ABCD"
 
 
-def _dataset(problems: Iterable[dict[str, Any] | Reject]) -> dict[str, datasets.Dataset]:
-    rows = [{name: p.get(name) for name in FEATURES} for p in problems if not isinstance(p, Reject)]
+def _dataset(
+    problems: Iterable[dict[str, Any] | Reject],
+    metadata: dict[str, Any],
+    instruction: str | None = None,
+) -> dict[str, datasets.Dataset]:
+    asked = {"instruction": instruction, "reasoning_open": reasoning_open(metadata)}
+    rows = [
+        {name: (p | asked).get(name) for name in FEATURES}
+        for p in problems
+        if not isinstance(p, Reject)
+    ]
     return {"test": datasets.Dataset.from_list(rows, features=FEATURES)}
 
 
-def tiny_addition(**_: Any) -> dict[str, datasets.Dataset]:
+def tiny_addition(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load 600 held-out additions of two to five digits, the same for every seed of a chain.
 
     The distillation data end at four digits.
     """
-    return _dataset(addition.column_addition("eval", dict.fromkeys((2, 3, 4, 5), 150)))
+    return _dataset(addition.column_addition("eval", dict.fromkeys((2, 3, 4, 5), 150)), metadata)
 
 
-def gsm8k_test(**_: Any) -> dict[str, datasets.Dataset]:
+def gsm8k_test(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load GSM8K's test problems, from the hub or `$REASONTUNE_DATA/gsm8k/test.jsonl`."""
-    return _dataset(gsm8k(split="test"))
+    return _dataset(gsm8k(split="test"), metadata)
 
 
-def whole(problems: Iterable[dict[str, Any] | Reject]) -> dict[str, datasets.Dataset]:
+def whole(
+    problems: Iterable[dict[str, Any] | Reject],
+    metadata: dict[str, Any] | None = None,
+    instruction: str | None = None,
+) -> dict[str, datasets.Dataset]:
     """Return the data of a task, from a function of `custom_components.data.problems`.
+
+    Args:
+        problems: problems of the task.
+        metadata: arguments of lm_eval's own command, if that asks.
+        instruction: text after each problem.
 
     Raises:
         UserError: if a row cannot be used, since an incomplete benchmark is worthless.
@@ -64,7 +85,7 @@ def whole(problems: Iterable[dict[str, Any] | Reject]) -> dict[str, datasets.Dat
     for row in rows:
         if isinstance(row, Reject):
             raise UserError(f"problems: {row.where}: {row.reason}")
-    return _dataset(rows)
+    return _dataset(rows, metadata or {}, instruction)
 
 
 def own(
@@ -73,15 +94,22 @@ def own(
     answer: str = "answer",
     difficulty: str | None = None,
     split: str = "train",
-    **_: Any,
+    instruction: str | None = None,
+    **metadata: Any,
 ) -> dict[str, datasets.Dataset]:
-    """Load the user's own problems from a file or hub set (see `problems.table`)."""
+    """Load the user's own problems from a file or hub set (see `problems.table`).
+
+    They are asked with `instruction`, by default the one that the model was trained with.
+    """
     if not path:
         raise UserError(
             "task reasoning_own: name its problems, by the key `problems` of recipes/evaluate.py or "
             "lm_eval's --metadata '{\"path\": ...}'"
         )
-    return whole(table(path, problem, answer, difficulty=difficulty, split=split, source="own"))
+    problems = table(path, problem, answer, difficulty=difficulty, split=split, source="own")
+    if instruction is None:
+        instruction = instruction_of(metadata)
+    return whole(problems, metadata, instruction)
 
 
 def _table(
@@ -98,9 +126,9 @@ def _table(
         yield where, row
 
 
-def _aime(year: str, hub: str, split: str) -> dict[str, datasets.Dataset]:
+def _aime(year: str, hub: str, split: str, metadata: dict[str, Any]) -> dict[str, datasets.Dataset]:
     rows = _table(hub, f"eval/aime{year}.jsonl", split)
-    return _dataset(
+    problems = (
         {
             "id": f"aime{year}-{i}",
             "problem": row["problem"],
@@ -108,22 +136,23 @@ def _aime(year: str, hub: str, split: str) -> dict[str, datasets.Dataset]:
         }
         for i, (_, row) in enumerate(rows)
     )
+    return _dataset(problems, metadata)
 
 
-def aime24(**_: Any) -> dict[str, datasets.Dataset]:
+def aime24(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load AIME 2024 I and II, 30 problems."""
-    return _aime("24", "HuggingFaceH4/aime_2024", "train")
+    return _aime("24", "HuggingFaceH4/aime_2024", "train", metadata)
 
 
-def aime25(**_: Any) -> dict[str, datasets.Dataset]:
+def aime25(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load AIME 2025 I and II, 30 problems."""
-    return _aime("25", "math-ai/aime25", "test")
+    return _aime("25", "math-ai/aime25", "test", metadata)
 
 
-def math500(**_: Any) -> dict[str, datasets.Dataset]:
+def math500(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load MATH-500; the difficulty is MATH's level."""
     rows = _table("HuggingFaceH4/MATH-500", "eval/math500.jsonl", "test")
-    return _dataset(
+    problems = (
         {
             "id": row["unique_id"],
             "problem": row["problem"],
@@ -132,6 +161,7 @@ def math500(**_: Any) -> dict[str, datasets.Dataset]:
         }
         for _, row in rows
     )
+    return _dataset(problems, metadata)
 
 
 def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str | None]:
@@ -148,7 +178,7 @@ def gpqa_row(row: dict[str, Any], i: int) -> dict[str, str | None]:
     }
 
 
-def gpqa_diamond(**_: Any) -> dict[str, datasets.Dataset]:
+def gpqa_diamond(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load GPQA Diamond, a gated set: log in to the hub with an account that has access."""
     rows = _table("Idavidrein/gpqa", "eval/gpqa_diamond.jsonl", "train", "gpqa_diamond")
-    return _dataset(gpqa_row(row, i) for i, (_, row) in enumerate(rows))
+    return _dataset((gpqa_row(row, i) for i, (_, row) in enumerate(rows)), metadata)

@@ -64,7 +64,7 @@ def test_sft_is_balanced_hard_first_and_short():
     ]
     chosen = select_sft(by_problem(rows), max_problems=4, per_problem=1, seed=0)
     assert len(chosen) == 4
-    assert "hard" in chosen and "sure" in chosen  # dealt in turn from both difficulties
+    assert "hard" in chosen and "sure" in chosen  # drawn in turn from both difficulties
     assert chosen["hard"][0].length == 20
     assert list(chosen).index("hard") < list(chosen).index("sure")  # the lower pass rate first
 

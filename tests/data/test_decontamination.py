@@ -57,7 +57,7 @@ def test_latex_and_spacing_change_nothing(small, copy):
 
 def test_thirteen_words_in_a_row(small):
     shared = "a bag with 12 red marbles and 7 blue marbles. She draws three marbles"
-    assert len(decontamination.ngrams(shared, 13)) == 1  # "a" is no word
+    assert len(decontamination.ngrams(shared, 13)) == 1  # "a" is not a word
     twelve = shared.removesuffix(" marbles")
     assert reason(small, f"Zoe, who collects stamps, found {twelve}, then went home.") is None
     [finding] = small.check([f"Zoe found {shared}, then went home with 15 stamps."])
@@ -188,7 +188,7 @@ def test_recall_and_false_removals_on_real_data(data_dir, monkeypatch, benchmark
         if kind in ("verbatim", "re-spaced"):
             assert len(copies) == 200 and {f and f.reason for f in found} == {"exact"}, kind
         assert len(copies) > 40 and found.count(None) <= 0.05 * len(copies), kind
-    # measured: 5 of 7473; every third keeps the test short
+    # Of all 7473 problems 5 match; every third keeps the test short.
     lines = (data_dir / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[::3]
     found = decontaminator.check([json.loads(line)["question"] for line in lines])
     assert sum(f is not None for f in found) <= 0.002 * len(lines)

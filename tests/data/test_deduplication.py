@@ -37,7 +37,7 @@ def test_found_pairs_are_alike_by_the_exact_index_and_across_batches():
         altered.append(" ".join(parts))
     problems = list(enumerate(texts + altered))
     found = dict(near_duplicates(problems, 0.7, batch_size=64))
-    # one of 40 words changed leaves 35 of 41 shingles
+    # One changed word of 40 leaves 35 of 41 shingles.
     expected = {300 + n: 3 * n for n in range(100)}
     assert sum(found.get(k) == v for k, v in expected.items()) >= 95
     assert all(jaccard(problems[a][1], problems[b][1]) > 0.5 for a, b in found.items())

@@ -12,7 +12,7 @@ from custom_components.models.phi4_mini import phi4_mini_tiny
 
 
 def test_best_fit_worked_example():
-    # 7 opens a bin (3 left), 6 another (4 left), 4 fits the fuller that holds it: the second
+    # 7 opens a bin (3 left), 6 another one (4 left); 4 goes to the second, where it fits.
     assert best_fit([4, 7, 6, 3], 10) == [[1, 3], [2, 0]]
     assert best_fit([5, 5, 5], 10) == [[0, 1], [2]]
     assert best_fit([], 10) == []
@@ -28,7 +28,7 @@ def test_best_fit_holds_everything_once_within_capacity():
 
 
 def split_of(path, rows):
-    """A split with rows (source, domain, problem, number of tokens)."""
+    """Write a split with rows (source, domain, problem, number of tokens)."""
     write_rows(
         path,
         [
@@ -49,7 +49,7 @@ def split_of(path, rows):
 
 
 def encode(row):
-    """One token per character; which row it was stands in the tokens."""
+    """Encode a row as its number, once for each character of the response."""
     n = len(row["messages"][1]["content"])
     return [([int(row["id"])] * n, [-100] + [int(row["id"])] * (n - 1))]
 
@@ -82,7 +82,9 @@ def test_packs_hold_the_mixture_and_keep_validation_problems_apart(tmp_path):
     held = {d: {rows[i][2] for i in tokens_of(t)} for d, t in tables.items()}
     assert all(rows[i][1] == d.replace("_", " ") for d, t in tables.items() for i in tokens_of(t))
     problems = {rows[i][2] for i in train}
-    assert not problems & (held["algebra"] | held["number_theory"])  # whole problems
+    assert not problems & (
+        held["algebra"] | held["number_theory"]
+    )  # problems are held out as a whole
     assert len(problems) + sum(map(len, held.values())) == 200
     copies = {i: train.count(i) / rows[i][3] for i in set(train)}
     assert {c for i, c in copies.items() if rows[i][0] == "a"} == {1}
@@ -103,7 +105,7 @@ def small_model():
 
 
 def rows(*lengths, seed=0):
-    """One row per length tuple: a pack of documents whose first token is not scored."""
+    """Return a row per tuple of lengths: a pack of documents whose first token is not scored."""
     g = torch.Generator().manual_seed(seed)
     result = []
     for row in lengths:
@@ -119,7 +121,7 @@ def rows(*lengths, seed=0):
 def test_no_label_crosses_a_document():
     pack = {"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5], "lengths": [2, 3]}
     batch = collate([pack])
-    # position 1 ends the first document: it must not learn 3
+    # Position 1 ends the first document and must not learn token 3.
     assert batch.targets.tolist() == [[2, -100, 4, 5, -100]]
     assert batch.positions.tolist() == [[0, 1, 0, 1, 2]]
     assert collate([pack], document_mask=False).positions.tolist() == [[0, 1, 2, 3, 4]]
@@ -153,7 +155,7 @@ def test_packed_equals_separate():
     for a, b in zip(packed, apart, strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
     crossing_loss, _ = loss_and_gradients(model, [collate([pack], document_mask=False)])
-    assert abs(crossing_loss - packed_loss) > 1e-4  # what the mask is for
+    assert abs(crossing_loss - packed_loss) > 1e-4  # without the mask the loss is another
 
 
 def test_any_split_into_micro_batches_gives_the_same_gradient():
@@ -175,7 +177,7 @@ def test_split_batch_is_complete_and_even(ranks, limit):
     rng = random.Random(1)
     lengths = [rng.randint(1, 60) for _ in range(50)]
     parts = split_batch(lengths, limit, ranks)
-    assert len({len(p) for p in parts}) == 1  # as many forwards on every rank
+    assert len({len(p) for p in parts}) == 1  # the same number of forwards on every rank
     assert sorted(i for p in parts for micro in p for i in micro) == list(range(50))
     assert all(micro for p in parts for micro in p)
     assert all(sum(lengths[i] for i in m) <= max(limit, 60) for p in parts for m in p)

@@ -1,4 +1,4 @@
-"""The second opinion, against a server on this machine."""
+"""Test the second opinion against a server on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = ("How many?", "infinitely many", WRONG)
 
 
 def endpoint(reply):
-    """One that answers with the (status, content) of `reply(prompt, number of the request)`."""
+    """Return an endpoint that sends the (status, content) of `reply(prompt, request number)`."""
 
     def answer(prompt, number):
         status, content = reply(prompt, number)

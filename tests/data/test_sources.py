@@ -1,4 +1,4 @@
-"""Sources by small rows with their public columns; every response goes through the verifier."""
+"""Test the sources with small rows in their public columns, and verify every response."""
 
 import json
 import re
@@ -231,6 +231,23 @@ def test_rows_that_parquet_cannot_hold_are_rejects(tmp_path):
     write_rows(tmp_path / "x.parquet", found[:1])
 
 
+def test_a_response_gets_back_the_thought_that_its_prompt_opened(tmp_path):
+    texts = ["a</think>\\boxed{2}", "<think>a</think>b", "\\boxed{2}", "So \\boxed{2}? Wait,"]
+    rows = [{"problem": "1+1?", "answer": "2", "response": text} for text in texts]
+    path = write(tmp_path / "x.jsonl", *rows)
+    assert [r["response"] for r in sources.jsonl(path)] == [f"<think>\n{texts[0]}", *texts[1:]]
+    opened = [r["response"] for r in sources.jsonl(path, reasoning_open=True)]
+    assert opened == [t if t.startswith("<think>") else f"<think>\n{t}" for t in texts]
+    stored = [rollout_row(**row, id=str(i), source="s") for i, row in enumerate(rows)]
+    write_rows(tmp_path / "x.parquet", stored)
+    again = sources.rollouts(str(tmp_path / "x.parquet"), reasoning_open=True)
+    assert [r["response"] for r in again] == opened
+    [empty] = sources.jsonl(
+        write(tmp_path / "y.jsonl", rows[0] | {"response": " "}), reasoning_open=True
+    )
+    assert isinstance(empty, Reject)
+
+
 def shards(folder, count=3):
     for i in range(count):
         row = rollout_row(id=str(i), source="s", problem="p", answer="1", response="\\boxed{1}")
@@ -299,7 +316,7 @@ def test_last_box():
 
 
 def test_real_labels_agree(data_dir):
-    """NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
+    """Check NeMo's 150 labelled rollouts, and R1's traces on multiple-choice questions."""
     nemo = list(
         sources.jsonl(
             str(data_dir / "rollouts" / "math_train_nemo_3x50.jsonl"),

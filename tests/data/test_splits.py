@@ -1,4 +1,4 @@
-"""Columns, selection and parts of verified rollouts, against the same done row by row."""
+"""Test columns, selection and parts of verified rollouts against results row by row."""
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +55,7 @@ ROWS = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """The rows in chunks of four, so that a problem's rollouts lie in several."""
+    """Write the rows in chunks of four, so that a problem's rollouts are in several."""
     for i in range(0, len(ROWS), 4):
         table = pa.Table.from_pylist(ROWS[i : i + 4], VERIFIED_SCHEMA)
         pq.write_table(table, tmp_path / f"{i // 4:05d}.parquet")
@@ -100,7 +100,7 @@ def test_the_splits(folder, tmp_path):
     said = {
         name: [r["messages"][1]["content"] for r in found[name]] for name in ("midtrain", "sft")
     }
-    # exact repeats and cut-off responses are out; rows keep the order of the input
+    # Exact repeats and cut-off responses are left out; rows keep the order of the input.
     assert said["midtrain"] == ["aaaa", "dddddd", "ffffffff"]
     assert said["sft"] == ["aaaa", "dddddd", "ffffffff"]
     pairs = [(p["chosen"], p["rejected"]) for p in found["pairs"]]

@@ -28,6 +28,7 @@ from custom_components.doctor import (
     planning,
     refuse,
     resources,
+    template,
     training_data,
 )
 from custom_components.doctor.checks import check_decontamination
@@ -38,6 +39,7 @@ from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
 from custom_components.rl.rewards import RewardFunction, verified
 from custom_components.rl.sampler import reward_groups
+from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
 from eval.evaluation_tasks import EvaluationProblem
@@ -124,11 +126,75 @@ def test_a_template_without_end_of_turn(run_dir, tmp_path):
     assert errors(look(run_dir, "sft", path)) == ["end_of_turn"]
 
 
+SWITCH = (
+    "{% if add_generation_prompt %}{{ '<think>' if enable_thinking is not defined "
+    "or enable_thinking else '<think></think>' }}{% endif %}"
+)
+
+
+def with_prompt_end(run_dir, folder, end):
+    """A copy of the start model whose chat template ends the prompt in `end`."""
+    path = with_template(run_dir, folder, "<|assistant|>", "<|assistant|>")
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text() + end)
+    return path
+
+
+WHOLE, PLAIN = "<think>1</think>\\boxed{1}", "\\boxed{1}"
+
+
+def reasoning(folder, plain, **options):
+    """The findings on 10 responses, some of them without reasoning, under a folder's template."""
+    tokenizer = ChatTokenizer(folder, **options)
+    responses = [PLAIN] * plain + [WHOLE] * (10 - plain)
+    return list(template.check_reasoning(tokenizer, "sft.parquet", responses))
+
+
 def test_a_template_that_opens_the_thought(run_dir, tmp_path):
-    path = with_template(run_dir, tmp_path / "model", "<|assistant|>", "<|assistant|>")
-    template = tmp_path / "model" / "chat_template.jinja"
-    template.write_text(template.read_text() + "{% if add_generation_prompt %}<think>{% endif %}")
-    assert errors(look(run_dir, "sft", path)) == ["prefilled_think"]
+    """Rows with their reasoning fit it, and so does a teacher's; others are left out, and named."""
+    path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
+    for stage in ("sft", "rollout"):
+        assert "reasoning" not in look(run_dir, stage, path)
+    for plain, level in ((2, "warning"), (10, "error")):
+        [found] = reasoning(tmp_path / "model", plain)
+        assert found.level == level and f"{plain} of 10 responses" in found.what
+        assert "tokenizer.chat_template_kwargs={enable_thinking: false}" in found.change
+    assert not reasoning(tmp_path / "model", 0)
+    assert not reasoning(tmp_path / "model", 10, chat_template_kwargs={"enable_thinking": False})
+    rows = pq.read_table(run_dir / "curate" / "sft.parquet").to_pylist()
+    for row in rows:
+        row["messages"][1]["content"] = PLAIN
+    write_rows(tmp_path / "sft.parquet", rows, MESSAGES_SCHEMA)
+    assert errors(look(run_dir, "sft", path, f"data={tmp_path}/sft.parquet")) == ["reasoning"]
+
+
+def test_a_template_that_closes_the_thought(run_dir, tmp_path):
+    path = with_prompt_end(run_dir, tmp_path / "model", SWITCH)
+    [found] = reasoning(tmp_path / "model", 4, chat_template_kwargs={"enable_thinking": False})
+    assert found.level == "warning" and "6 of 10 responses" in found.what
+    assert found.change == "tokenizer.chat_template_kwargs={enable_thinking: true}"
+    off = "tokenizer.chat_template_kwargs={enable_thinking: false}"
+    assert "reasoning" not in look(run_dir, "rollout", path, off)  # the config says so
+    always = with_prompt_end(run_dir, tmp_path / "always", "<think></think>")
+    [found] = look(run_dir, "rollout", always)["reasoning"]
+    assert found.level == "warning" and f"into {tmp_path}/always" in found.change
+
+
+def test_responses_whose_opening_is_lost(run_dir, tmp_path):
+    """Splits of an older version, and replies cut off inside a thought that the prompt opened."""
+    tokenizer = ChatTokenizer(run_dir / "start" / "model")
+    [found] = template.check_reasoning(tokenizer, "x", [WHOLE.removeprefix("<think>")] * 2)
+    assert found.level == "error" and "run curate again" in found.change
+    shutil.copytree(run_dir / "rollout", tmp_path / "rollout")
+    file = tmp_path / "rollout" / "rollouts" / "00000.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[0] |= {"response": "1+1 is \\boxed{2}? Wait,", "finish_reason": "length"}
+    write_rows(file, rows)
+    source = f"sources.0.path={tmp_path}/rollout"
+    [found] = look(run_dir, "curate", source)["reasoning"]
+    assert found.level == "warning" and "1 of 1 cut-off responses" in found.what
+    assert found.change.startswith("sources.0.reasoning_open=true")
+    assert "reasoning" not in look(run_dir, "curate", source, "sources.0.reasoning_open=true")
 
 
 def test_padding_that_hides_the_end_of_the_turn(run_dir):

@@ -14,6 +14,7 @@ from custom_components.engines.replies import ReplyFile, cost_of_unfinished
 from custom_components.engines.server_engine import ServerEngine, response_text
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.http import ChatReply
+from custom_components.tokenizer.prompt_form import warn
 
 SAMPLING = Sampling(temperature=0.6, top_p=0.95, max_new_tokens=100, seed=3)
 
@@ -93,6 +94,34 @@ def test_a_reply_with_reasoning_and_what_was_sent(monkeypatch):
 def test_texts(message, finish_reason, text):
     choice = {"message": message, "finish_reason": finish_reason}
     assert response_text(ChatReply.read({"choices": [choice]})) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": "a</think>b"}, "<think>\na</think>b"),
+        ({"content": "a"}, "<think>\na"),
+        ({"content": "<think>a"}, "<think>a"),
+        ({"content": "b", "reasoning": "a"}, "<think>\na\n</think>\n\nb"),
+        ({"content": " "}, ""),
+    ],
+)
+def test_texts_of_a_template_that_opens_the_thought(message, text):
+    reply = ChatReply.read({"choices": [{"message": message, "finish_reason": "length"}]})
+    assert response_text(reply, reasoning_open=True) == text
+
+
+@pytest.mark.parametrize("reasoning_open", [False, True])
+def test_a_template_that_opens_the_thought_is_noticed(capsys, reasoning_open):
+    warn.cache_clear()
+    turns = [[{"role": "user", "content": "a"}]] * 3
+    with FakeEndpoint(lambda question, number: completion("a</think>b")) as server:
+        got = {}
+        engine = ServerEngine(server.url, "m", reasoning_open=reasoning_open)
+        assert engine.complete(turns, 1, SAMPLING, got.__setitem__) == {}
+    assert [replies[0].text for replies in got.values()] == ["<think>\na</think>b"] * 3
+    said = capsys.readouterr().err
+    assert said.count("set engine.reasoning_open=true") == (0 if reasoning_open else 1)
 
 
 def test_order_and_number_of_replies():
@@ -300,7 +329,7 @@ class Letters:
     def encode_messages(self, turns):
         return [ord(c) for c in turns[-1]["content"]]
 
-    def decode(self, ids):
+    def decode_response(self, ids):
         return "".join(map(chr, ids))
 
 

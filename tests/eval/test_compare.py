@@ -1,4 +1,4 @@
-"""Comparisons through the command line: numbers by hand, published tables, mistakes."""
+"""Test comparisons by the command line: numbers by hand, published tables, mistakes."""
 
 import json
 import subprocess
@@ -123,7 +123,7 @@ def test_what_differs_is_said(tmp_path):
 
 
 def test_of_long_values_the_part_that_differs_is_shown(tmp_path):
-    """On one line, though a prompt has several and looks like the terminal's markup."""
+    """The difference is on one line, though a prompt has several and looks like markup."""
     start = "[/INST] {{problem}}\nPlease reason step by step, and put your final answer "
     sampling = {"temperature": 0.6, "top_p": 0.95}
     write(
@@ -150,7 +150,7 @@ def test_of_long_values_the_part_that_differs_is_shown(tmp_path):
 
 
 def test_what_the_logs_themselves_tell(tmp_path):
-    """Other repeats, or other problems under the same ids, though no provenance says so."""
+    """Other repeats, and other problems with the same ids, are found without provenance."""
     a, b = rows(2, 4), [row(f"p{i}", ["correct", "incorrect"]) for i in range(4)]
     b[1]["problem"], b[3]["answer"] = "another", "2"
     models = [Logged("a", {"t": a, "u": a}, {}), Logged("b", {"t": b}, {})]
@@ -166,7 +166,7 @@ def test_what_the_logs_themselves_tell(tmp_path):
 
 
 def test_what_was_not_recorded_is_no_difference(tmp_path):
-    """eval.rescore writes None for what lm_eval's logs do not say."""
+    """eval.rescore writes None for a setting that is not in lm_eval's logs."""
     nothing = {"temperature": None, "top_p": None, "max_gen_toks": None}
     write(tmp_path, "a", rows(2, 4), sampling={"temperature": 0.6}, prompt="{{problem}}")
     write(tmp_path, "b", rows(2, 4), None, sampling=nothing, prompt=None)
@@ -182,14 +182,14 @@ def test_a_variant_with_more_repeats_is_the_same_task(tmp_path):
     write(tmp_path, "b", more, version=2)
     done = run(tmp_path, "--markdown", tmp_path / "t.md")
     text = (tmp_path / "t.md").read_text()
-    # avg 5/8, any of two right: all; votes: right, then three ties between two classes
+    # avg is 5/8; all problems have a right sample; the votes are one right and three ties.
     assert "| b | 4 | 62.5 [" in text and "| 100.0 | 62.5 (3) | 2 |" in text
     assert "differ in version: 1 and 2" in done.stdout
     assert "differ in repeats: 1 and 2" in done.stdout
 
 
 def lm_eval_logs(folder, right, task="reasoning_tiny_addition", include=ROOT / "eval/tasks"):
-    """What lm_eval writes for a model that knows the answers to the problems `right`."""
+    """Write lm_eval's logs for a model that knows the answers to the problems `right`."""
     from lm_eval import simple_evaluate
     from lm_eval.api.model import LM
     from lm_eval.loggers import EvaluationTracker
@@ -256,7 +256,7 @@ def test_a_task_of_lm_evals_own(tmp_path):
     [pair] = of_task["pairs"]
     assert (pair["won_ids"], pair["lost_ids"], pair["p"]) == (["3", "4", "5"], ["0", "1"], 1)
     with pytest.raises(UserError, match="sums is not one of our tasks"):
-        read_logs(tmp_path / "a")  # there is nothing to judge anew
+        read_logs(tmp_path / "a")  # there is no response to score again
 
     yaml_file.write_text(
         FOREIGN.format(data=tmp_path / "q.jsonl", metric="bypass", aggregation="bypass")
@@ -284,13 +284,13 @@ def test_lm_evals_logs_beside_ours(tmp_path):
     assert done.returncode == 0, done.stderr
     of_task = json.loads((tmp_path / "j").read_text())["reasoning_tiny_addition"]
     assert of_task["results"]["b"] == of_task["results"]["ours"]
-    assert "a and ours differ in version: 2 and 1" in done.stdout  # lm_eval's results file says
+    assert "a and ours differ in version: 2 and 1" in done.stdout  # as in lm_eval's results file
     ab, a_ours, b_ours = of_task["pairs"]
     assert (ab["won"], ab["lost"], ab["tied"]) == (6, 1, 1)
     assert ab["p"] == pytest.approx(16 / 128) and ab["p_holm"] == pytest.approx(3 * 16 / 128)
     assert ab["difference"] == pytest.approx(5 / 8) and ab["lost_ids"] == [ours[0]["id"]]
     assert (a_ours["won"], a_ours["p"], b_ours["tied"], b_ours["p"]) == (6, ab["p"], 8, 1)
-    # no tokens are known of lm_eval's own models: characters; "\\boxed{0}" has 8
+    # lm_eval's own models count no tokens, so characters are shown; "\\boxed{0}" has 8.
     characters = sum(7 + len(x["answer"]) + 1 if i in (0, 1) else 9 for i, x in enumerate(ours)) / 8
     line = next(x for x in (tmp_path / "m").read_text().splitlines() if x.startswith("| a |"))
     assert line.endswith(f"|  | {characters:.0f} |")
@@ -327,7 +327,7 @@ def test_every_row_of_the_paper_has_a_run_of_ours():
         names |= {stage["name"] for stage in chain["stages"]}
     names |= set(yaml.safe_load((ROOT / "configs/phi4_mini/baselines.yaml").read_text())["models"])
     stages = {line["stage"] for table in published_figures().values() for line in table}
-    assert stages - names == {"o1_mini"}  # not public
+    assert stages - names == {"o1_mini"}  # its rows are not public
 
 
 def test_published_says_whom_it_looks_for(tmp_path, capsys):

@@ -27,7 +27,7 @@ def test_pass_at_k_of_many_samples():
 
 
 def vote(labels, right):
-    """One vote, by its definition: (share of the winners that are right, is it tied)."""
+    """Return (share of the winners that are right, whether it is tied) by definition."""
     counts = {x: labels.count(x) for x in labels if x is not None}
     if not counts:
         return 0.0, False
@@ -51,10 +51,10 @@ def test_cons_at_k_is_the_mean_over_subsets(labels, right):
 def test_cons_at_k_ties_and_one_vote():
     assert cons_at_k(["1", "2"], [True, False]) == (0.5, 1.0)
     assert cons_at_k(["1", "2", "3", "3", "2"], [False, True, False, False, True]) == (0.5, 1.0)
-    # one vote is avg@k: a sample without an answer is wrong
+    # With one vote it is avg@k: a sample without an answer is wrong.
     labels, correct = ["1", "1", "2", None], [True, True, False, False]
     assert cons_at_k(labels, correct, 1) == (0.5, 0.0) == (pass_at_k(4, 2)[0], 0.0)
-    # samples of one class on whose verdict the verifier did not agree
+    # The samples of one class have different verdicts.
     assert cons_at_k(["1", "1", "2"], [True, False, False]) == (0.5, 0.0)
     with pytest.raises(ValueError, match="verdicts"):
         cons_at_k(labels, correct[:2])
@@ -71,7 +71,7 @@ def test_cons_at_k_of_many_samples_meets_drawn_subsets():
 
 @pytest.mark.parametrize(
     ("right", "n", "low", "high"),
-    # closed form at 0 and n: 1 - 0.025^(1/n); 8 of 10 from Clopper and Pearson's table
+    # At 0 and n the closed form is 1 - 0.025^(1/n); 8 of 10 is in Clopper and Pearson's table.
     [(8, 10, 0.4439, 0.9748), (0, 30, 0.0, 1 - 0.025 ** (1 / 30)), (500, 500, 0.025**0.002, 1.0)],
 )
 def test_single_samples_get_clopper_and_pearson(right, n, low, high):
@@ -97,7 +97,7 @@ def test_the_interval_mirrors_and_narrows_with_samples():
     assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
     wide = accuracy_interval(scores)  # as if each were a single sample
     assert wide[0] < low < high < wide[1]
-    # samples that always agree say no more than one
+    # Samples that always agree are worth no more than one.
     certain = [0.0] * 250 + [1.0] * 250
     assert accuracy_interval(certain, 16) == pytest.approx(accuracy_interval(certain), abs=1e-4)
 
@@ -108,7 +108,7 @@ def test_coverage_on_the_grid(problems):
     for accuracy, samples, spread in itertools.product(
         coverage.ACCURACIES, coverage.SAMPLES, coverage.SPREADS
     ):
-        # at 1000 runs 92.5 % is two standard errors below 94 %
+        # With 1000 runs 92.5 % is two standard errors below 94 %.
         held, width = coverage.avg_at_k(rng, spread, accuracy, problems, samples, 1000)
         assert held >= 0.925 and width > 0, (accuracy, samples, spread)
 
@@ -155,7 +155,7 @@ def test_p_of_single_samples_is_mcnemars():
 def test_p_at_its_ends():
     assert paired_difference([0.5] * 7, [0.5] * 7)["p"] == 1
     assert paired_difference([0.0], [1.0])["p"] == 1
-    # all problems won: two flips of 2^n are as far out, also below the transform's rounding
+    # If all problems are won, two flips of 2^n are as far out, also below rounding errors.
     assert paired_difference([0.0] * 200, [1.0] * 200)["p"] == pytest.approx(0.5**199)
 
 

@@ -1,4 +1,4 @@
-"""EngineLM: repeats, what it keeps of a run that is cut off, endpoints."""
+"""Test EngineLM: repeats, interrupted runs, endpoints."""
 
 import json
 
@@ -15,7 +15,7 @@ OPTIONS = {"until": [], "temperature": 0.6, "top_p": 0.95, "max_gen_toks": 8}
 
 
 class Tokenizer:
-    """One token per character."""
+    """Encode a character as a token."""
 
     path, system_prompt = "characters", None
 
@@ -27,12 +27,13 @@ class Tokenizer:
 
 
 class Engine:
-    """Answers with the prompt and the call's seed; fails when told to."""
+    """Answer with the prompt and the call's seed; fail in the call `fail_at`."""
 
     name = "engine"
 
     def __init__(self, fail_at=None):
-        self.calls, self.fail_at = [], fail_at
+        self.calls = []
+        self.fail_at = fail_at
 
     def generate(self, prompt_ids, n, sampling):
         if len(self.calls) == self.fail_at:

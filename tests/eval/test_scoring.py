@@ -1,4 +1,4 @@
-"""Scores of responses: metrics by hand, classes of equal answers, and the real sets' golds."""
+"""Test scores of responses: metrics by hand, classes of equal answers, real gold answers."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def test_metrics_by_hand():
     got = score(DOC, [texts])
     assert got["accuracy"] == pytest.approx(2 / 6)
     assert (got["pass_at_n"], got["cons_at_n"], got["tied"]) == (1, 0.5, 1)  # two against two
-    assert got["truncated"] == pytest.approx(2 / 6)  # reasoning that never closes is cut off too
+    assert got["truncated"] == pytest.approx(2 / 6)  # reasoning that never closes counts as cut off
     assert got["no_answer"] == pytest.approx(2 / 6)
     assert got["response_length"] == pytest.approx(sum(map(len, texts)) / 6)
     assert [s["label"] for s in got["samples"]] == [0, 1, 1, 0, None, None]
@@ -34,13 +34,13 @@ def test_answers_are_the_same_by_the_verifier():
     classes = equivalence_classes(predictions, [False] * 8)
     assert classes[:4] == [1, 1, 2, None]
     assert classes[4:6] == [3, 2] and classes[7] == 2
-    # correct answers are one class, however they are written
+    # Correct answers are one class, however they are written.
     assert equivalence_classes(["a", "b", "c"], [True, False, True]) == [0, 1, 0]
     assert equivalence_classes(["A", "B", "A"], [False] * 3, "ABCD") == [1, 2, 1]
 
 
 def test_a_prompt_that_opened_the_reasoning(monkeypatch):
-    """Without a <think> of its own, a response that was cut off looks like an answer."""
+    """Without its own <think>, a response that is cut off looks like an answer."""
     text = "so \\boxed{1/2} maybe, but"
     assert score(DOC, [text])["accuracy"] == 1
     opened = score(DOC, [Response.of(text, "stop", reasoning_open=True)])
@@ -62,7 +62,7 @@ def test_summary_by_hand():
     assert (got["n_problems"], got["n_samples"], got["repeats"]) == (4, 16, 4)
     assert got["accuracy"] == pytest.approx((0.25 + 1 + 0 + 0.5) / 4)
     assert got["pass_at_k"]["1"] == pytest.approx(got["accuracy"])
-    # two of four: 1 - (1 - c/4)(1 - c/3) for c = 1, 4, 0, 2
+    # For two of four samples it is 1 - (1 - c/4)(1 - c/3), with c = 1, 4, 0, 2.
     assert got["pass_at_k"]["2"] == pytest.approx((0.5 + 1 + 0 + 1 - 1 / 6) / 4)
     assert got["pass_at_k"]["4"] == pytest.approx(3 / 4)
     assert got["cons_at_k"]["4"] == pytest.approx((0 + 1 + 0 + 0.5) / 4)

@@ -6,7 +6,7 @@ from eval.statistics import accuracy_interval, paired_difference
 
 
 def test_published_interval():
-    # 8 of 10: Clopper and Pearson's 95 % interval is (0.4439, 0.9748)
+    # Clopper and Pearson's 95 % interval for 8 of 10 is (0.4439, 0.9748).
     low, high = accuracy_interval([1.0] * 8 + [0.0] * 2)
     assert (low, high) == (pytest.approx(0.4439, abs=1e-4), pytest.approx(0.9748, abs=1e-4))
 
@@ -24,7 +24,7 @@ def test_coverage(problems, samples):
     rng = random.Random(0)
     covered = 0
     for _ in range(400):
-        # problems differ in difficulty; the target is the mean over the population of problems
+        # Problems differ in difficulty; the target is the mean over the population of problems.
         difficulty = [rng.betavariate(1.2, 0.8) for _ in range(problems)]
         scores = [sum(rng.random() < d for _ in range(samples)) / samples for d in difficulty]
         low, high = accuracy_interval(scores, samples)

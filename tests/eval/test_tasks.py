@@ -2,8 +2,14 @@ import json
 
 import jinja2
 import pytest
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from custom_components.config import UserError
+from custom_components.tokenizer.character import save_character_tokenizer
+from custom_components.tokenizer.chat import ChatTokenizer
+from custom_components.tokenizer.prompt_form import PromptForm
+from eval.evaluate_config import EvaluateConfig
+from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.scoring import score
 from eval.tasks import functions
 
@@ -20,7 +26,7 @@ GPQA = {
 def test_gpqa_rows_are_choices_in_a_fixed_order():
     rows = [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
     assert rows == [functions.gpqa_row(GPQA | {"Question": f"Q{i}"}, i) for i in range(40)]
-    assert {r["answer"] for r in rows} == set("ABCD")  # no letter is favoured for all questions
+    assert {r["answer"] for r in rows} == set("ABCD")  # every letter is right for some question
     for row in rows:
         assert f"{row['answer']}) Jupiter" in row["problem"].splitlines()
         assert len(row["problem"].splitlines()) == 6
@@ -94,23 +100,67 @@ def test_problems_of_ones_own(tmp_path):
 
 
 def test_ones_own_problems_are_asked_with_the_instruction(tmp_path):
-    from eval.evaluate_config import EvaluateConfig
-    from eval.evaluation_tasks import load_tasks
-
     path = tmp_path / "test.jsonl"
     path.write_text('{"problem": "1+1=?", "answer": "2"}\n')
     node = {"_component_": "custom_components.data.problems.table", "path": str(path)}
-    tokenizer = {"_component_": "x", "instruction": "Box it: \\boxed{}."}
     cfg = EvaluateConfig(
-        output_dir="out",
-        models={},
-        tasks=["reasoning_own"],
-        engine={},
-        tokenizer=tokenizer,
-        problems=node,
+        output_dir="out", models={}, tasks=["reasoning_own"], engine={}, problems=node
     )
-    _, [task] = load_tasks(cfg)
+    _, [task] = load_tasks(cfg, "Box it: \\boxed{}.")
     [row] = task["custom_dataset"]()["test"]
     assert row["problem"] == "1+1=?"
     asked = jinja2.Template(task["doc_to_text"]).render(row)
     assert asked == "1+1=?\nBox it: \\boxed{}."
+
+
+OPENS = (
+    "{% if add_generation_prompt %}{{ '<think></think>' if no_think else '<think>' }}{% endif %}"
+)
+
+
+def test_lm_evals_own_command_asks_as_the_model_was_trained(tmp_path, monkeypatch, capsys):
+    """What its model_args, which it hands to a task's data, say of the model's folder."""
+    problems = tmp_path / "test.jsonl"
+    problems.write_text('{"problem": "1+1=?", "answer": "2"}\n')
+    model = tmp_path / "model"
+    save_character_tokenizer(model)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + OPENS)
+    metadata = {"version": 1, "pretrained": str(model), "dtype": "float32"}
+
+    def doc(**more):
+        [row] = functions.own(str(problems), **metadata, **more)["test"]
+        text = load_yaml(functions.__file__.replace("functions.py", "reasoning_own.yaml"))
+        return row, jinja2.Template(text["doc_to_text"]).render(row)
+
+    assert doc() == (doc()[0], "1+1=?") and not doc()[0]["reasoning_open"]
+    PromptForm(instruction="Box it.", chat_template_kwargs={"no_think": True}).save(model)
+    monkeypatch.setattr("sys.argv", ["lm_eval", "--apply_chat_template"])
+    row, asked = doc()
+    assert asked == "1+1=?\nBox it." and row["reasoning_open"]
+    assert "give them to lm_eval's model" in capsys.readouterr().err
+    text = "So \\boxed{2}? Wait,"
+    assert score(row, [text])["accuracy"] == 0 and score(row, ["a</think>\\boxed{2}"])["accuracy"]
+    assert doc(instruction="")[1] == "1+1=?"
+    assert not doc(chat_template_args={"no_think": True})[0]["reasoning_open"]
+    assert not doc(think_end_token="</think>")[0]["reasoning_open"]
+    [row] = functions.own(str(problems), pretrained="someone/model")["test"]
+    assert not row["reasoning_open"] and score(row, [text])["accuracy"] == 1
+
+
+def test_a_task_that_asks_otherwise_is_named(tmp_path, capsys):
+    save_character_tokenizer(tmp_path)
+    box = "Please reason step by step, and put your final answer within \\boxed{}."
+    cfg = EvaluateConfig(
+        output_dir="out",
+        models={},
+        engine={},
+        tasks=["reasoning_tiny_addition", "reasoning_aime24"],
+    )
+    _, tasks = load_tasks(cfg)
+    warn_of_other_instructions(ChatTokenizer(tmp_path), tasks)
+    assert capsys.readouterr().err == ""
+    PromptForm(instruction=box).save(tmp_path)
+    warn_of_other_instructions(ChatTokenizer(tmp_path), tasks)
+    [line] = capsys.readouterr().err.splitlines()
+    assert "and reasoning_tiny_addition asks with ''" in line

@@ -1,12 +1,15 @@
-"""Questions to a model, through the real `tune run`."""
+"""Test questions to a model by the real `tune run`."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, recipe
 
 from custom_components.config import UserError, load
 from custom_components.models.start import random_tiny
+from custom_components.tokenizer.chat import ChatTokenizer
 from recipes import ask
 
 
@@ -39,7 +42,7 @@ def test_a_mistake_is_one_line(coin):
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """A question to an untrained model, in this process."""
+    """Return a function that puts a question to an untrained model, in this process."""
     random_tiny(tmp_path / "model")
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
 
@@ -89,3 +92,43 @@ def test_a_question_beyond_the_context_does_not_end_the_session(put, monkeypatch
     put()
     said = capsys.readouterr().out
     assert said.index("the model's context 1024; shorten it]") < said.index("[cut off after 2")
+
+
+class Speaker:
+    """A model that always writes the same ids."""
+
+    device, config = "cpu", SimpleNamespace(max_position_embeddings=1024)
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def to(self, _):
+        return self
+
+    def eval(self):
+        return self
+
+    def generate(self, prompt, streamer, **_):
+        streamer.put(prompt)
+        for i in self.ids:
+            streamer.put(torch.tensor([i]))
+        streamer.end()
+        return torch.cat([prompt, torch.tensor([self.ids])], 1)
+
+
+def test_a_reasoning_that_the_prompt_opened_is_shown_and_judged_open(
+    put, tmp_path, monkeypatch, capsys
+):
+    template = tmp_path / "model" / "chat_template.jinja"
+    template.write_text(
+        template.read_text() + "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
+    )
+    tokenizer = ChatTokenizer(tmp_path / "model")
+    for text, verdict in (
+        ("it is \\boxed{2}?", "incorrect: no answer read, reasoning_open"),
+        ("it is</think>\\boxed{2}", "correct: read 2, same_text"),
+    ):
+        ids = [*tokenizer.encode_text(text), tokenizer.end_of_turn_id]
+        monkeypatch.setattr(ask, "load_model", lambda *_, ids=ids: Speaker(ids))
+        put("question=1+1=?", "answer=2")
+        assert capsys.readouterr().out == f"<think>\n{text}\n[{verdict}]\n"

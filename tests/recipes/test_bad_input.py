@@ -1,4 +1,4 @@
-"""A user's mistake: one line naming what and where, status 2, nothing taken for complete."""
+"""Test users' mistakes: one line that names the mistake, status 2, and no complete run."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_curate_names_bad_data(traces, tmp_path):
         }
     ]
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "running"
-    # the same command with the limit raised keeps the good row, and counts the other
+    # The same command with a higher limit keeps the good row, and counts the other.
     done = recipe("curate", *traces(good, {"problem": "x"}), "max_reject_share=0.6", "resume=never")
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["counts"]["rejected"] == 1
     assert "1 of 2 rows rejected" in done.stdout

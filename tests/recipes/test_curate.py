@@ -1,4 +1,4 @@
-"""Curation through the real `tune run`: any way through gives the same files."""
+"""Test curation by the real `tune run`: ranks and kills do not change the files."""
 
 import json
 import random
@@ -13,7 +13,7 @@ SPLITS = ("midtrain", "sft", "pairs", "prompts")
 
 
 def rollouts(path, problems=60, each=6, seed=0):
-    """Rollouts of small sums, some of them wrong, some labelled, in no order."""
+    """Write rollouts of small sums, some wrong, some labelled, in random order."""
     rng, rows = random.Random(seed), []
     for i in range(problems):
         a, b = rng.randint(10, 99), rng.randint(10, 99)
@@ -80,7 +80,7 @@ def test_killed_and_continued_is_the_same(curated):
     kill_in_chunk(command, folder / "killed" / "verified", 3)
     times = {p: p.stat().st_mtime_ns for p in (folder / "killed" / "verified").glob("*.parquet")}
     recipe("curate", *options, f"output_dir={folder / 'killed'}")
-    assert all(p.stat().st_mtime_ns == t for p, t in times.items())  # none is made twice
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())  # no chunk is written twice
     assert splits(folder / "killed") == splits(folder / "one")
 
 

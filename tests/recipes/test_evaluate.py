@@ -1,4 +1,4 @@
-"""Evaluation through the real `tune run` and the real `lm_eval`."""
+"""Test evaluation by the real `tune run` and the real `lm_eval`."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def overrides(small_run):
 
 @pytest.fixture(scope="module")
 def whole(overrides, tmp_path_factory):
-    """One uninterrupted evaluation."""
+    """Run one uninterrupted evaluation."""
     folder = tmp_path_factory.mktemp("evaluate") / "whole"
     recipe("evaluate", *overrides, f"output_dir={folder}")
     return folder
@@ -88,7 +88,7 @@ def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
 
 
 def test_lm_evals_own_command_scores_the_same(small_run, whole, tmp_path):
-    """Our task with its hf model; what it logged is judged again, and by our own command."""
+    """lm_eval runs our task with its hf model; its logs get the same scores again."""
     subprocess.run(
         [
             sys.executable,

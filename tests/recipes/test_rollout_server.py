@@ -1,4 +1,4 @@
-"""recipes/rollout.py against an endpoint: kills, failures, oversampling; through `tune run`."""
+"""Test recipes/rollout.py by `tune run` against an endpoint: kills, failures, oversampling."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ QUESTIONS = [row["problem"] for row in column_addition("distill", COUNTS, seed=0
 
 
 def overrides(server, folder, *more, **engine):
-    """The tiny track's problems, 3 responses each, in shards of 25 and 15."""
+    """Return overrides: the tiny track's problems, 3 responses each, shards of 25 and 15."""
     node = {
         "_component_": "custom_components.engines.server_engine.ServerEngine",
         "url": server.url,
@@ -42,7 +42,7 @@ def overrides(server, folder, *more, **engine):
 
 
 def solution(question, number, right=True):
-    """A response that no other request gets."""
+    """Return a response that no other request gets."""
     a, b = map(int, PROBLEM.search(question).groups())
     return completion(
         f"Number {number}: \\boxed{{{a + b + (not right)}}}", reasoning_content="so it is"
@@ -55,7 +55,7 @@ def manifest(folder):
 
 def rows_of(folder):
     rows = list(rollouts(str(folder)))
-    assert len({row["response"] for row in rows}) == len(rows)  # none twice
+    assert len({row["response"] for row in rows}) == len(rows)  # no row is there twice
     return rows
 
 
@@ -64,7 +64,7 @@ def leftovers(folder):
 
 
 def error_of(done):
-    """The one line of a run that ended with status 2."""
+    """Return the one error line of a run that ended with status 2."""
     assert done.returncode == 2, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     [line] = [x for x in done.stderr.splitlines() if "error:" in x]
@@ -109,10 +109,10 @@ def test_killed_and_continued_asks_only_for_the_missing(tmp_path):
 
 def test_failures_above_the_share_end_the_run_and_it_continues(tmp_path):
     bad = QUESTIONS[3:6]
-    mended = []
+    fixed = []
 
     def reply(question, number):
-        return 500 if question in bad and question not in mended else solution(question, number)
+        return 500 if question in bad and question not in fixed else solution(question, number)
 
     with FakeEndpoint(reply) as server:
         args = overrides(server, tmp_path, "max_reject_share=0.05", requests_per_minute=60000)
@@ -121,9 +121,9 @@ def test_failures_above_the_share_end_the_run_and_it_continues(tmp_path):
         assert "HTTP 500" in line and "the same command asks for them again" in line
         assert not (tmp_path / "rollouts" / "00000.parquet").exists()
         assert set(server.asked()) == set(QUESTIONS[:25])
-        mended += bad[:2]
+        fixed += bad[:2]
         server.requests.clear()
-        # how it is asked may change; one of 25 may fail. Two ranks: the other shard beside it
+        # The limit of failures may change. With two ranks the other shard is sampled, too.
         recipe(
             "rollout",
             *overrides(server, tmp_path, "max_reject_share=0.04"),
@@ -131,7 +131,7 @@ def test_failures_above_the_share_end_the_run_and_it_continues(tmp_path):
         )
         asked = server.asked()
         assert 1 <= asked.pop(bad[2]) <= 3
-        assert asked == dict.fromkeys([*mended, *QUESTIONS[25:]], 3)
+        assert asked == dict.fromkeys([*fixed, *QUESTIONS[25:]], 3)
     counted = Counter(row["problem"] for row in rows_of(tmp_path))
     assert counted == dict.fromkeys([q for q in QUESTIONS if q != bad[2]], 3)
     [reject] = map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())
@@ -151,7 +151,7 @@ def test_an_endpoint_that_goes_away_and_a_limit_of_cost(tmp_path):
         assert "which reaches engine.max_cost=0.7; the same command with a higher" in line
         asked = len(server.requests)
         assert 35 <= asked <= 39
-        # what earlier runs spent counts
+        # The cost of earlier runs counts.
         line = error_of(recipe("rollout", *args, check=False))
         assert len(server.requests) - asked <= 8
         server.close()
@@ -189,7 +189,7 @@ def test_oversampling_goes_on_until_one_is_right(tmp_path):
 
 
 def test_oversampled_rows_are_the_same_however_they_came(tmp_path):
-    """The addition teacher, at one go, and on two ranks from a spool that ends in the middle."""
+    """The addition teacher samples at once, and on two ranks from a file with half the replies."""
     recipe("start", f"run_dir={tmp_path}")
     args = [
         f"run_dir={tmp_path}",
@@ -220,7 +220,7 @@ def test_oversampled_rows_are_the_same_however_they_came(tmp_path):
         or (len(r) == 7 and not any(r))
         for r in right.values()
     )
-    # a run that was killed with one problem's two rounds in the spool
+    # The run was killed when one problem had the replies of two rounds.
     first = by_problem[next(q for q in QUESTIONS[:25] if len(by_problem[q]) > 2)]
     part = tmp_path / "part"
     (part / "rollouts").mkdir(parents=True)

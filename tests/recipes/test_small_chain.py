@@ -321,8 +321,8 @@ def test_the_chain_runs_skips_and_continues(tmp_path):
         if "Skipping" not in line and line
     )
     assert plan.pop("dpo") == "run again: changed optimizer.lr"
-    assert plan.pop("grpo") == "run again: dpo is made anew"
-    assert plan.pop("eval/grpo") == "run again: grpo is made anew"
+    assert plan.pop("grpo") == "run again: dpo will run"
+    assert plan.pop("eval/grpo") == "run again: grpo will run"
     assert set(plan.values()) == {"skip: complete"} and len(plan) == 5
     again = run_chain(command)
     assert again.count(": skip: complete") == 5 and "== grpo: run again: changed" in again
@@ -337,7 +337,7 @@ def test_the_doctor_stops_a_chain_before_its_first_stage(tmp_path):
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (
-        "error: the doctor found context; mend that, or go on with "
+        "error: the doctor found context; fix that, or continue with "
         "doctor.allow=[context,max_new_tokens]" in done.stderr
     )
     assert "max_seq_len=2048 exceeds the model's 1024" in done.stdout

@@ -1,4 +1,4 @@
-"""A chain's folder as its recipes leave it, for the report's tests: made by hand, in milliseconds."""
+"""Make a chain's folder as its recipes leave it, by hand and in milliseconds."""
 
 import json
 
@@ -15,7 +15,7 @@ STAGES = [
 
 
 def problem(i, verdicts, text="\\boxed{1}", finish="stop"):
-    """A row of an evaluation's samples."""
+    """Return a row of an evaluation's samples."""
     samples = [
         {
             "verdict": v,
@@ -43,7 +43,7 @@ def problem(i, verdicts, text="\\boxed{1}", finish="stop"):
 def evaluation(run_dir, name, rows):
     folder = run_dir / "eval" / name
     folder.mkdir(parents=True)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)  # escapes what is no text
+    lines = "".join(json.dumps(row) + "\n" for row in rows)  # with escapes for lone surrogates
     (folder / f"{name}.samples.jsonl").write_text(lines)
     write_json(
         folder / f"{name}.json", {"model": name, "provenance": {}, "results": {TASK: summary(rows)}}
@@ -74,7 +74,10 @@ def stage(run_dir, name, recipe, status="complete", **more):
 
 
 def small_chain(run_dir, problems=12):
-    """start gets nothing right, sft the even ones, grpo all but two; p3's response is hostile."""
+    """Make a chain: start solves nothing, sft the even problems, grpo all but two.
+
+    The response to p3 is hostile.
+    """
     stage(run_dir, "start", "start", config={"source": {}})
     yields = [
         {"name": n, "rollouts": r, "problems": r, "length": r}

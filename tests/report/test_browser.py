@@ -1,4 +1,4 @@
-"""The report in a browser: filters by the address, hostile texts, no error, a phone's width."""
+"""Test the report in a browser: filters by the address, hostile texts, a phone's width."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ def page(tmp_path_factory):
 
 
 def dump(page, fragment=""):
-    """The page's HTML after its script has run."""
+    """Return the page's HTML after its script has run."""
     done = subprocess.run(
         [
             CHROMIUM,
@@ -95,7 +95,7 @@ def test_a_hostile_response_stays_text(page):
 
 
 def test_a_phone_has_no_sideways_scrolling(page):
-    """In a frame as wide as a phone; the copy's policy lets the measuring script in."""
+    """The frame is as wide as a phone; the copy of the page allows the measuring script."""
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text())
     ask = "<script>parent.postMessage(document.documentElement.scrollWidth - document.documentElement.clientWidth, '*')</script></body>"
     (page.parent / "copy.html").write_text(text.replace("</body>", ask))

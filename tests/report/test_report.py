@@ -1,4 +1,4 @@
-"""The chain's report: what stands in it, and that it comes whatever the stages have left."""
+"""Test the chain's report: its contents, and that missing files do not prevent it."""
 
 import json
 import re
@@ -17,6 +17,7 @@ from custom_components.report.breakdown import by_length, length_bins
 from custom_components.report.chain_report import build_report, make_report
 from custom_components.report.svg import line_chart, nice_ticks, short, thinned
 from custom_components.runs.processes import last_words
+from custom_components.tokenizer.prompt_form import PromptForm
 
 
 def page_of(run_dir):
@@ -77,7 +78,7 @@ def test_labels_are_text_too(tmp_path):
 
 @pytest.mark.parametrize("stages", range(5))
 def test_a_run_under_way(tmp_path, stages):
-    """Whatever is missing: the rest is there."""
+    """The report shows the stages that have run."""
     whole, run = small_chain(tmp_path / "whole"), tmp_path / "run"
     run.mkdir()
     for s in STAGES[:stages]:
@@ -147,7 +148,7 @@ def test_results_of_an_earlier_model_are_left_out(tmp_path):
     later = {"started": "2026-01-02T00:00:00+0000"}
     stage(tmp_path, "sft", "sft", **later)
     assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == ["start", "grpo"]
-    # the same model again is no other model
+    # The same model again counts as the evaluated one.
     read = {"inputs": {"run/sft/model": sha256_of(tmp_path / "sft" / "model")}}
     stage(tmp_path, "eval/sft", "evaluate", **read)
     assert [s["name"] for s in build_report(tmp_path, TASK, STAGES)["stages"]] == [
@@ -205,7 +206,7 @@ def test_long_runs_make_a_small_page(tmp_path):
 
 
 def test_the_courses_take_turns():
-    """98 problems stay wrong, one is won, one lost: both are among the first three."""
+    """98 problems stay wrong, one is won and one is lost; both are among the first three."""
     scores = {
         "a": {f"p{i}": float(i == 7) for i in range(100)},
         "b": {f"p{i}": float(i == 9) for i in range(100)},
@@ -243,6 +244,7 @@ def test_a_card_gets_the_results_and_no_hash_changes(tmp_path):
     config["data"] = str(tmp_path / "curate/sft.parquet")
     stage(tmp_path, "sft", "sft", config=config)
     (model / "README.md").write_text(model_card("sft", 3, config))
+    PromptForm(instruction="Box it.").save(model)
     before = sha256_of(model)
     page_of(tmp_path)
     card = (model / "README.md").read_text()
@@ -252,6 +254,7 @@ def test_a_card_gets_the_results_and_no_hash_changes(tmp_path):
         "sft - start, paired: +50.0",
         "| correct | 30 | 30 | 30 |",
         "Deviations from the paper",
+        "- A line after the problem: `Box it.`\n",
         "`license: mit`",
     ):
         assert words in card, words

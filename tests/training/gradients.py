@@ -4,13 +4,13 @@ torchrun --nproc_per_node N tests/training/gradients.py RECIPE CONFIG TABLE OUTP
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
 
 from custom_components.config import instantiate, load
 from custom_components.data.packing import open_table
+from custom_components.runs.metrics import Sums
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
 from custom_components.training.supervised import global_batch, next_token_losses
@@ -34,7 +34,7 @@ with setup_world("cpu") as world:
     saved = {"parts": len(batch.parts)}
     for step in range(5):
         if name == "dpo":
-            trainer.backward(module.pair_losses(trainer, batch, reference, Counter()))
+            trainer.backward(module.pair_losses(trainer, batch, reference, Sums()))
         else:
             trainer.backward(next_token_losses(trainer, batch))
         if step == 0:
