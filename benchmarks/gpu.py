@@ -54,7 +54,7 @@ def step_loss(
         setting = SETTINGS["grpo"]
         advantages = torch.ones_like(logprobs[0])
         losses, _, _ = policy_gradient_loss(
-            logprobs[0], logprobs[0].detach(), advantages, setting.clip_low, setting.clip_high
+            logprobs[0], logprobs[0].detach(), advantages, list(documents.lengths), setting
         )
         return losses.mean()
     logprobs = model(tokens, **inputs)[0]

@@ -33,6 +33,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -87,6 +88,8 @@ def run_ours(args: argparse.Namespace, folder: Path, engine: str) -> dict[str, A
                 group.samples, half_right(len(group.samples), rng), strict=True
             ):
                 sample.verdict = "correct" if right else "incorrect"
+                # Every response has the full length here, and a truncated one would count as wrong.
+                sample.completion = replace(sample.completion, finish_reason="stop")
 
     sampler.verify_groups = verify_and_replace
     ChatTokenizer._find_stop_ids = lambda self: []

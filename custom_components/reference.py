@@ -39,6 +39,7 @@ COMPONENTS = {
         "engines.server_engine": "ServerEngine",
         "engines.teacher": "AdditionTeacher",
     },
+    "`reward` of grpo and ppo": {"rl.rewards": "verified overlong_penalty"},
     "`model` of a training recipe": {
         "models.hf": "from_folder",
         "models.phi4_mini": "phi4_mini_3_8b phi4_mini_tiny phi4_mini",
@@ -54,7 +55,7 @@ COMPONENTS = {
     },
 }
 """Heading: {module of custom_components: names of the builders to show}."""
-FILLED_IN = {"folder", "tokenizer"}
+FILLED_IN = {"folder", "tokenizer", "problem", "response"}
 """Arguments that the recipe fills in."""
 
 
@@ -146,6 +147,7 @@ def type_name(hint: Any) -> str:
         (r"\b(?:typing|collections\.abc|pathlib)\.", ""),
         (r"dict\[str, Any\]", "node"),
         (r"Literal\[(.*?)\]", lambda m: m[1].replace("'", "").replace(", ", " or ")),
+        (r"Optional\[(.*)\]", r"\1 or null"),
         (r" \| None", " or null"),
         (r" \| ", " or "),
     ):

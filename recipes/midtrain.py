@@ -8,8 +8,10 @@ document and positions restart, so a pack computes what its documents would comp
 `document_mask: false` turns that off, for the ablation. Nothing is truncated (longer documents are
 dropped and counted), and no label crosses a document's end.
 
-With `validation.share` some problems are held out. The run ends when the loss on them saturates, and
-exports the model of the lowest loss.
+With `validation.share` some problems are held out, and the loss on them is logged. The model of its
+lowest point is exported, unless `validation.keep_best` is off. With `validation.patience` the run
+ends when the loss saturates; the learning rate is then still high, and the exported model has not
+been annealed.
 """
 
 from dataclasses import asdict
@@ -75,7 +77,7 @@ def main(cfg: MidtrainConfig) -> None:
                 batch.tokens,
                 norm,
                 batch.document_length,
-                best=best,
+                best=best and cfg.validation.keep_best,
                 extra={"validation": asdict(progress)},
                 scored_tokens=batch.scored,
                 epoch=epoch,
@@ -84,7 +86,7 @@ def main(cfg: MidtrainConfig) -> None:
             if progress.waited >= cfg.validation.patience > 0:
                 trainer.say(f"validation loss saturated: lowest at step {progress.best_step}")
                 break
-        if progress.best_step:
+        if progress.best_step and cfg.validation.keep_best:
             trainer.restore(progress.best_step)
         trainer.finish(asdict(progress) if tables else {})
 

@@ -5,7 +5,7 @@
 
 The paper names PPO beside GRPO. Prompts, rollouts, rewards, clipping, temperature and KL are those
 of recipes/grpo.py, whose docstring draws the way of the data. Here the model learns from every
-decided response, and the advantage of a token comes from the critic (`critic`), a value head on the
+response with a reward, and the advantage of a token comes from the critic (`critic`), a value head on the
 policy, by generalised advantage estimation. The head is part of the checkpoints, but not of
 `model/`.
 """
@@ -16,55 +16,53 @@ from functools import partial
 from custom_components.config import recipe_main
 from custom_components.engines.engine import check_rope
 from custom_components.models.value_head import ValueHead
+from custom_components.rl.advantages import number_groups
 from custom_components.rl.fixes import annealed_temperature
 from custom_components.rl.learning import Learner
 from custom_components.rl.prompts import select_prompts
 from custom_components.rl.rl_config import PPOConfig
-from custom_components.rl.rl_run import RLRun, Rollouts, open_run
+from custom_components.rl.rl_run import RLRun, Rollouts, open_run, run_length
 from custom_components.rl.store import GroupStore
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import setup_world
-from custom_components.training.trainer import Trainer, total_steps
+from custom_components.training.trainer import Trainer
 
 
 @recipe_main
 def main(cfg: PPOConfig) -> None:
-    """Follow the policy gradient with a critic on verified rollouts."""
+    """Follow the policy gradient with a critic on rewarded rollouts."""
     setting = cfg.loss.resolve()
     with setup_world(cfg.device) as world, open_run("ppo", cfg, world) as opened:
         if opened is None:
             return
         folder, sampler = opened
         prompts, counts = select_prompts(sampler, folder)
+        steps, budget = run_length(cfg, len(prompts), counts["selection_tokens"])
+        value_head = partial(ValueHead, shapes_trunk=cfg.critic.shapes_trunk)
         trainer = Trainer(
-            cfg,
-            folder,
-            world,
-            sampler.tokenizer,
-            total_steps(cfg, len(prompts)),
-            partial(ValueHead, shapes_trunk=cfg.critic.shapes_trunk),
-            cfg.critic.lr,
+            cfg, folder, world, sampler.tokenizer, steps, value_head, cfg.critic.lr, budget
         )
         check_rope(sampler.engine, trainer.model)
         reference = trainer.frozen_start() if cfg.loss.kl_coefficient else None
         learner = Learner(trainer, setting, reference, cfg.critic)
         store = GroupStore(folder.path / "rollouts", world)
-        run = RLRun(trainer, sampler)
+        run = RLRun(trainer, sampler, prompts)
 
         for epoch, indices in trainer.batches(prompts):
             clock, step = Stopwatch(), trainer.step
-            temperature = annealed_temperature(step, trainer.steps, cfg.temperature)
+            temperature = annealed_temperature(trainer.share_done, cfg.temperature)
 
-            # Sample a group of responses to each of this rank's prompts, and verify them.
+            # Sample a group of responses to each of this rank's prompts, verify and reward them.
             groups = store.load(step)
             if groups is None:
                 rng = random.Random(f"{cfg.seed} {step} {world.rank}")
-                own_prompts = [prompts[i] for i in indices[world.rank :: world.size]]
+                own_prompts = run.prompts.of_step(indices, step)
                 groups = sampler.sample(own_prompts, temperature, rng, clock)
                 store.save(step, groups, trainer.checkpoints.latest)
+            run.spend(groups)
 
             # Learn from every response with a reward.
-            chosen = [sample for group in groups for sample in group.decided]
+            chosen = [sample for samples in number_groups(groups, world) for sample in samples]
 
             # Share the responses out over the ranks; estimate advantages, and follow the gradient.
             with clock("train"):

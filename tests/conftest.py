@@ -49,10 +49,12 @@ def recipe(name: str, *overrides: str, track: str = "tiny", **kwargs):
     return tune(f"recipes/{name}.py", "--config", config, *overrides, **kwargs)
 
 
-def kill_in_step(command: list[str], metrics: Path, step: int, rank: bool = False) -> None:
+def kill_in_step(
+    command: list[str], metrics: Path, step: int, rank: bool = False, **kwargs
+) -> None:
     """Start a recipe and SIGKILL it, or one of its ranks, in the step after `step` logged ones."""
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **kwargs
     )
     while process.poll() is None:
         if metrics.is_file() and metrics.read_text().count("\n") >= step:

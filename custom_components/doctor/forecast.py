@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from custom_components.config import UserError, instantiate
@@ -10,8 +11,9 @@ from custom_components.doctor.findings import Finding, duration
 from custom_components.engines.engine import Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.groups import Group
+from custom_components.rl.rewards import read_rewards
 from custom_components.rl.rl_config import RLConfig
-from custom_components.rl.sampler import sample_round, verify_groups
+from custom_components.rl.sampler import reward_groups, sample_round, verify_groups
 
 CUT = 0.3
 ALMOST_ALL_CUT = 0.9
@@ -21,7 +23,7 @@ FEW_USEFUL = 0.25
 
 
 def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
-    """Sample a group of responses to each of a few prompts with the start model, and verify them.
+    """Sample a group of responses to each of a few prompts with the start model, verify and reward them.
 
     Args:
         cfg: Config of an RL stage whose start model exists.
@@ -29,8 +31,9 @@ def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
         prompts: Number of prompts.
 
     Raises:
-        UserError: When engine, tokenizer or problems cannot be used.
+        UserError: When engine, tokenizer, problems or reward functions cannot be used.
     """
+    rewards = read_rewards(cfg.reward)
     problems, _ = read_problems(instantiate(cfg.problems, "problems"))
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
@@ -43,6 +46,7 @@ def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
     engine.close()
     with cfg.verifier.open() as pool:
         verify_groups(groups, pool)
+    reward_groups(groups, rewards, cfg.max_new_tokens)
     samples = [s for group in groups for s in group.samples]
     yield from check_groups(groups, cfg.max_new_tokens)
     tokens = sum(len(s.completion.token_ids) for s in samples)
@@ -60,10 +64,10 @@ def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
 
 
 def check_groups(groups: list[Group], max_new_tokens: int) -> Iterator[Finding]:
-    """Yield the findings on verified groups.
+    """Yield the findings on rewarded groups.
 
     Args:
-        groups: Groups of responses with their verdicts.
+        groups: Groups of responses with their verdicts and rewards.
         max_new_tokens: Longest response, tokens.
 
     Raises:
@@ -90,15 +94,26 @@ def check_groups(groups: list[Group], max_new_tokens: int) -> Iterator[Finding]:
             "they are sampled, paid for and left out",
             "fix the answers of these problems",
         )
+    errors = Counter(s.outcome.error for s in samples if s.outcome and s.outcome.error)
+    if errors:
+        error, _ = errors.most_common(1)[0]
+        yield Finding(
+            "reward",
+            "warning",
+            f"a reward function fails on {errors.total()} of {len(samples)} responses, e.g. {error}",
+            "they are sampled, paid for and left out",
+            "correct the function; it may return None for a response that it cannot judge",
+        )
     useful = sum(group.mixed for group in groups)
-    right = sum(bool(g.rewards) and min(g.rewards) > 0 for g in groups)
+    right = sum(group.accuracy == 1 for group in groups)
+    wrong = sum(group.accuracy == 0 for group in groups)
     few = useful < FEW_USEFUL * len(groups)
     remedy = "easier problems, rebalance.max_samples for hard ones, or more SFT"
     yield Finding(
         "zero_variance",
         "warning" if few else "note",
-        f"{useful} of {len(groups)} groups hold right and wrong responses; {right} are all right, "
-        f"{len(groups) - useful - right} all wrong",
+        f"{useful} of {len(groups)} groups hold responses with different rewards; {right} are all "
+        f"right, {wrong} all wrong",
         "groups without contrast have no gradient",
         remedy if few else "",
     )

@@ -1,5 +1,7 @@
 """Name what goes wrong in an RL run while it can still be fixed."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +41,14 @@ class Alarms:
         """Return what a resumed run passes to the constructor."""
         return {"without_positive": self.without_positive, "active": sorted(self.active)}
 
-    def check(self, stats: dict[str, float]) -> list[str]:
+    def check(self, stats: dict[str, float], reward_errors: Sequence[str] = ()) -> list[str]:
         """Return the alarms that this step raises and the step before did not.
 
         Args:
             stats: Metrics of the step: `accuracy`, `truncated`, `undecided` and, if there was an
                 update, `entropy` and `logprob_gap`.
+            reward_errors: Error of a reward function for each response that it failed on; the
+                text before the colon names the function.
         """
         config = self.config
         self.without_positive = 0 if stats["accuracy"] > 0 else self.without_positive + 1
@@ -66,5 +70,12 @@ class Alarms:
         }
         raised = [message for message, holds in conditions.items() if holds]
         new = [message for message in raised if message not in self.active]
+        failures = Counter(error.partition(":")[0] for error in reward_errors)
+        for name, responses in failures.items():
+            condition = f"reward function {name} fails"
+            raised.append(condition)
+            if condition not in self.active:
+                example = next(e for e in reward_errors if e.partition(":")[0] == name)
+                new.append(f"{condition} on {responses} responses, which are left out; {example}")
         self.active = set(raised)
         return new

@@ -9,8 +9,8 @@
 import random
 from typing import Any
 
-from custom_components.rl.groups import Group
-from custom_components.rl.rl_config import SelectionConfig, TemperatureConfig
+from custom_components.rl.groups import Group, Sample
+from custom_components.rl.rl_config import RebalanceConfig, SelectionConfig, TemperatureConfig
 
 
 def is_selected(prompt: dict[str, Any], selection: SelectionConfig) -> bool:
@@ -37,34 +37,39 @@ def needs_more(group: Group, max_samples: int) -> bool:
     return len(group.samples) < max_samples and group.accuracy == 0
 
 
-def rebalance(rewards: list[float], max_accuracy: float, rng: random.Random) -> list[int]:
-    """Choose the responses of a group to learn from: every +1 and as many -1, drawn at random.
+def rebalance(samples: list[Sample], options: RebalanceConfig, rng: random.Random) -> list[Sample]:
+    """Choose the responses of a group to learn from: every correct one and as many incorrect ones.
 
     Args:
-        rewards: Rewards of the group, +1 or -1.
-        max_accuracy: Largest share of +1. A group above it is dropped: its prompt is too easy.
-        rng: Source of the draw.
+        samples: Verified responses of the group.
+        options: Largest share of correct ones, above which a group is dropped because its prompt is
+            too easy; and whether to leave out incorrect ones.
+        rng: Source of the draw of the incorrect ones.
 
     Returns:
-        Indices into `rewards`, ascending. They are empty if the group is dropped, or has no +1 or
-        no -1. Where +1 outnumber -1 (`max_accuracy` above a half), all are kept.
+        Responses in their order. There are none if the group is dropped, or has no correct or no
+        incorrect response. Where the correct ones outnumber the incorrect (`max_accuracy` above a
+        half), all are kept.
     """
-    right = [i for i, r in enumerate(rewards) if r > 0]
-    wrong = [i for i, r in enumerate(rewards) if r <= 0]
-    if not right or not wrong or len(right) > max_accuracy * len(rewards):
+    correct = [i for i, s in enumerate(samples) if s.correct]
+    incorrect = [i for i, s in enumerate(samples) if not s.correct and s.verdict != "undecided"]
+    if not correct or not incorrect:
         return []
-    return sorted(right + rng.sample(wrong, min(len(right), len(wrong))))
+    if len(correct) > options.max_accuracy * (len(correct) + len(incorrect)):
+        return []
+    drawn = incorrect
+    if options.equal:
+        drawn = rng.sample(incorrect, min(len(correct), len(incorrect)))
+    return [samples[i] for i in sorted(correct + drawn)]
 
 
-def annealed_temperature(step: int, total_steps: int, annealing: TemperatureConfig) -> float:
+def annealed_temperature(share: float, annealing: TemperatureConfig) -> float:
     """Return the temperature of a step: linear from `start` to `end`, then constant.
 
     Args:
-        step: Number of steps done so far (0 for the first step).
-        total_steps: Steps of the whole run.
-        annealing: First and last temperature, and the share of the steps over which it falls.
+        share: Share of the run that is done before the step (0 for the first step).
+        annealing: First and last temperature, and the share of the run over which it falls.
     """
-    falling_steps = annealing.fraction * total_steps
-    if step >= falling_steps:
+    if share >= annealing.fraction:
         return annealing.end
-    return annealing.start + (annealing.end - annealing.start) * step / falling_steps
+    return annealing.start + (annealing.end - annealing.start) * share / annealing.fraction

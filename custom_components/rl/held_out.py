@@ -29,16 +29,14 @@ class HeldOutProblems:
         if rejects:
             raise UserError(f"held_out.problems: {rejects[0].where}: {rejects[0].reason}")
 
-    def are_due(self, step: int, total_steps: int) -> bool:
+    def are_due(self, step: int, is_last: bool) -> bool:
         """Return whether to evaluate after this step: every so often, and after the last one.
 
         Args:
             step: Number of steps done.
-            total_steps: Steps of the whole run.
+            is_last: Whether the run is then over.
         """
-        if not self.problems:
-            return False
-        return step % self.options.every == 0 or step == total_steps
+        return bool(self.problems) and (is_last or step % self.options.every == 0)
 
     def accuracy(self, step: int) -> float:
         """Return the share of correct responses, over all ranks.

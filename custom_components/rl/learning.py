@@ -30,12 +30,14 @@ class PolicyBatch:
     """Hold one micro-batch of responses. [tokens] are its response tokens in order.
 
     Attributes:
+        indices: Places of its samples in the mini-batch.
         inputs: Prompts and responses, laid end to end.
         lengths: Tokens of each response.
         rewards: Rewards [responses] float32.
         engine_logprobs: Log-probs [tokens] float32 by the engine that sampled them.
         advantages: Advantages [tokens] float32.
-        weights: Weights [tokens] float32 of the token losses; see `token_weights`.
+        weights: Weights [tokens] float32 of the token losses; see `Learner.weigh`.
+        correction: Importance weights [tokens]; None if the first forward pass gives them.
         old_logprobs: Log-probs [tokens] by the trainer before this step's updates; None if the
             first forward pass gives them.
         reference_logprobs: Log-probs [tokens] by the frozen start model; None without a KL term.
@@ -43,12 +45,14 @@ class PolicyBatch:
         returns: Values [tokens] that the critic should have predicted; None without a critic.
     """
 
+    indices: list[int]
     inputs: MicroBatch
     lengths: list[int]
     rewards: torch.Tensor
     engine_logprobs: torch.Tensor
     advantages: torch.Tensor
     weights: torch.Tensor
+    correction: torch.Tensor | None = None
     old_logprobs: torch.Tensor | None = None
     reference_logprobs: torch.Tensor | None = None
     old_values: torch.Tensor | None = None
@@ -125,9 +129,10 @@ class Learner:
         batches = [batch for minibatch in minibatches for batch in minibatch]
 
         # Take log-probs and values before the first update, where later updates compare with them.
+        masks = cfg.importance.beyond == "mask"
         with torch.no_grad():
             for batch in batches:
-                if count * cfg.update_epochs > 1 or has_critic:
+                if count * cfg.update_epochs > 1 or has_critic or masks:
                     output = forward(batch.inputs, values=has_critic)
                     old = response_tokens(batch, output, has_critic)
                     batch.old_logprobs = old.logprobs
@@ -135,6 +140,12 @@ class Learner:
                 if self.reference is not None:
                     output = forward(batch.inputs, self.reference)
                     batch.reference_logprobs = response_tokens(batch, output).logprobs
+        if masks:
+            minibatches = [
+                minibatch
+                for i, minibatch in enumerate(minibatches)
+                if self.weigh(shuffled[i::count], minibatch)
+            ]
         critic_metrics = critic_advantages(batches, self.critic, world) if self.critic else {}
 
         # Follow the gradient of each mini-batch.
@@ -147,6 +158,8 @@ class Learner:
             )
             losses.append(trainer.backward(shares))
             norms.append(trainer.update())
+        if not losses:
+            return Update(0.0, 0.0, {"updates": 0})
 
         largest_gap = max(world.gather([sums.pop("largest_gap", 0.0)]))
         totals = world.sums(dict(sums))
@@ -168,28 +181,67 @@ class Learner:
         """
         cfg, world = self.trainer.cfg, self.trainer.world
         lengths = [s.length for s in samples]
-        weights = token_weights(lengths, self.setting.aggregation, cfg.max_new_tokens)
         sequence_lengths = [len(s.prompt_ids) + s.length for s in samples]
         parts = split_batch(sequence_lengths, cfg.max_tokens_per_micro_batch, world.size)
+        weights = self.response_weights(samples, lengths)
+        advantages = [s.advantage for s in samples]
 
         def per_token(values: list[float], part: list[int]) -> torch.Tensor:
             repeats = torch.tensor([lengths[i] for i in part])
-            per_response = torch.tensor([values[i] for i in part])
-            return per_response.repeat_interleave(repeats).to(world.device)
+            of_responses = torch.tensor([values[i] for i in part])
+            return of_responses.repeat_interleave(repeats).to(world.device)
 
         return [
             PolicyBatch(
+                indices=part,
                 inputs=collate([samples[i].row() for i in part]),
                 lengths=[lengths[i] for i in part],
                 rewards=torch.tensor([samples[i].reward for i in part], device=world.device),
                 engine_logprobs=torch.tensor(
                     [x for i in part for x in samples[i].completion.logprobs], device=world.device
                 ),
-                advantages=per_token([s.advantage for s in samples], part),
+                advantages=per_token(advantages, part),
                 weights=per_token(weights, part),
             )
             for part in parts[world.rank]
         ]
+
+    def response_weights(self, samples: list[Sample], lengths: list[int]) -> list[float]:
+        """Return the weight of a token's loss for each sample of a mini-batch.
+
+        Args:
+            samples: Samples of the mini-batch, of all ranks.
+            lengths: Tokens of each sample that count.
+        """
+        groups = [s.group for s in samples]
+        limit = self.trainer.cfg.max_new_tokens
+        return token_weights(lengths, groups, self.setting.aggregation, limit)
+
+    def weigh(self, samples: list[Sample], batches: list[PolicyBatch]) -> bool:
+        """Leave the tokens that the importance correction rejects out of the mini-batch's mean.
+
+        Args:
+            samples: Samples of the mini-batch, of all ranks.
+            batches: This rank's micro-batches of it, with `old_logprobs`. Their corrections and
+                weights are set.
+
+        Returns:
+            Whether any token is left, on any rank.
+        """
+        importance, world = self.trainer.cfg.importance, self.trainer.world
+        kept = []
+        for batch in batches:
+            assert batch.old_logprobs is not None  # `learn` has set it
+            batch.correction = importance_weights(
+                batch.old_logprobs, batch.engine_logprobs, batch.lengths, importance
+            )
+            masks = (batch.correction > 0).split(batch.lengths)
+            kept.append(list(zip(batch.indices, masks, strict=True)))
+        counts = dict(world.gather([(i, int(m.sum())) for masks in kept for i, m in masks]))
+        weights = self.response_weights(samples, [counts[i] for i in range(len(samples))])
+        for batch, masks in zip(batches, kept, strict=True):
+            batch.weights = torch.cat([mask * weights[i] for i, mask in masks])
+        return any(counts.values())
 
     def loss(self, batch: PolicyBatch, output: Any, sums: Sums) -> torch.Tensor:
         """Return a micro-batch's share of the loss of its mini-batch.
@@ -204,9 +256,13 @@ class Learner:
         tokens = response_tokens(batch, output, critic is not None)
         old = tokens.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         losses, ratios, clipped = policy_gradient_loss(
-            tokens.logprobs, old, batch.advantages, setting.clip_low, setting.clip_high
+            tokens.logprobs, old, batch.advantages, batch.lengths, setting
         )
-        correction = importance_weights(old, batch.engine_logprobs, cfg.importance_cap)
+        correction = batch.correction
+        if correction is None:
+            correction = importance_weights(
+                old, batch.engine_logprobs, batch.lengths, cfg.importance
+            )
         gap = (old - batch.engine_logprobs).abs()
         sums.add(
             tokens=len(losses),
@@ -214,12 +270,13 @@ class Learner:
             ratio=float(ratios.sum()),
             clip_fraction=float(clipped.sum()),
             importance_weight=float(correction.sum()),
+            rejected=float((batch.weights == 0).sum()),
             logprob_gap=float(gap.sum()),
         )
         sums["largest_gap"] = max(sums.get("largest_gap", 0.0), float(gap.max()))
         losses = losses * correction
         if batch.reference_logprobs is not None:
-            kl = kl_penalty(tokens.logprobs, batch.reference_logprobs, cfg.loss.kl_estimator)
+            kl = kl_penalty(tokens.logprobs, old, batch.reference_logprobs, cfg.loss.kl_estimator)
             sums.add(kl=float(kl.detach().sum()))
             losses = losses + cfg.loss.kl_coefficient * kl
         if critic is not None:

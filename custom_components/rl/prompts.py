@@ -1,7 +1,7 @@
-"""Select the prompts to train on, with the start model's own responses, before the first step."""
+"""Select the prompts to train on, before the first step, and those of each step."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from custom_components.engines.engine import Sampling
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.rl.fixes import is_selected
 from custom_components.rl.groups import Group
+from custom_components.rl.rl_config import RLConfig
 from custom_components.rl.sampler import Sampler
 from custom_components.runs.run_folder import RunFolder
+from custom_components.training.distributed import World
 
 
 def select_prompts(sampler: Sampler, run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the prompts to train on, selected as the config says.
 
-    With `selection.rounds` every candidate is sampled. `prompts.parquet` in the run folder keeps
-    all candidates with the statistics that decide; a resumed run reads it.
+    With `selection.rounds` the start model samples `selection.candidates` of them.
+    `prompts.parquet` in the run folder keeps all candidates with the statistics that decide; a
+    resumed run reads it.
 
     Args:
         sampler: Sampler whose engine holds the start model.
@@ -43,6 +46,9 @@ def select_prompts(sampler: Sampler, run: RunFolder) -> tuple[list[dict[str, Any
         report_rejects(rejects, len(problems), run.path / "rejects.jsonl")
     if cfg.selection.rounds < 1:
         return problems, {"prompts": len(problems), "selection_tokens": 0}
+    wanted = cfg.selection.candidates
+    if wanted is not None and wanted < len(problems):
+        problems = random.Random(f"{cfg.seed} candidates").sample(problems, wanted)
     path = run.path / "prompts.parquet"
     exists = path.exists()
     world.barrier()  # Every rank looks for the file before rank 0 writes it.
@@ -105,3 +111,75 @@ def prompt_row(group: Group) -> dict[str, Any]:
         | group.length_statistics()
         | {"pass_rate": group.accuracy, "samples": len(group.samples)}
     )
+
+
+class PromptPool:
+    """Hand out the prompts of each step, without those that have become too easy.
+
+    Args:
+        prompts: Prompts to train on.
+        cfg: Config with `no_resampling_above` and `seed`.
+        world: Rank of this process, and their number.
+        too_easy: Ids of the prompts that are too easy, from the checkpoint of a resumed run.
+    """
+
+    def __init__(
+        self,
+        prompts: list[dict[str, Any]],
+        cfg: RLConfig,
+        world: World,
+        too_easy: Collection[str] = (),
+    ) -> None:
+        self.prompts = prompts
+        self.cfg = cfg
+        self.world = world
+        self.too_easy = set(too_easy)
+
+    def of_step(self, indices: list[int], step: int) -> list[dict[str, Any]]:
+        """Return this rank's prompts of a step.
+
+        Other prompts, drawn at random, take the place of those that are too easy, as far as there
+        are others.
+
+        Args:
+            indices: Prompts of the step on all ranks, in the order of the epoch.
+            step: Number of steps done; it seeds the draw.
+        """
+        batch = [self.prompts[i] for i in indices]
+        easy = [prompt for prompt in batch if prompt["id"] in self.too_easy]
+        if easy:
+            batch = [prompt for prompt in batch if prompt["id"] not in self.too_easy]
+            rng = random.Random(f"{self.cfg.seed} {step} others")
+            batch += self.others(batch, len(easy), rng)
+            batch += easy[: len(indices) - len(batch)]
+        return batch[self.world.rank :: self.world.size]
+
+    def others(
+        self, prompts: list[dict[str, Any]], number: int, rng: random.Random
+    ) -> list[dict[str, Any]]:
+        """Draw prompts that are not too easy; fewer than asked for if there are no more.
+
+        Args:
+            prompts: Prompts to leave out.
+            number: Number of prompts to draw.
+            rng: Source of the draw.
+        """
+        taken = self.too_easy | {prompt["id"] for prompt in prompts}
+        candidates = [prompt for prompt in self.prompts if prompt["id"] not in taken]
+        return rng.sample(candidates, min(number, len(candidates)))
+
+    def drop_too_easy(self, groups: list[Group]) -> dict[str, int]:
+        """Sample no longer the prompts whose pass rate exceeds the limit.
+
+        Args:
+            groups: Verified groups of this rank.
+
+        Returns:
+            {"dropped_prompts": their number so far}; empty without a limit.
+        """
+        limit = self.cfg.no_resampling_above
+        if limit >= 1:
+            return {}
+        easy = [group.problem["id"] for group in groups if group.accuracy > limit]
+        self.too_easy |= set(self.world.gather(easy))
+        return {"dropped_prompts": len(self.too_easy)}

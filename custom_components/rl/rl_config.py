@@ -1,10 +1,10 @@
 """Declare the keys of the RL recipes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from custom_components.config import Component, option, required
-from custom_components.losses.policy_gradient import LossConfig
+from custom_components.config import Component, UserError, option, required
+from custom_components.losses.policy_gradient import ImportanceConfig, LossConfig
 from custom_components.rl.alarms import AlarmConfig
 from custom_components.runs.run_config import named_inputs
 from custom_components.training.training_config import TrainingConfig
@@ -16,6 +16,9 @@ class SelectionConfig:
     """Configure the selection of prompts by the start model, before the first step."""
 
     rounds: int = option(0, "sampling rounds; 0 keeps every prompt")
+    candidates: int | None = option(
+        None, "prompts to sample, drawn at random; the others are left out; all by default", least=1
+    )
     samples: int = option(8, "responses to each prompt in a round")
     statistic: Literal["length_cv", "length_range"] = option(
         "length_cv",
@@ -30,10 +33,15 @@ class SelectionConfig:
 class RebalanceConfig:
     """Configure reward rebalancing."""
 
-    enabled: bool = option(True, "learn from every +1 of a group and as many -1")
-    max_accuracy: float = option(0.5, "largest share of +1; easier groups are dropped")
+    enabled: bool = option(True, "drop easy groups, and sample hard prompts again")
+    equal: bool = option(
+        True, "learn from as many incorrect responses of a group as correct ones; else from all"
+    )
+    max_accuracy: float = option(
+        0.5, "largest share of correct responses; easier groups are dropped"
+    )
     max_samples: int = option(
-        16, "number of responses up to which a prompt without a +1 is sampled again"
+        16, "number of responses up to which a prompt without a correct one is sampled again"
     )
 
 
@@ -43,7 +51,7 @@ class TemperatureConfig:
 
     start: float = option(1.0, "temperature of the first step")
     end: float = option(0.6, "temperature after annealing")
-    fraction: float = option(0.5, "share of the steps over which the temperature falls linearly")
+    fraction: float = option(0.5, "share of the run over which the temperature falls linearly")
 
 
 @dataclass
@@ -60,6 +68,30 @@ class HeldOutConfig:
     )
 
 
+VERIFIED = {"_component_": "custom_components.rl.rewards.verified"}
+
+
+def full_reward(node: Any, key: str) -> dict[str, Any]:
+    """Return a node of `reward` as {"function": its `_component_` node, "weight": number}.
+
+    Args:
+        node: `_component_` node, with or without a weight, or what this function returns.
+        key: Key of the node, for messages.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    if isinstance(node, dict) and node.keys() == {"function", "weight"}:
+        return node
+    if not isinstance(node, dict) or "_component_" not in node:
+        raise UserError(f"{key} must name a reward function with {key}._component_=module.function")
+    weight = node.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise UserError(f"{key}.weight must be a number, not {weight!r}")
+    function = {name: value for name, value in node.items() if name != "weight"}
+    return {"function": function, "weight": float(weight)}
+
+
 @dataclass
 class RLConfig(TrainingConfig):
     """Configure what GRPO and PPO share. A row of a batch is a prompt."""
@@ -68,11 +100,26 @@ class RLConfig(TrainingConfig):
     engine: Component = required("rollout engine; one per rank")
     group_size: int = option(8, "responses to each prompt in a round")
     max_new_tokens: int = option(1024, "longest response, tokens")
+    reward: Any = option(
+        None,
+        "node that names a reward function, or a list of such nodes; beside the function's own "
+        "arguments each may have a `weight`, 1 by default; without any, "
+        "custom_components.rl.rewards.verified",
+    )
     loss: LossConfig = option(LossConfig, "policy gradient")
     minibatches: int = option(1, "optimizer steps per pass over a step's samples")
     update_epochs: int = option(1, "passes over a step's samples")
-    importance_cap: float = option(
-        2.0, "largest importance weight, which corrects for the engine's different log-probs"
+    importance: ImportanceConfig = option(
+        ImportanceConfig, "correction for the engine's different log-probs"
+    )
+    max_generated_tokens: int | None = option(
+        None,
+        "tokens to generate, those of selection included, but not those on held-out problems; the "
+        "step that reaches it is the last; epochs are then ignored",
+        least=1,
+    )
+    no_resampling_above: float = option(
+        1.0, "pass rate above which a prompt is not sampled again; other prompts take its place"
     )
     selection: SelectionConfig = option(SelectionConfig, "prompt selection")
     temperature: TemperatureConfig = option(TemperatureConfig, "temperature annealing")
@@ -83,6 +130,17 @@ class RLConfig(TrainingConfig):
         1800.0, "seconds without progress of the engine after which the run ends"
     )
     logged_samples: int = option(4, "responses of a step written to samples.jsonl")
+
+    def __post_init__(self) -> None:
+        """Refuse components without a builder, and bring `reward` into its full form.
+
+        That is a list of {"function": `_component_` node, "weight": number}.
+        """
+        super().__post_init__()
+        nodes = self.reward if isinstance(self.reward, list) else [self.reward or VERIFIED]
+        self.reward = [full_reward(node, f"reward.{i}") for i, node in enumerate(nodes)]
+        if not self.reward:
+            raise UserError("reward=[] rewards nothing; name a function with _component_")
 
     def inputs(self) -> dict[str, str]:
         """Return the problems, the held-out problems, the engine's model and the start weights."""
@@ -112,24 +170,19 @@ class CriticConfig:
 
 
 @dataclass
-class OverlongConfig:
-    """Configure the treatment of over-long responses."""
-
-    filter: bool = option(False, "leave truncated responses out of the update")
-    buffer: int = option(
-        0, "tokens below max_new_tokens over which the reward falls by 1; 0 for no penalty"
-    )
-
-
-@dataclass
 class GRPOConfig(RLConfig):
     """Configure recipes/grpo.py. A row of a batch is a prompt."""
 
     rebalance: RebalanceConfig = option(RebalanceConfig, "reward rebalancing")
     refill_rounds: int = option(
-        0, "rounds in which other prompts make up for those whose rewards are all equal (DAPO)"
+        0,
+        "rounds in which other prompts make up for those that nothing is learned from: too easy "
+        "ones, and those whose rewards are all equal (DAPO)",
     )
-    overlong: OverlongConfig = option(OverlongConfig, "over-long responses (DAPO)")
+    overlong_filter: bool = option(False, "leave truncated responses out of the update (DAPO)")
+    contrast: Literal["reward", "verdict"] = option(
+        "reward", "what has to differ in a group for anything to be learned from it"
+    )
 
 
 @dataclass

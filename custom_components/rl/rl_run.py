@@ -11,13 +11,15 @@ from custom_components.rl.alarms import Alarms
 from custom_components.rl.groups import Group, Sample, group_statistics
 from custom_components.rl.held_out import HeldOutProblems
 from custom_components.rl.learning import Update
+from custom_components.rl.prompts import PromptPool
+from custom_components.rl.rewards import read_rewards
 from custom_components.rl.rl_config import RLConfig
 from custom_components.rl.sampler import Sampler
 from custom_components.runs.metrics import Metrics
 from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
-from custom_components.training.trainer import Trainer, open_model
+from custom_components.training.trainer import Trainer, open_model, total_steps
 from custom_components.training.validation import BestSoFar
 
 
@@ -44,6 +46,7 @@ def open_run(
         )
     if cfg.held_out.every and cfg.held_out.problems is None:
         raise UserError("held_out.every needs held_out.problems: what to evaluate on")
+    rewards = read_rewards(cfg.reward)
     folder = RunFolder(recipe, cfg, world)
     if folder.already_complete:
         yield None
@@ -52,8 +55,30 @@ def open_run(
     open_model(cfg, tokenizer)  # refuse a model that does not fit before anything is sampled
     engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
     with cfg.verifier.open() as pool:
-        yield folder, Sampler(cfg, world, tokenizer, engine, pool)
+        yield folder, Sampler(cfg, world, tokenizer, engine, pool, rewards)
         engine.close()
+
+
+def run_length(cfg: RLConfig, prompts: int, selection_tokens: int) -> tuple[int | None, int | None]:
+    """Return the number of steps and the budget of tokens of a run; None for no limit.
+
+    Args:
+        cfg: Config of the recipe.
+        prompts: Number of prompts to train on.
+        selection_tokens: Tokens that their selection took. They are paid from the budget.
+
+    Raises:
+        UserError: If there is nothing to do within the limits.
+    """
+    if cfg.max_generated_tokens is None:
+        return total_steps(cfg, prompts), None
+    budget = cfg.max_generated_tokens - selection_tokens
+    if budget < 1:
+        raise UserError(
+            f"selection took {selection_tokens} of max_generated_tokens={cfg.max_generated_tokens}; "
+            "raise it, or lower selection.candidates, rounds or samples"
+        )
+    return cfg.max_steps, budget
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,7 @@ class Rollouts:
     """Hold what one step sampled.
 
     Attributes:
-        groups: Verified groups of this rank.
+        groups: Rewarded groups of this rank.
         chosen: Samples of these groups that are learned from.
         temperature: Temperature they were sampled at.
         epoch: Pass over the prompts that the step belongs to.
@@ -76,22 +101,28 @@ class Rollouts:
 
 
 class RLRun:
-    """Follow the steps of an RL run: weights to the engine, held-out accuracy, logs, alarms.
+    """Follow the steps of an RL run: prompts, weights to the engine, held-out accuracy, logs, alarms.
 
     Args:
         trainer: Trainer at the step to resume from; a resumed run gives the engine its weights.
         sampler: Sampler of this rank.
+        prompts: Prompts to train on.
 
     Raises:
         UserError: If a held-out problem is rejected.
     """
 
-    def __init__(self, trainer: Trainer[RLConfig], sampler: Sampler) -> None:
+    def __init__(
+        self, trainer: Trainer[RLConfig], sampler: Sampler, prompts: list[dict[str, Any]]
+    ) -> None:
         self.trainer = trainer
         self.sampler = sampler
         self.cfg = trainer.cfg
         self.held_out = HeldOutProblems(sampler)
-        # Both resume from the state that `finish_step` puts into the checkpoint.
+        # These resume from the state that `finish_step` puts into the checkpoint.
+        self.prompts = PromptPool(
+            prompts, self.cfg, trainer.world, trainer.extra.get("too_easy", ())
+        )
         self.alarms = Alarms(self.cfg.alarms, **trainer.extra.get("alarms", {}))
         self.best_so_far = BestSoFar(**trainer.extra.get("held_out", {}))
         self.samples_log = Metrics(
@@ -99,6 +130,15 @@ class RLRun:
         )
         if trainer.step:
             sampler.sync(trainer, trainer.step)
+
+    def spend(self, groups: list[Group]) -> None:
+        """Count the tokens of a step, on which its learning rate and the end of the run depend.
+
+        Args:
+            groups: Groups of this rank.
+        """
+        tokens = sum(sample.length for group in groups for sample in group.samples)
+        self.trainer.step_tokens = round(self.trainer.world.sum(tokens))
 
     def finish_step(self, update: Update, rollouts: Rollouts) -> None:
         """End a step after its update: sync, evaluate, log, raise alarms, write a checkpoint.
@@ -108,10 +148,12 @@ class RLRun:
             rollouts: What the step sampled.
         """
         trainer, clock, step = self.trainer, rollouts.clock, self.trainer.step + 1
-        stats = group_statistics(rollouts.groups, rollouts.chosen, trainer.world)
-        held_out_due = self.held_out.are_due(step, trainer.steps)
+        names = [reward.name for reward in self.sampler.rewards]
+        stats = group_statistics(rollouts.groups, rollouts.chosen, names, trainer.world)
+        is_last = trainer.share_after_step >= 1
+        held_out_due = self.held_out.are_due(step, is_last)
         # Nothing is sampled after the last step, so the engine does not need its weights.
-        if held_out_due or step < trainer.steps:
+        if held_out_due or not is_last:
             with clock("sync"):
                 self.sampler.sync(trainer, step)
         held_out, is_best = {}, False
@@ -122,8 +164,10 @@ class RLRun:
             is_best = self.best_so_far.update(step, -accuracy, 0.0)
         stats |= self._seconds(clock, stats["generated_tokens"])
         self._log_samples(step, rollouts.groups)
-        for alarm in self.alarms.check(stats | update.metrics):
+        errors = self._reward_errors(rollouts.groups)
+        for alarm in self.alarms.check(stats | update.metrics, errors):
             trainer.alarm(alarm)
+        stats |= self.prompts.drop_too_easy(rollouts.groups)
         trainer.finish_step(
             update.loss,
             stats["generated_tokens"],
@@ -131,7 +175,11 @@ class RLRun:
             epoch=rollouts.epoch,
             temperature=rollouts.temperature,
             best=is_best and self.cfg.held_out.keep_best,
-            extra={"held_out": asdict(self.best_so_far), "alarms": self.alarms.state()},
+            extra={
+                "held_out": asdict(self.best_so_far),
+                "alarms": self.alarms.state(),
+                "too_easy": sorted(self.prompts.too_easy),
+            },
             **stats,
             **update.metrics,
             **held_out,
@@ -162,6 +210,12 @@ class RLRun:
             return seconds | {"rollout_tokens_per_second": rate}
         return seconds
 
+    def _reward_errors(self, groups: list[Group]) -> list[str]:
+        """Return the errors of the reward functions on all ranks, one for each response."""
+        outcomes = [sample.outcome for group in groups for sample in group.samples]
+        errors = [outcome.error for outcome in outcomes if outcome and outcome.error]
+        return self.trainer.world.gather(errors)
+
     def _log_samples(self, step: int, groups: list[Group]) -> None:
         """Write the first response of the first groups to samples.jsonl."""
         for group in groups[: self.cfg.logged_samples]:
@@ -172,6 +226,7 @@ class RLRun:
                 answer=group.problem["answer"],
                 response=sample.text,
                 verdict=sample.verdict,
+                reward=sample.reward,
                 advantage=sample.advantage,
                 finish_reason=sample.completion.finish_reason,
                 weights=sample.completion.version,

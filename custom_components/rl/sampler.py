@@ -1,13 +1,15 @@
-"""Sample verified responses from this rank's engine, and give the engine new weights."""
+"""Sample responses from this rank's engine, verify and reward them, and give it new weights."""
 
 import random
 from dataclasses import dataclass
 from typing import Any
 
+from custom_components.config import UserError
 from custom_components.engines.engine import Engine, Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.fixes import needs_more
 from custom_components.rl.groups import Group, Sample
+from custom_components.rl.rewards import RewardFunction, reward_of
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.tokenizer.chat import ChatTokenizer
@@ -18,7 +20,7 @@ from custom_components.verifier import Item, VerifierPool
 
 @dataclass
 class Sampler:
-    """Sample groups of verified responses on one rank.
+    """Sample groups of responses on one rank.
 
     Attributes:
         cfg: Config of the recipe.
@@ -26,6 +28,7 @@ class Sampler:
         tokenizer: Tokenizer that encodes prompts and decodes responses.
         engine: Engine of this rank.
         pool: Verifier processes of this rank.
+        rewards: Reward functions.
     """
 
     cfg: RLConfig
@@ -33,6 +36,7 @@ class Sampler:
     tokenizer: ChatTokenizer
     engine: WatchedEngine
     pool: VerifierPool
+    rewards: list[RewardFunction]
 
     def sample(
         self,
@@ -42,7 +46,7 @@ class Sampler:
         clock: Stopwatch,
         max_samples: int = 0,
     ) -> list[Group]:
-        """Return a group of `group_size` verified responses to each prompt, or more for hard ones.
+        """Return a group of `group_size` rewarded responses to each prompt, or more for hard ones.
 
         Args:
             prompts: Rows with `problem` and `answer`.
@@ -51,6 +55,9 @@ class Sampler:
             clock: Stopwatch that adds up `rollout` and `reward`.
             max_samples: Number of responses up to which a prompt without a correct one is sampled
                 again, `group_size` at a time; 0 for a single round.
+
+        Raises:
+            UserError: If a reward function fails on every response.
         """
         groups = self.empty_groups(prompts)
         unfinished = groups
@@ -58,6 +65,8 @@ class Sampler:
             sampling = Sampling(temperature, 1.0, self.cfg.max_new_tokens, rng.getrandbits(48))
             self.add_responses(unfinished, self.cfg.group_size, sampling, clock)
             unfinished = [group for group in unfinished if needs_more(group, max_samples)]
+        with clock("reward"):
+            reward_groups(groups, self.rewards, self.cfg.max_new_tokens)
         return groups
 
     def empty_groups(self, prompts: list[dict[str, Any]]) -> list[Group]:
@@ -107,7 +116,33 @@ def verify_groups(groups: list[Group], pool: VerifierPool) -> None:
     """Give every response without a verdict its verdict."""
     unverified = [(group, s) for group in groups for s in group.samples if not s.verdict]
     items = [
-        Item(group.problem["answer"], s.text, truncated=s.truncated) for group, s in unverified
+        Item(
+            group.problem["answer"],
+            s.text,
+            truncated=s.truncated,
+            problem=group.problem.get("problem"),
+        )
+        for group, s in unverified
     ]
     for (_, sample), verdict in zip(unverified, pool.verify_all(items), strict=True):
         sample.verdict = verdict.verdict
+
+
+def reward_groups(groups: list[Group], functions: list[RewardFunction], limit: int) -> None:
+    """Give every verified response its reward.
+
+    Args:
+        groups: Verified groups.
+        functions: Reward functions.
+        limit: Longest allowed response, tokens.
+
+    Raises:
+        UserError: If a function fails on every response.
+    """
+    errors = []
+    for group in groups:
+        for sample in group.samples:
+            sample.outcome = reward_of(functions, group.problem, sample.response(limit))
+            errors.append(sample.outcome.error)
+    if errors and all(errors):
+        raise UserError(f"a reward function fails on each of {len(errors)} responses; {errors[0]}")

@@ -23,7 +23,7 @@ TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class StepCheckpoints:
-    """Keep `<folder>/step_N/` with weights, optimizer, schedule, RNG and the recipe's own state.
+    """Keep `<folder>/step_N/` with weights, optimizer, RNG and the recipe's own state.
 
     torch's DCP stores the sharded state, so a run can resume on another number of ranks.
 
@@ -62,7 +62,6 @@ class StepCheckpoints:
         step: int,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        scheduler: Any,
         extra: dict[str, Any] | None = None,
         best: bool = False,
     ) -> None:
@@ -70,7 +69,7 @@ class StepCheckpoints:
 
         Args:
             step: steps done so far.
-            model, optimizer, scheduler: objects whose state is saved.
+            model, optimizer: objects whose state is saved.
             extra: other state that the recipe needs to resume; the same on every rank, and
                 readable by `torch.load(weights_only=True)`.
             best: keep this checkpoint until another one is the best.
@@ -88,12 +87,7 @@ class StepCheckpoints:
             rng["cuda"] = torch.cuda.get_rng_state(self.world.device)
         _save(rng, temporary / f"rng_{self.world.rank}.pt")
         if self.world.rank == 0:
-            state = {
-                "step": step,
-                "scheduler": scheduler.state_dict(),
-                "extra": extra or {},
-                "best": self._best,
-            }
+            state = {"step": step, "extra": extra or {}, "best": self._best}
             _save(state, temporary / "state.pt")
         weights, optim = get_state_dict(model, optimizer, options=TRAINED)
         held = {"model": weights, "optimizer": optim}
@@ -135,7 +129,7 @@ class StepCheckpoints:
             self.world.barrier()
 
     def load_latest(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[int, dict[str, Any]]:
         """Restore the latest checkpoint in place.
 
@@ -146,10 +140,10 @@ class StepCheckpoints:
             UserError: if the latest checkpoint cannot be read.
         """
         steps = self.steps()
-        return self.load(steps[-1], model, optimizer, scheduler) if steps else (0, {})
+        return self.load(steps[-1], model, optimizer) if steps else (0, {})
 
     def load(
-        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
+        self, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[int, dict[str, Any]]:
         """Restore `step_N` in place. It returns and raises what `load_latest` does."""
         folder = self.folder / f"step_{step}"
@@ -177,7 +171,6 @@ class StepCheckpoints:
                 f"checkpoint {folder} cannot be read ({str(e).splitlines()[0]}); remove that "
                 "folder to continue from the one before"
             ) from e
-        scheduler.load_state_dict(state["scheduler"])
         self._best = state["best"]
         return state["step"], state["extra"]
 

@@ -14,7 +14,7 @@ import datasets
 import torch
 from torch.distributed.tensor import DTensor
 from torchtune.modules import TransformerSelfAttentionLayer
-from torchtune.training import get_cosine_schedule_with_warmup, set_activation_checkpointing
+from torchtune.training import set_activation_checkpointing
 from tqdm import tqdm
 
 from custom_components.cards import model_card
@@ -50,6 +50,7 @@ from custom_components.training.distributed import (
     shard,
 )
 from custom_components.training.flops import known_device, training_flops
+from custom_components.training.schedule import Schedule
 from custom_components.training.training_config import TrainingConfig
 
 Rows = Sequence[dict[str, Any]] | datasets.Dataset
@@ -76,16 +77,21 @@ def total_steps(cfg: TrainingConfig, rows: int) -> int:
 class Trainer(Generic[Cfg]):
     """Hold model, optimizer, schedule and checkpoints of one run.
 
+    The run ends when its steps are done, or its budget of generated tokens is spent. The learning
+    rate depends on the share of the run that is done.
+
     Args:
         cfg: config of the recipe.
         run: run folder of the recipe.
         world: this process among all.
         tokenizer: tokenizer whose stop ids go into the exported generation config, and whose form
             of prompts is saved with the exported model.
-        steps: optimizer steps of the whole run.
+        steps: optimizer steps of the whole run; None where a budget alone ends it.
         value_head: builder of a critic on the decoder, given the decoder's width; the critic is
             trained beside the decoder and left out of `model/`.
         value_lr: learning rate of the critic.
+        token_budget: tokens to generate in the whole run; None without a budget. The recipe sets
+            `step_tokens` before it updates.
 
     Raises:
         UserError: if model, weights and tokenizer do not fit each other.
@@ -97,9 +103,10 @@ class Trainer(Generic[Cfg]):
         run: RunFolder,
         world: World,
         tokenizer: ChatTokenizer,
-        steps: int,
+        steps: int | None,
         value_head: Callable[[int], ValueHead] | None = None,
         value_lr: float = 0.0,
+        token_budget: int | None = None,
     ) -> None:
         self.cfg = cfg
         self.run = run
@@ -112,33 +119,26 @@ class Trainer(Generic[Cfg]):
                 self.model.value_head = value_head(self.model.size.embed_dim)
         prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
         self._place(self.model.train())
-        trained: list[Any] = [
-            p
-            for name, p in self.model.named_parameters()
-            if p.requires_grad and not name.startswith(f"{VALUE_HEAD}.")
-        ]
-        if value_head is not None:
-            critic = {"params": list(self.model.value_head.parameters()), "lr": value_lr}
-            trained = [{"params": trained}, critic]
-        self.optimizer = instantiate(cfg.optimizer, "optimizer", trained)
-        self.schedule = get_cosine_schedule_with_warmup(
-            self.optimizer, max(1, round(cfg.warmup_ratio * steps)), steps
-        )
+        groups = parameter_groups(self.model, value_lr)
+        self.optimizer = instantiate(cfg.optimizer, "optimizer", groups)
+        self.schedule = Schedule(self.optimizer, cfg.warmup_ratio, cfg.lr_decay)
         self.checkpoints = StepCheckpoints(
             run.path / "checkpoints", world, cfg.keep_checkpoints, cfg.async_checkpoints
         )
-        self.step, self.extra = self.checkpoints.load_latest(
-            self.model, self.optimizer, self.schedule
-        )
+        self.steps = steps
+        self.token_budget = token_budget
+        self.step, self.extra = self.checkpoints.load_latest(self.model, self.optimizer)
+        self.spent_tokens: int = self.extra.get("spent_tokens", 0)
+        self.step_tokens = 0
         if self.step and world.rank == 0:
-            print(f"continuing from step {self.step} of {steps}", flush=True)
+            print(f"continuing from step {self._place_in_run()}", flush=True)
         logger = cfg.metric_logger and instantiate(cfg.metric_logger, "metric_logger")
         self.metrics = Metrics(run.path, self.step, logger, world.rank)
         self.alarms = Metrics(run.path, self.step, None, world.rank, "alarms.jsonl")
-        self.steps = steps
         device = world.device.type == "cuda" and known_device(torch.cuda.get_device_name())
         self.device_flops = device.flops if device else None
         self._nonfinite = 0
+        self._value_norm: float | None = None
         self._batch: tuple[Rows, list[int]] = [], []
         self._interruption = Interruption()
 
@@ -242,21 +242,44 @@ class Trainer(Generic[Cfg]):
         ):
             self._last_step_at = time.perf_counter()
             for epoch, indices in islice(order, self.step, self.steps):
+                if self.share_done >= 1:  # The budget is spent before the steps are done.
+                    return
                 self._batch = rows, indices
                 yield epoch, indices
 
-    def update(self) -> float:
-        """Clip the gradient, update the weights, and return the gradient's norm.
+    @property
+    def share_done(self) -> float:
+        """Share of the run that is done: of its steps, or of its budget of generated tokens."""
+        return self._share(self.step, self.spent_tokens)
 
+    @property
+    def share_after_step(self) -> float:
+        """Share of the run that is done after the current step, from 1 on after the last one."""
+        return self._share(self.step + 1, self.spent_tokens + self.step_tokens)
+
+    def _share(self, steps: int, tokens: int) -> float:
+        of_steps = steps / self.steps if self.steps else 0.0
+        of_tokens = tokens / self.token_budget if self.token_budget else 0.0
+        return max(of_steps, of_tokens)
+
+    def _place_in_run(self) -> str:
+        return f"{self.step} of {self.steps}" if self.steps else str(self.step)
+
+    def update(self) -> float:
+        """Clip the gradient, update the weights, and return the norm of the policy's gradient.
+
+        The critic's gradient is clipped by its own norm, so that it does not scale the policy's.
         A gradient that is not finite changes nothing: the ids of its batch's rows go to
         nonfinite.jsonl, and `max_nonfinite_steps` such steps in a row end the run.
 
         Raises:
             UserError: after `max_nonfinite_steps` steps in a row.
         """
-        total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip_grad_norm)
-        norm = float(total.full_tensor() if isinstance(total, DTensor) else total)
-        if math.isfinite(norm):
+        self.schedule.set(self.share_done, self.share_after_step)
+        policy, critic = split_parameters(self.model)
+        norm = clip_gradient(policy, self.cfg.clip_grad_norm)
+        self._value_norm = clip_gradient(critic, self.cfg.clip_grad_norm) if critic else None
+        if math.isfinite(norm + (self._value_norm or 0.0)):
             self.optimizer.step()
             self._nonfinite = 0
             return norm
@@ -300,9 +323,11 @@ class Trainer(Generic[Cfg]):
             metrics: other metrics to log.
         """
         norm = self.update() if norm is None else norm
-        lr = float(self.schedule.get_last_lr()[0])  # torchao keeps it in a tensor
-        self.schedule.step()
+        lr = self.schedule.set(self.share_done, self.share_after_step)
+        if self._value_norm is not None:
+            metrics["value_grad_norm"] = self._value_norm
         self.step += 1
+        self.spent_tokens += self.step_tokens
         now = time.perf_counter()
         rate = tokens / (now - self._last_step_at)
         if self.device_flops and document_length:
@@ -325,20 +350,22 @@ class Trainer(Generic[Cfg]):
         self._bar.update()
         stop = int(self.world.max(self._interruption.signal))
         due = self.step % self.cfg.checkpoint_every == 0 or stop
-        if (due and self.step < self.steps) or best:
-            self.checkpoints.save(self.step, self.model, self.optimizer, self.schedule, extra, best)
+        more = self.share_done < 1
+        if (due and more) or best:
+            extra = (extra or {}) | {"spent_tokens": self.spent_tokens}
+            self.checkpoints.save(self.step, self.model, self.optimizer, extra, best)
             self.run.touch()
         else:
             self.checkpoints.publish(wait=False)
-        if stop and self.step < self.steps:
+        if stop and more:
             self.checkpoints.publish()
-            self.say(f"stopped after step {self.step} of {self.steps}; the same command continues")
+            self.say(f"stopped after step {self._place_in_run()}; the same command continues")
             raise SystemExit(128 + stop)
 
     def restore(self, step: int) -> None:
         """Restore the weights of a checkpoint that was kept as the best."""
         self.checkpoints.publish()
-        self.checkpoints.load(step, self.model, self.optimizer, self.schedule)
+        self.checkpoints.load(step, self.model, self.optimizer)
 
     def say(self, message: str) -> None:
         """Print a line above the progress bar, on rank 0."""
@@ -401,6 +428,49 @@ def prepare_layers(model: Decoder, compiled: bool, activation_checkpointing: boo
             layer.compile(dynamic=True)
     if activation_checkpointing:
         set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
+
+
+def split_parameters(
+    model: Decoder,
+) -> tuple[dict[str, torch.nn.Parameter], dict[str, torch.nn.Parameter]]:
+    """Return the trained parameters of the decoder and those of its value head, by name."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    critic = {name: p for name, p in trained.items() if name.startswith(f"{VALUE_HEAD}.")}
+    return {name: p for name, p in trained.items() if name not in critic}, critic
+
+
+def parameter_groups(model: Decoder, value_lr: float = 0.0) -> list[dict[str, Any]]:
+    """Return the groups of trained parameters for the optimizer.
+
+    Weight decay applies to the matrices of the layers, LoRA's included. The gains of norms, biases
+    and embeddings (with a tied output head) do not decay, nor does a value head: they scale and
+    name things, and shrinking them regularises nothing.
+
+    Args:
+        model: model with its adapters and its value head, if any.
+        value_lr: learning rate of the value head.
+    """
+    embeddings = {
+        id(p)
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        for p in module.parameters()
+    }
+    policy, critic = split_parameters(model)
+    decaying = [p for p in policy.values() if p.ndim > 1 and id(p) not in embeddings]
+    others = [p for p in policy.values() if p.ndim <= 1 or id(p) in embeddings]
+    groups: list[dict[str, Any]] = [
+        {"params": decaying},
+        {"params": others, "weight_decay": 0.0},
+        {"params": list(critic.values()), "weight_decay": 0.0, "lr": value_lr},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def clip_gradient(parameters: dict[str, torch.nn.Parameter], limit: float) -> float:
+    """Scale the gradient down to a norm of at most `limit`, and return its norm before that."""
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def peak_memory(device: torch.device) -> float:

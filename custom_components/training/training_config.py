@@ -31,8 +31,13 @@ class TrainingConfig(RunConfig):
     )
     epochs: float = option(1.0, "passes over the data; ignored when max_steps is set")
     max_steps: int | None = option(None, "optimizer steps")
-    warmup_ratio: float = option(0.1, "share of the steps with rising learning rate")
-    clip_grad_norm: float = option(1.0, "largest norm of the gradient")
+    warmup_ratio: float = option(0.1, "share of the run with rising learning rate", least=0.0)
+    lr_decay: Literal["cosine", "none"] = option(
+        "cosine", "learning rate after the warm-up: half a cosine towards 0, or constant"
+    )
+    clip_grad_norm: float = option(
+        1.0, "largest norm of the gradient; a critic's is clipped by itself"
+    )
     max_nonfinite_steps: int = option(3, "steps in a row with a broken gradient that end the run")
     head_chunk_size: int = option(1024, "scored tokens per chunk of the output head", least=1)
     checkpoint_every: int = option(100, "steps between checkpoints", least=1)
@@ -71,13 +76,18 @@ class SplitTrainingConfig(TrainingConfig):
 
 @dataclass
 class ValidationConfig:
-    """Configure validation on held-out problems; the paper trains until it saturates."""
+    """Configure validation on held-out problems."""
 
     share: float = option(0.0, "share of the problems held out; 0 for no validation")
     every: int = option(100, "steps between validations")
     max_packs: int = option(64, "packs of each domain, at most")
-    patience: int = option(3, "validations in a row without a lower loss that end the run")
+    patience: int = option(
+        0, "validations in a row without a lower loss that end the run; 0 for all of its steps"
+    )
     min_delta: float = option(0.0, "a fall smaller than this does not count, nats per token")
+    keep_best: bool = option(
+        True, "export the weights with the lowest loss instead of the last ones"
+    )
 
 
 @dataclass

@@ -39,6 +39,8 @@ from custom_components.hub import HubError
 from custom_components.models import config_json
 from custom_components.models.start import random_tiny
 from custom_components.rl.groups import Group, Sample
+from custom_components.rl.rewards import RewardFunction, verified
+from custom_components.rl.sampler import reward_groups
 from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.training.estimate import Memory
 from custom_components.training.training_config import SFTConfig
@@ -549,12 +551,17 @@ def test_a_chosen_stage_knows_what_it_learned_from(run_dir):
     assert [(f.name, f.stage) for f in blocking(findings, [])] == [("max_new_tokens", "grpo")]
 
 
-def group(*verdicts_, cut=0):
+VERIFIED = RewardFunction("verified", verified, 1.0)
+
+
+def group(*verdicts_, cut=0, function=VERIFIED):
     samples = [
         Sample([1], Completion([1], [0.0], "length" if i < cut else "stop"), "x", verdict)
         for i, verdict in enumerate(verdicts_)
     ]
-    return Group({"problem": "p", "answer": "1"}, [1], samples)
+    rewarded = Group({"problem": "p", "answer": "1"}, [1], samples)
+    reward_groups([rewarded], [function], limit=8)
+    return rewarded
 
 
 def test_the_forecast_of_an_rl_stage():
@@ -574,6 +581,14 @@ def test_the_forecast_of_an_rl_stage():
     assert cut["max_new_tokens"].level == "error" and "100%" in cut["max_new_tokens"].what
     unsure = named([group("correct", "undecided"), mixed])
     assert "1 of 4" in unsure["gold_unreadable"].what
+
+    def fails_on_wrong_ones(problem, response):
+        return {"correct": 1.0}[response.verdict]
+
+    half = group("correct", "incorrect", function=RewardFunction("own", fails_on_wrong_ones, 1.0))
+    assert named([half, mixed])["reward"].what.startswith(
+        "a reward function fails on 1 of 4 responses, e.g. own: KeyError: 'incorrect'"
+    )
 
 
 @pytest.mark.parametrize(

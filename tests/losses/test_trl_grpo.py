@@ -4,15 +4,17 @@ TRL's own methods compute everything from the rewards to the loss of each accumu
 model is replaced by a table of log-probs, so that the gradient of each token's log-prob can be read.
 
 The normalisations correspond as follows, for B responses in S accumulation steps of B/S each:
-    grpo: TRL takes the mean within each response, the mean over a step's responses, and divides
-        by S. Ours is the mean over all B at once; both are equal because all steps have B/S
-        responses.
-    dapo: TRL divides the sum over tokens by the completion tokens of all S steps together (not
+    grpo, gspo, dual_clip: TRL takes the mean within each response, the mean over a step's
+        responses, and divides by S. Ours is the mean over prompts; both are equal because all steps
+        have B/S responses, and all prompts as many.
+    dapo, cispo: TRL divides the sum over tokens by the completion tokens of all S steps together (not
         of each step), as our token_mean does.
     dr_grpo: TRL divides the sum over tokens by (B/S) x max_completion_length x S, ours by
         B x max_new_tokens.
 
 In TRL `loss_type` sets no more than this; the test sets the clip and the reward scaling beside it.
+TRL has no setting of its own for REINFORCE++; RLOO is a trainer of its own, whose ratio is that of
+the whole response, so that both agree on policy.
 """
 
 from types import SimpleNamespace
@@ -21,11 +23,12 @@ import pytest
 import torch
 
 from custom_components.engines.engine import Completion
-from custom_components.losses.policy_gradient import SETTINGS, LossConfig, kl_penalty, token_weights
+from custom_components.losses.policy_gradient import SETTINGS, ImportanceConfig, LossConfig
 from custom_components.models.start import random_tiny
 from custom_components.rl.advantages import group_advantages
 from custom_components.rl.groups import Sample
 from custom_components.rl.learning import Learner, response_tokens
+from custom_components.rl.rewards import Reward
 from custom_components.runs.metrics import Sums
 
 LENGTHS = [3, 8, 5, 1, 12, 7]
@@ -38,7 +41,13 @@ PROMPT = [1, 2]
 IDS = [ids.tolist() for ids in torch.arange(sum(LENGTHS)).split(LENGTHS)]
 # The ratios lie below, between and above the bounds 0.8, 1.2 and 1.28.
 RATIOS = torch.tensor([0.5, 0.75, 0.9, 1.1, 1.25, 1.6]).repeat(sum(LENGTHS) // 6)
-NAMES = ["grpo", "dapo", "dr_grpo"]
+NAMES = ["grpo", "dapo", "dr_grpo", "cispo", "gspo", "dual_clip"]
+# Bounds that some of the ratios exceed, where a setting's own are too far off.
+BOUNDS = {
+    "cispo": {"clip_high": 0.2},
+    "gspo": {"clip_low": 0.02, "clip_high": 0.02},
+    "dual_clip": {"dual_clip": 1.5},
+}
 # Our token weights are float32; everything else is float64 on both sides.
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 
@@ -59,6 +68,11 @@ def data():
         engine=(old + noise[1]).double(),
         reference=(policy + noise[2] / 2).double(),
     )
+
+
+def setting_of(name):
+    """Return a setting of ours with the bounds of this test."""
+    return LossConfig(name, **BOUNDS.get(name, {})).resolve()
 
 
 class Table(torch.nn.Module):
@@ -96,21 +110,25 @@ def trl_trainer(folder, monkeypatch):
         return {"prompt_ids": [PROMPT] * len(IDS), "completion_ids": IDS, "logprobs": logprobs}
 
     def make(name, kl=0.0, **options):
-        setting = SETTINGS[name]
-        scale = "group" if setting.normalise_std else "none"
+        setting = setting_of(name)
+        options = {
+            "vllm_importance_sampling_mode": "token_truncate",
+            "vllm_importance_sampling_clip_max": CAP,
+        } | options
         args = GRPOConfig(
             output_dir=str(folder / "trl"),
-            loss_type=name,
+            loss_type=name if name in ("dapo", "dr_grpo", "cispo") else "grpo",
             epsilon=setting.clip_low,
-            epsilon_high=setting.clip_high,
-            scale_rewards=scale,
+            # Of a weight it is the bound itself, not its distance from 1.
+            epsilon_high=setting.clip_high + (setting.clip == "weight"),
+            delta=setting.dual_clip if name == "dual_clip" else None,
+            importance_sampling_level=setting.ratio,
+            scale_rewards="group" if setting.scale == "group_std" else "none",
             beta=kl,
             max_completion_length=LONGEST,
             num_generations=GROUP,
             per_device_train_batch_size=len(LENGTHS) // 2,
             gradient_accumulation_steps=2,
-            vllm_importance_sampling_mode="token_truncate",
-            vllm_importance_sampling_clip_max=CAP,
             gradient_checkpointing=False,
             bf16=False,
             use_cpu=True,
@@ -151,7 +169,7 @@ def trl_loss(trainer, data, correct=False):
     return total, policy.grad, [advantages[ids[0]] for ids in IDS]
 
 
-def our_loss(name, data, advantages, kl=0.0, on_policy=False):
+def our_loss(name, data, advantages, kl=0.0, on_policy=False, importance=None):
     """Return our (loss, gradient [tokens]), in micro-batches other than TRL's."""
     policy = data.policy.clone().requires_grad_()
 
@@ -160,19 +178,27 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
         return logprobs, torch.zeros_like(logprobs)
 
     trainer = SimpleNamespace(
-        world=SimpleNamespace(size=1, rank=0, device=torch.device("cpu")),
+        world=SimpleNamespace(size=1, rank=0, device=torch.device("cpu"), gather=list),
         cfg=SimpleNamespace(
             max_new_tokens=LONGEST,
             max_tokens_per_micro_batch=20,
-            importance_cap=CAP,
+            importance=importance or ImportanceConfig(high=CAP),
             loss=LossConfig(name, kl_coefficient=kl),
         ),
     )
     samples = [
-        Sample(PROMPT, Completion(ids, data.engine[ids].tolist(), "stop"), "", "correct", advantage)
-        for ids, advantage in zip(IDS, advantages, strict=True)
+        Sample(
+            PROMPT,
+            Completion(ids, data.engine[ids].tolist(), "stop"),
+            "",
+            "correct",
+            Reward(1.0, [1.0]),
+            advantage,
+            group=i // GROUP,
+        )
+        for i, (ids, advantage) in enumerate(zip(IDS, advantages, strict=True))
     ]
-    learner, sums = Learner(trainer, SETTINGS[name]), Sums()
+    learner, sums = Learner(trainer, setting_of(name)), Sums()
 
     def logprobs_by(model, batch):
         return response_tokens(batch, forward_logprobs(batch.inputs, model)).logprobs
@@ -184,6 +210,8 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
             batch.old_logprobs = logprobs_by(data.old, batch)
         if kl:
             batch.reference_logprobs = logprobs_by(data.reference, batch)
+    if trainer.cfg.importance.beyond == "mask":
+        learner.weigh(samples, batches)
     total = sum(learner.loss(batch, forward_logprobs(batch.inputs), sums) for batch in batches)
     total.backward()
     return total.detach(), policy.grad
@@ -193,50 +221,83 @@ def our_loss(name, data, advantages, kl=0.0, on_policy=False):
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_trl(trl_trainer, data, name, kl, correct):
-    """Off-policy, with ratios beyond both bounds of the clip."""
+    """Off-policy, with ratios beyond both bounds of the clip, and TRL's own KL.
+
+    That is k3 times the ratio (DeepSeek-V3.2). The ratio of GSPO in TRL's KL is the response's,
+    ours is the token's, so that GSPO is compared without KL.
+    """
+    kl = 0.0 if name == "gspo" else kl
     if correct:
         assert ((data.old - data.engine).exp() > CAP).any()
     else:  # Ours always corrects, by 1 if the engine agrees.
         data.engine = data.old
-    # TRL's default KL has a further factor; see test_kl_of_trl_has_the_ratio_as_factor.
-    trainer = trl_trainer(name, kl, num_iterations=2, use_bias_correction_kl=False)
-    expected, gradient, advantages = trl_loss(trainer, data, correct)
+    expected, gradient, advantages = trl_loss(
+        trl_trainer(name, kl, num_iterations=2), data, correct
+    )
     loss, ours = our_loss(name, data, advantages, kl)
     torch.testing.assert_close(loss, expected, **CLOSE)
     torch.testing.assert_close(ours, gradient, **CLOSE)
-    if not kl:
-        clipped = [0.5, 0.75, 1.6] if name == "dapo" else [0.5, 0.75, 1.25, 1.6]
+    clipped = {
+        "grpo": [0.5, 0.75, 1.25, 1.6],
+        "dapo": [0.5, 0.75, 1.6],
+        "dr_grpo": [0.5, 0.75, 1.25, 1.6],
+        "dual_clip": [0.5, 0.75, 1.25, 1.6],
+        "cispo": [],
+    }
+    if not kl and name in clipped:
         for g in (ours, gradient):
-            torch.testing.assert_close(RATIOS[g == 0].unique(), torch.tensor(clipped))
+            torch.testing.assert_close(RATIOS[g == 0].unique(), torch.tensor(clipped[name]))
+    if name == "gspo":
+        whole = [bool((ours[ids] == 0).all()) for ids in IDS]
+        assert True in whole and False in whole
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_on_policy_equals_trl(trl_trainer, data, name):
     """The first update: neither side has old log-probs, and ratios are 1 with a gradient."""
     data.engine = data.policy
-    trainer = trl_trainer(name, 0.3, num_iterations=1, use_bias_correction_kl=False)
-    expected, gradient, advantages = trl_loss(trainer, data)
-    loss, ours = our_loss(name, data, advantages, 0.3, on_policy=True)
+    kl = 0.0 if name == "gspo" else 0.3
+    expected, gradient, advantages = trl_loss(trl_trainer(name, kl, num_iterations=1), data)
+    loss, ours = our_loss(name, data, advantages, kl, on_policy=True)
     torch.testing.assert_close(loss, expected, **CLOSE)
     torch.testing.assert_close(ours, gradient, **CLOSE)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_kl_of_trl_has_the_ratio_as_factor(trl_trainer, data, name):
-    """TRL's default (DeepSeek-V3.2) multiplies each token's k3 by its ratio.
+MODES = {
+    "token_truncate": ImportanceConfig("token", "truncate", 0.6, CAP),
+    "token_mask": ImportanceConfig("token", "mask", 0.6, CAP),
+    "sequence_truncate": ImportanceConfig("sequence", "truncate", 0.6, CAP),
+    "sequence_mask": ImportanceConfig("sequence", "mask", 0.6, CAP),
+}
 
-    Ours is the k3 of GRPO's eq. 3 without it; our k3 with that factor is TRL's.
-    """
-    plain, plain_gradient, _ = trl_loss(trl_trainer(name, num_iterations=2), data)
-    full, full_gradient, _ = trl_loss(trl_trainer(name, 0.3, num_iterations=2), data)
-    policy = data.policy.clone().requires_grad_()
-    weights = token_weights(LENGTHS, SETTINGS[name].aggregation, LONGEST)
-    weights = torch.tensor(weights, dtype=torch.float64).repeat_interleave(torch.tensor(LENGTHS))
-    factor = (policy - data.old).exp()
-    kl = (0.3 * factor * kl_penalty(policy, data.reference, "k3") * weights).sum()
-    kl.backward()
-    torch.testing.assert_close(kl.detach(), full - plain, **CLOSE)
-    torch.testing.assert_close(policy.grad, full_gradient - plain_gradient, **CLOSE)
+
+@pytest.mark.parametrize("mode", MODES)
+def test_corrections_equal_trl(trl_trainer, data, mode):
+    """TRL leaves rejected tokens in the denominator, ours takes them out."""
+    low, high = MODES[mode].low, MODES[mode].high
+    # Small differences, so that a part of the responses stays within the bounds.
+    data.engine = (data.old + 0.4 * (data.engine - data.old)).float().double()
+    trainer = trl_trainer(
+        "dapo",
+        num_iterations=2,
+        vllm_importance_sampling_mode=mode,
+        vllm_importance_sampling_clip_min=low,
+        vllm_importance_sampling_clip_max=high,
+    )
+    expected, gradient, advantages = trl_loss(trainer, data, correct=True)
+    kept = sum(LENGTHS)
+    if mode.endswith("mask"):
+        log_ratios = data.old - data.engine
+        parts = [log_ratios[ids] for ids in IDS]
+        if mode == "sequence_mask":
+            parts = [part.sum().expand(len(part)) for part in parts]
+        ratios = torch.cat(parts).exp()
+        kept = int(((ratios >= low) & (ratios <= high)).sum())
+        assert 0 < kept < sum(LENGTHS)
+    loss, ours = our_loss("dapo", data, advantages, importance=MODES[mode])
+    factor = sum(LENGTHS) / kept
+    torch.testing.assert_close(loss, expected * factor, **CLOSE)
+    torch.testing.assert_close(ours, gradient * factor, **CLOSE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -250,7 +311,47 @@ def test_advantages_beside_trl(trl_trainer, data, name):
         rewards = REWARDS[i : i + GROUP]
         std = torch.tensor(rewards, dtype=torch.float64).std(correction=0).item()
         factor = std / (std * (GROUP / (GROUP - 1)) ** 0.5 + 1e-4)
-        if not SETTINGS[name].normalise_std:
+        if SETTINGS[name].scale == "none":
             factor = 1.0
-        ours = group_advantages(rewards, SETTINGS[name].normalise_std)
+        ours = group_advantages(rewards, SETTINGS[name])
         assert [a * factor for a in ours] == pytest.approx(theirs[i : i + GROUP], rel=1e-6)
+
+
+def test_rloo_on_policy_equals_trl(folder, data, monkeypatch):
+    """Its advantages, and its gradient times the longest allowed length."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer, Phi3ForCausalLM
+    from trl import RLOOConfig, RLOOTrainer
+
+    args = RLOOConfig(
+        output_dir=str(folder / "trl"),
+        beta=0.0,
+        max_completion_length=LONGEST,
+        num_generations=GROUP,
+        per_device_train_batch_size=len(LENGTHS),
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to=[],
+    )
+    trainer = RLOOTrainer(
+        Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        args=args,
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        reward_funcs=lambda completion_ids, **_: [REWARDS[IDS.index(i)] for i in completion_ids],
+        train_dataset=Dataset.from_dict({"prompt": ["1+2=?"]}),
+    )
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda *_: IDS)
+    policy = data.policy.clone().requires_grad_()
+    trainer.model, trainer._step = Table(policy), 0
+    inputs = trainer._prepare_inputs([{"prompt": "1+2=?"}] * len(IDS))
+    trainer.compute_loss(trainer.model, inputs).backward()
+    first = inputs["completion_ids"][:, 0].tolist()
+    theirs = dict(zip(first, inputs["advantages"].tolist(), strict=True))
+    advantages = [theirs[ids[0]] for ids in IDS]
+    for i in range(0, len(REWARDS), GROUP):
+        ours = group_advantages(REWARDS[i : i + GROUP], SETTINGS["rloo"])
+        assert ours == pytest.approx(advantages[i : i + GROUP], rel=1e-6)
+    data.engine = data.policy
+    _, gradient = our_loss("rloo", data, advantages, on_policy=True)
+    torch.testing.assert_close(gradient * LONGEST, policy.grad, **CLOSE)

@@ -37,6 +37,8 @@ def test_what_is_logged_adds_up(whole):
     rows = metrics(whole)
     for row in rows:
         assert row["reward"] == pytest.approx(2 * row["accuracy"] - 1)  # Nothing is undecided here.
+        assert (row["reward_verified"], row["no_reward_verified"]) == (row["reward"], 0)
+        assert row["lr"] > 0  # No step samples for nothing, neither the first nor the last.
         assert row["responses"] >= 32
         assert row["updates"] in (0, 1)
         shares = [row[k] for k in ("all_wrong", "hard", "medium", "easy", "all_right")]
@@ -94,12 +96,28 @@ def test_dapo_adds_prompts_for_those_with_equal_rewards(coin, tmp_path):
         "rebalance.enabled=false",
         "group_size=2",
         "refill_rounds=2",
-        "overlong.filter=true",
+        "overlong_filter=true",
         "max_steps=2",
     )
     first = metrics(tmp_path / "x")[0]
     assert first["responses"] > 2 * 4
     assert first["updates"] == 1
+
+
+def test_prompts_that_are_too_easy_are_replaced(coin, tmp_path):
+    """Here every prompt with a correct response is, so that as many others are sampled."""
+    recipe(
+        "grpo",
+        *coin,
+        f"output_dir={tmp_path}/x",
+        "rebalance={enabled: true, max_accuracy: 0.01, max_samples: 8}",
+        "selection.rounds=0",
+        "refill_rounds=1",
+        "max_steps=1",
+    )
+    [row] = metrics(tmp_path / "x")
+    assert row["kept_prompts"] == 0 and row["too_easy"] > 0
+    assert row["prompts"] == 2 * 4
 
 
 LEARNED = ("loss", "reward", "entropy", "grad_norm")

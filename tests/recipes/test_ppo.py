@@ -35,6 +35,28 @@ def test_the_reward_rises_and_the_critic_learns(whole):
         assert row["kept"] == row["kept_prompts"] == 1  # All responses are learned from.
 
 
+def test_the_gradient_of_the_critic_does_not_scale_that_of_the_policy(overrides, tmp_path):
+    """A critic whose gradient is a thousand times as large leaves the policy's step as it is."""
+    for coefficient in (0.1, 100.0):
+        recipe(
+            "ppo",
+            *overrides,
+            f"output_dir={tmp_path}/{coefficient}",
+            "optimizer={_component_: torch.optim.SGD, lr: 0.01}",
+            f"critic.coefficient={coefficient}",
+            "selection.rounds=0",
+            "max_steps=1",
+        )
+    small, large = (
+        load_file(tmp_path / c / "model" / "model.safetensors") for c in ("0.1", "100.0")
+    )
+    assert all(torch.equal(small[k], large[k]) for k in small)
+    [row], [other] = (metrics(tmp_path / c) for c in ("0.1", "100.0"))
+    assert row["grad_norm"] == other["grad_norm"]
+    assert other["value_grad_norm"] == pytest.approx(1000 * row["value_grad_norm"])
+    assert other["value_grad_norm"] > 1  # Above the clip.
+
+
 def test_the_model_is_exported_without_its_critic(whole):
     weights = load_file(whole / "model" / "model.safetensors")
     assert not any("value" in name for name in weights)

@@ -37,6 +37,15 @@ def test_every_stage_left_a_complete_run_folder(small_run):
             assert (small_run / name / output).is_file()
 
 
+@pytest.mark.parametrize("name", ["midtrain", "sft", "dpo"])
+def test_every_update_has_a_learning_rate(small_run, name):
+    """The first one of a run, and the last."""
+    rows = [json.loads(x) for x in (small_run / name / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["lr"] for row in rows]
+    assert len(rates) == 4 and all(rates)
+    assert rates[0] == max(rates)  # A tenth of four steps is less than one.
+
+
 def test_rollouts_have_the_teachers_mistakes_and_curation_sorts_them(small_run):
     rows = list(read_rows(small_run / "curate" / "verified"))
     assert len(rows) == 4 * 130

@@ -44,3 +44,17 @@ def test_steps_without_a_positive_are_counted_in_a_row():
 
 def test_a_step_without_an_update_raises_no_alarm_about_its_entropy():
     assert Alarms(AlarmConfig()).check({"accuracy": 1.0, "truncated": 0.0, "undecided": 0.0}) == []
+
+
+def test_a_failing_reward_function_is_named_once_while_it_fails():
+    """However its messages differ."""
+    alarms = Alarms(AlarmConfig())
+    errors = ["short: KeyError: 'a' (own.py, line 3)", "short: KeyError: 'b' (own.py, line 3)"]
+    assert alarms.check(FINE, errors) == [
+        "reward function short fails on 2 responses, which are left out; " + errors[0]
+    ]
+    assert alarms.check(FINE, errors[1:]) == []
+    resumed = Alarms(AlarmConfig(), **alarms.state())
+    assert resumed.check(FINE, errors) == []
+    assert resumed.check(FINE) == []
+    assert len(resumed.check(FINE, ["short: x", "long: y"])) == 2

@@ -40,7 +40,7 @@ with setup_world("cpu") as world:
         if step == 0:
             saved["gradients"] = {n: whole(p.grad) for n, p in trainer.model.named_parameters()}
         trainer.update()
-        trainer.schedule.step()
+        trainer.step += 1
     saved["weights"] = {n: whole(p) for n, p in trainer.model.named_parameters()}
     if world.rank == 0:
         torch.save(saved, output)

@@ -38,6 +38,31 @@ def test_eight_bit_adamw_resumes_exactly_and_shards(small_run, tmp_path):
     )
 
 
+def test_neither_gains_nor_embeddings_decay(small_run, tmp_path):
+    """With no more than the decay in a step: two updates by factors of 1 and 1/2 of a tenth."""
+    optimizer = "optimizer={_component_: torch.optim.AdamW, lr: 1e-7, weight_decay: 1e6}"
+    recipe(
+        "sft",
+        f"run_dir={small_run}",
+        f"output_dir={tmp_path / 'run'}",
+        *SMALL["sft"],
+        optimizer,
+        "max_steps=2",
+        "warmup_ratio=0.0",
+    )
+    before, after = (
+        load_file(folder / "model" / "model.safetensors")
+        for folder in (small_run / "midtrain", tmp_path / "run")
+    )
+    matrices = 0
+    for name, weight in before.items():
+        decays = weight.ndim > 1 and "embed_tokens" not in name
+        matrices += decays
+        expected = weight * (0.9 * 0.95 if decays else 1.0)
+        torch.testing.assert_close(after[name], expected, rtol=1e-4, atol=1e-5)
+    assert 0 < matrices < len(before)
+
+
 @pytest.mark.parametrize(
     ("logger", "needs"), [("DiskLogger", None), ("TensorBoardLogger", "tensorboard")]
 )
