@@ -9,7 +9,7 @@ import torch
 
 from custom_components.config import UserError
 from custom_components.data.packing import IGNORE
-from custom_components.models.decoder import Documents
+from custom_components.models.attention import Documents
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,17 @@ class MicroBatch:
     documents: Documents
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """Return the batch on a device."""
+        """Return the batch on a device, without waiting for it."""
+
+        def moved(t: torch.Tensor) -> torch.Tensor:
+            return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t
+
         return MicroBatch(
-            self.tokens.to(device),
-            self.targets.to(device),
-            self.positions.to(device),
-            self.scored.to(device),
-            self.documents,
+            moved(self.tokens),
+            moved(self.targets),
+            moved(self.positions),
+            moved(self.scored),
+            self.documents.to(device),
         )
 
 

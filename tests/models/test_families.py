@@ -11,8 +11,8 @@ from custom_components.config import UserError
 from custom_components.engines.engine import Sampling
 from custom_components.engines.torch_engine import TorchEngine
 from custom_components.models import families
+from custom_components.models.attention import Documents
 from custom_components.models.config_json import model_config, read_model_config
-from custom_components.models.decoder import Documents
 from custom_components.models.hf import HFCheckpointer, build_from_folder, from_folder
 from custom_components.models.lora import adapter_scale, is_adapter, merge_adapters
 from custom_components.training.flops import model_size, training_flops

@@ -94,6 +94,32 @@ def check_model(folder, start):
         assert (build_from_folder(start)(ids) - expected).abs().max() > 1e-4
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["qwen2_5", "mistral_window", "gemma3", "phi4_mini"])
+def test_each_recipe_in_bf16_on_a_gpu(run, tmp_path, name):
+    start = tmp_path / "start"
+    FAMILIES[name].save_with_tokenizer(start)
+    gpu = ["device=cuda", "dtype=bf16"]
+    taught = run("sft", start, "taught", "max_steps=150", "optimizer.lr=2e-3", *gpu)
+    losses = [row["loss"] for row in metrics(taught)]
+    assert losses[-1] < 0.35 < losses[0]
+    model = taught / "model"
+    check_model(taught, start)
+    for recipe, label, overrides in [
+        ("midtrain", "midtrain", ["compile=true"]),
+        ("sft", "sft", ["activation_checkpointing=true", "recompute_every=2"]),
+        ("sft", "saved", ["checkpoint_every=1", "async_checkpoints=true"]),
+        ("sft", "lora", ["model.lora_rank=4", "optimizer.lr=1e-2"]),
+        ("dpo", "dpo", ["optimizer.lr=1e-3"]),
+        ("grpo", "grpo", ["engine.device=cuda"]),
+        ("ppo", "ppo", ["engine.device=cuda"]),
+    ]:
+        folder = run(recipe, model, label, *gpu, *overrides)
+        check_model(folder, model)
+        if recipe in ("grpo", "ppo"):
+            assert all(row["logprob_gap"] < 0.05 for row in metrics(folder))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_steps_of_each_recipe(run, tmp_path, name):
