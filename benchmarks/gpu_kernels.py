@@ -179,6 +179,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--parts", nargs="+", default=["head", "attention"])
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--vocab", type=int, default=200064)
     parser.add_argument("--dim", type=int, default=3072)
@@ -187,8 +188,9 @@ def main() -> None:
     device = torch.device(args.device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {args.tokens} tokens\n")
-    measure_head(args, device)
-    for shares in SHARES:
+    if "head" in args.parts:
+        measure_head(args, device)
+    for shares in SHARES if "attention" in args.parts else ():
         measure_attention(args, device, shares)
 
 
