@@ -166,9 +166,10 @@ def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float
     with FakeTensorMode():
         model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))
         cast_weights(model, DTYPES[batch.dtype], DTYPES[batch.weights_dtype])
-        if batch.dtype == "bf16":  # what a layer computes with is its gathered copy
+        if batch.dtype == "bf16":  # FSDP casts a layer's gathered weights and its inputs
             for parameter in model.layers.parameters():
                 parameter.data = parameter.data.to(torch.bfloat16)
+            model.tok_embeddings.register_forward_hook(lambda _, __, h: h.to(torch.bfloat16))
         prepare_layers(model, False, batch.checkpointed_layers)
         if not keep_gradients:
             for parameter in model.parameters():
