@@ -43,11 +43,12 @@ from custom_components.training.trainer import Trainer
 def main(cfg: GRPOConfig) -> None:
     """Follow the policy gradient on rewarded rollouts."""
     setting = cfg.loss.resolve()
-    with setup_world(cfg.device) as world, open_run("grpo", cfg, world) as opened:
+    with setup_world(cfg.device, uneven=True) as world, open_run("grpo", cfg, world) as opened:
         if opened is None:
             return
         folder, sampler = opened
         prompts, counts = select_prompts(sampler, folder)
+        sampler.rest()
         steps, budget = run_length(cfg, len(prompts), counts["selection_tokens"])
         trainer = Trainer(cfg, folder, world, sampler.tokenizer, steps, token_budget=budget)
         check_rope(sampler.engine, trainer.model)

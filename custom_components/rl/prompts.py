@@ -99,7 +99,7 @@ def sample_candidates(sampler: Sampler, problems: Iterable[dict[str, Any]]) -> l
     rng = random.Random(f"{cfg.seed} selection {sampler.world.rank}")
     for _ in range(cfg.selection.rounds):
         seed = rng.getrandbits(48)
-        sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, seed)
+        sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, seed, False)
         sampler.add_responses(groups, cfg.selection.samples, sampling)
     return [prompt_row(group) for group in groups]
 
