@@ -29,6 +29,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,8 @@ def launch(part: str, args: argparse.Namespace, work: Path) -> tuple[int, float]
         "HF_DATASETS_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if find_spec("flashinfer") is None:  # vLLM takes it for granted on CUDA
+        env.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     started = time.perf_counter()
     with open(log, "wb") as file:
         process = subprocess.Popen(

@@ -139,7 +139,8 @@ def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
     target = rank_device(device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        with lone_process_group() if target.type == "cuda" else nullcontext():
+        samples = target.type == "cuda" and uneven  # an engine would make a group of its own
+        with lone_process_group() if samples else nullcontext():
             yield World(0, 1, target)
         return
     die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
