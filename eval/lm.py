@@ -3,23 +3,34 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from custom_components.config import UserError
-from custom_components.engines.engine import Reply, Sampling
+from custom_components.engines.engine import Completion, Reply, Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import Journal
 from custom_components.tokenizer.chat import ChatTokenizer
 from custom_components.tokenizer.thought import is_open, opening_of
+from custom_components.training.separate_ranks import SeparateRanks
 from eval.scoring import Response
+
+
+class AnsweredElsewhere(Exception):  # noqa: N818 (no error)
+    """Signal, on every rank but the first, that all requests are answered and rank 0 scores them."""
 
 
 class EngineLM(LM):
     """Answer lm-eval's `generate_until` requests with an engine.
+
+    Several ranks, each with an engine, take groups of requests from one queue. Every rank keeps its
+    replies in a file of its own, and rank 0 reads them all.
 
     Repeats of a problem are separate samples: no request has a seed of its own, and every group of
     requests has another seed.
@@ -30,8 +41,10 @@ class EngineLM(LM):
         seed: seed of the sampling.
         sampling: keys of `generation_kwargs` that replace a task's own (temperature, top_p,
             max_gen_toks).
-        replies: file that keeps the replies as they come; requests in it are not sent again.
+        replies: file that keeps the replies as they come; requests in it are not sent again. Rank r
+            adds `.rank_r` to its stem.
         group: requests that go to the engine in one call.
+        ranks: this process among all; None if it is the only one.
 
     Attributes:
         seconds: time spent in the engine.
@@ -45,14 +58,21 @@ class EngineLM(LM):
         sampling: dict[str, float] | None = None,
         replies: Path | None = None,
         group: int = 256,
+        ranks: SeparateRanks | None = None,
     ) -> None:
         super().__init__()
+        self.ranks = ranks or SeparateRanks(0, 1, torch.device("cpu"))
+        self._calls = 0
         self.engine = engine
         self.tokenizer = tokenizer
         self.seed = seed
         self.group = group
         self.sampling = sampling or {}
-        self.journal = Journal(replies) if replies else None
+        self.replies = replies
+        self.journal: Journal | None = None
+        if replies is not None:
+            own = f"{replies.stem}.rank_{self.ranks.rank}{replies.suffix}"
+            self.journal = Journal(replies.with_name(own) if self.ranks.rank else replies)
         self.seconds = 0.0
 
     @property
@@ -87,27 +107,30 @@ class EngineLM(LM):
         settings = [self._sampling(options) for _, options in arguments]
         keys = _keys(prompts, settings)
         replies = self._kept_replies()
-        for sampling in dict.fromkeys(settings):
-            waiting = [
-                i for i, s in enumerate(settings) if s == sampling and keys[i] not in replies
-            ]
-            # Groups are cut from all requests, so that a resumed run has the same seeds.
-            groups: dict[int, list[int]] = {}
-            for i in waiting:
-                groups.setdefault(i // self.group, []).append(i)
-            for number, indices in groups.items():
-                seed = int.from_bytes(
-                    hashlib.sha256(f"{self.seed} {number} {sampling}".encode()).digest()[:6]
-                )
-                fresh: dict[int, Reply] = {}
-                began = time.perf_counter()
-                try:
-                    self._ask([prompts[i] for i in indices], sampling, seed, fresh)
-                finally:  # replies of an endpoint that then fails are paid for
-                    self.seconds += time.perf_counter() - began
-                    for n, reply in fresh.items():
-                        self._keep(keys[indices[n]], reply)
-                        replies[keys[indices[n]]] = reply
+        self.ranks.barrier()  # every rank reads before one writes, so that all see the same groups
+        groups = self._groups(settings, [key not in replies for key in keys])
+        self._calls += 1
+        queue = f"{self.replies} {self._calls}"
+        while (place := self.ranks.take(queue)) < len(groups):
+            number, sampling, indices = groups[place]
+            seed = int.from_bytes(
+                hashlib.sha256(f"{self.seed} {number} {sampling}".encode()).digest()[:6]
+            )
+            seeded = replace(sampling, seed=seed, logprobs=False)
+            own_keys = [keys[i] for i in indices]
+
+            def keep(n: int, reply: Reply, own_keys: list[str] = own_keys) -> None:
+                self._keep(own_keys[n], reply)
+                replies[own_keys[n]] = reply
+
+            began = time.perf_counter()
+            self._ask([prompts[i] for i in indices], seeded, keep)
+            self.seconds += time.perf_counter() - began
+        if self.ranks.size > 1:
+            self.ranks.barrier()
+            if self.ranks.rank:
+                raise AnsweredElsewhere
+            replies |= self._kept_replies()
         return [
             Response.of(
                 replies[key].text,
@@ -117,6 +140,20 @@ class EngineLM(LM):
             )
             for key, prompt in zip(keys, prompts, strict=True)
         ]
+
+    def _groups(
+        self, settings: list[Sampling], missing: list[bool]
+    ) -> list[tuple[int, Sampling, list[int]]]:
+        """Return the number, the sampling and the missing requests of each group.
+
+        Groups are cut from all requests, so that a resumed run has the same seeds.
+        """
+        groups: dict[tuple[Sampling, int], list[int]] = {}
+        for sampling in dict.fromkeys(settings):
+            for i, own in enumerate(settings):
+                if own == sampling and missing[i]:
+                    groups.setdefault((sampling, i // self.group), []).append(i)
+        return [(number, sampling, indices) for (sampling, number), indices in groups.items()]
 
     def _reasoning_open(self, prompt: str) -> bool:
         return self.tokenizer is not None and is_open(opening_of(prompt))
@@ -132,25 +169,28 @@ class EngineLM(LM):
         )
 
     def _ask(
-        self, prompts: list[str], sampling: Sampling, seed: int, replies: dict[int, Reply]
+        self, prompts: list[str], sampling: Sampling, keep: Callable[[int, Reply], None]
     ) -> None:
-        """Put one reply to each prompt into `replies`, by the prompt's index, as they come.
+        """Pass one reply to each prompt to `keep`, with the prompt's index, as they come.
 
         Raises:
             UserError: if an endpoint gives no reply to a prompt.
         """
-        seeded = Sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens, seed)
         if self.tokenizer is not None:
             ids = [self.tokenizer.hf(p, add_special_tokens=False)["input_ids"] for p in prompts]
-            for i, (c,) in enumerate(self.engine.generate(ids, 1, seeded)):
-                text = self.tokenizer.decode(c.token_ids)
-                replies[i] = Reply(text, len(c.token_ids), c.finish_reason)
+            decode = self.tokenizer.decode
+
+            def keep_completion(i: int, completions: list[Completion]) -> None:
+                [c] = completions
+                keep(i, Reply(decode(c.token_ids), len(c.token_ids), c.finish_reason))
+
+            self.engine.stream(ids, 1, sampling, keep_completion)
             return
 
-        def keep(i: int, samples: list[Reply]) -> None:
-            replies[i] = samples[0]
+        def keep_reply(i: int, samples: list[Reply]) -> None:
+            keep(i, samples[0])
 
-        failures = self.engine.complete([json.loads(p) for p in prompts], 1, seeded, keep)
+        failures = self.engine.complete([json.loads(p) for p in prompts], 1, sampling, keep_reply)
         if failures:
             raise UserError(
                 f"{len(failures)} of {len(prompts)} requests failed, the first with: "
@@ -158,12 +198,13 @@ class EngineLM(LM):
             )
 
     def _kept_replies(self) -> dict[str, Reply]:
-        """Return the replies that an earlier run has kept, by key."""
-        if self.journal is None:
+        """Return the replies that all ranks have kept, also in an earlier run, by key."""
+        if self.replies is None:
             return {}
         return {
             row["key"]: Reply(row["text"], row["num_tokens"], row["finish_reason"])
-            for row in self.journal.read()
+            for path in reply_files(self.replies)
+            for row in Journal(path).read()
         }
 
     def _keep(self, key: str, reply: Reply) -> None:
@@ -184,6 +225,15 @@ class EngineLM(LM):
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Refuse: reasoning is measured by generating."""
         raise UserError("EngineLM generates only; use tasks with output_type generate_until")
+
+
+def reply_files(replies: Path) -> list[Path]:
+    """Return the files with replies of any rank.
+
+    Args:
+        replies: file of rank 0.
+    """
+    return [replies, *sorted(replies.parent.glob(f"{replies.stem}.rank_*{replies.suffix}"))]
 
 
 def _keys(prompts: list[str], settings: list[Sampling]) -> list[str]:

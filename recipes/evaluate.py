@@ -1,7 +1,11 @@
-"""Evaluate one or several models through lm-eval, one after the other in this process.
+"""Evaluate one or several models through lm-eval, one after the other.
 
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml
     tune run recipes/evaluate.py --config configs/tiny/evaluate.yaml only=[sft] limit=100 repeats=4
+    tune run --nproc_per_node 8 recipes/evaluate.py --config configs/phi4_mini/evaluate.yaml
+
+With several ranks, each with an engine, the requests of a model are one queue; the results are the
+same for any number of ranks, and a killed run resumes on any.
 
 Your own problems are the task reasoning_own; the key `problems` names them as in rollout.yaml.
 
@@ -13,7 +17,6 @@ come: a resumed run asks only for those that are missing, and skips a model whos
 """
 
 import logging
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +26,7 @@ from custom_components.config import UserError, instantiate, recipe_main
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.run_folder import RunFolder
+from custom_components.training.separate_ranks import SeparateRanks, separate_ranks
 from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.provenance import model_provenance, task_provenance
@@ -33,42 +37,49 @@ from eval.tables import print_results
 @recipe_main
 def main(cfg: EvaluateConfig) -> None:
     """Evaluate models."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("evaluate is one process; it has no --nproc_per_node")
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
-    run = RunFolder("evaluate", cfg)
-    if run.already_complete:
-        return
-    for name in names:
-        if (run.path / f"{name}.json").is_file():
-            continue
-        replies = run.path / f"{name}.responses.jsonl"
-        results, samples = evaluate_model(cfg, cfg.models[name], replies, run.inputs)
-        write_jsonl(run.path / f"{name}.samples.jsonl", samples)
-        write_json(run.path / f"{name}.json", results)
-        replies.unlink(missing_ok=True)
-        run.touch()
-        print_results(name, results["results"])
-    files = [run.path / f"{n}{end}" for n in names for end in (".json", ".samples.jsonl")]
-    run.finish(files, {"models": len(names)})
+    with separate_ranks("auto") as ranks:
+        run = RunFolder("evaluate", cfg, ranks)
+        if run.already_complete:
+            return
+        for name in names:
+            if (run.path / f"{name}.json").is_file():
+                continue
+            replies = run.path / f"{name}.responses.jsonl"
+            evaluation = evaluate_model(cfg, cfg.models[name], replies, run.inputs, ranks)
+            if evaluation is None:
+                continue
+            from eval.lm import reply_files
+
+            results, samples = evaluation
+            write_jsonl(run.path / f"{name}.samples.jsonl", samples)
+            write_json(run.path / f"{name}.json", results)
+            for file in reply_files(replies):
+                file.unlink(missing_ok=True)
+            run.touch()
+            print_results(name, results["results"])
+        files = [run.path / f"{n}{end}" for n in names for end in (".json", ".samples.jsonl")]
+        ranks.barrier()
+        run.finish(files, {"models": len(names)})
 
 
 def evaluate_model(
-    cfg: EvaluateConfig, model: str, replies: Path, hashes: dict[str, str]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the results of a model, and one row for each problem.
+    cfg: EvaluateConfig, model: str, replies: Path, hashes: dict[str, str], ranks: SeparateRanks
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Return the results of a model, and one row for each problem; None on ranks other than 0.
 
     Args:
         cfg: config of the run.
         model: Hugging Face folder, hub id, or an endpoint's name for the model.
         replies: file that keeps the replies as they come.
         hashes: content hashes by folder.
+        ranks: this process among all.
     """
     from lm_eval import simple_evaluate
 
-    from eval.lm import EngineLM
+    from eval.lm import AnsweredElsewhere, EngineLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     tokenizer = None
@@ -78,17 +89,21 @@ def evaluate_model(
     if tokenizer:
         warn_of_other_instructions(tokenizer, tasks)
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
+    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group, ranks)
     began = time.perf_counter()
-    output = simple_evaluate(
-        lm,
-        tasks=tasks,
-        task_manager=manager,
-        apply_chat_template=True,
-        limit=cfg.limit,
-        log_samples=True,
-        bootstrap_iters=0,
-    )
+    try:
+        output = simple_evaluate(
+            lm,
+            tasks=tasks,
+            task_manager=manager,
+            apply_chat_template=True,
+            limit=cfg.limit,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+    except AnsweredElsewhere:
+        engine.close()
+        return None
     seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     engine.close()
     results: dict[str, dict[str, Any]] = {}

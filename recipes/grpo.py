@@ -44,13 +44,14 @@ def main(cfg: GRPOConfig) -> None:
     """Follow the policy gradient on rewarded rollouts."""
     setting = cfg.loss.resolve()
     with (
-        setup_world(cfg.device, alone=cfg.dtype == "bf16") as world,
+        setup_world(cfg.device, uneven=True, alone=cfg.dtype == "bf16") as world,
         open_run("grpo", cfg, world) as opened,
     ):
         if opened is None:
             return
         folder, sampler = opened
         prompts, counts = select_prompts(sampler, folder)
+        sampler.rest()
         steps, budget = run_length(cfg, len(prompts), counts["selection_tokens"])
         trainer = Trainer(cfg, folder, world, sampler.tokenizer, steps, token_budget=budget)
         check_rope(sampler.engine, trainer.model)

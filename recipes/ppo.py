@@ -33,13 +33,14 @@ def main(cfg: PPOConfig) -> None:
     """Follow the policy gradient with a critic on rewarded rollouts."""
     setting = cfg.loss.resolve()
     with (
-        setup_world(cfg.device, alone=cfg.dtype == "bf16") as world,
+        setup_world(cfg.device, uneven=True, alone=cfg.dtype == "bf16") as world,
         open_run("ppo", cfg, world) as opened,
     ):
         if opened is None:
             return
         folder, sampler = opened
         prompts, counts = select_prompts(sampler, folder)
+        sampler.rest()
         steps, budget = run_length(cfg, len(prompts), counts["selection_tokens"])
         value_head = partial(ValueHead, shapes_trunk=cfg.critic.shapes_trunk)
         trainer = Trainer(

@@ -31,14 +31,14 @@ from custom_components.engines.replies import ReplyFile, cost_of_unfinished
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import write_json, write_jsonl
 from custom_components.runs.run_folder import RunFolder
-from custom_components.training.distributed import setup_world
+from custom_components.training.separate_ranks import separate_ranks
 from custom_components.verifier import Item, Verdict, VerifierPool
 
 
 @recipe_main
 def main(cfg: RolloutConfig) -> None:
     """Sample rollouts."""
-    with setup_world(cfg.device, uneven=True) as world:
+    with separate_ranks(cfg.device) as world:
         run = RunFolder("rollout", cfg, world)
         if run.already_complete:
             return
@@ -234,7 +234,7 @@ def round_sizes(n: int, max_samples: int) -> list[int]:
 def sampling_of(cfg: RolloutConfig, shard: Shard, number: int) -> Sampling:
     """Return how a shard is sampled in a round: every round has a seed of its own."""
     seed = (number * 1_000_003 + cfg.seed) * 1_000_003 + int(shard.name)
-    return Sampling(**asdict(cfg.sampling), seed=seed)
+    return Sampling(**asdict(cfg.sampling), seed=seed, logprobs=False)
 
 
 def check_failures(cfg: RolloutConfig, shard: Shard, failures: dict[int, str]) -> None:
@@ -282,7 +282,10 @@ def sum_sidecars(folder: Path) -> dict[str, Any]:
 
 def rows_of(cfg: RolloutConfig, shard: Shard, model: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Yield the rollout rows of a shard, problem by problem and round by round."""
-    samplings = [json.dumps(asdict(sampling_of(cfg, shard, k))) for k in range(rounds)]
+    samplings = [
+        json.dumps(asdict(cfg.sampling) | {"seed": sampling_of(cfg, shard, k).seed})
+        for k in range(rounds)
+    ]
     for i, problem in enumerate(shard.problems):
         for number, sampling in enumerate(samplings):
             for reply in shard.kept.replies.get((number, i), []):

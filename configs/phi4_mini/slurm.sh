@@ -21,7 +21,9 @@ source .venv/bin/activate
 # how long torchrun waits for ranks that finish their step and save; its default is 30 seconds
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=280
 
-srun tune run --nnodes "$SLURM_NNODES" --nproc_per_node 8 --rdzv_id "$SLURM_JOB_ID" \
+# From Slurm 22.05 on, srun no longer takes over the job's --cpus-per-task.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+  tune run --nnodes "$SLURM_NNODES" --nproc_per_node 8 --rdzv_id "$SLURM_JOB_ID" \
   --rdzv_backend c10d --rdzv_endpoint "$head:29500" \
   "recipes/$stage.py" --config "configs/phi4_mini/$stage.yaml" > "$log" 2>&1
 status=$?

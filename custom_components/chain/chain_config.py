@@ -33,6 +33,9 @@ class ChainConfig:
     stages: list[StageConfig] = required("stages in order")
     evaluation: str = required("YAML of recipes/evaluate.py")
     task: str = required("lm-eval task of the table")
+    evaluation_nproc_per_node: int = option(
+        1, "processes of each evaluation, each with an engine and a GPU of its own", least=1
+    )
     run_dir: str = required("folder of the chain; each stage's run folder is below it")
     compare: list[list[str]] = option(list, "pairs of stages to compare besides neighbours")
     only: list[str] | None = option(None, "names of the stages to run; all by default")

@@ -110,7 +110,13 @@ def evaluation_step(cfg: ChainConfig, stage: str) -> Step:
         f"output_dir={cfg.run_dir}/eval/{stage}",
         f"models.{stage}={cfg.run_dir}/{stage}/model",
     )
-    return Step(f"eval/{stage}", "recipes/evaluate.py", cfg.evaluation, overrides)
+    return Step(
+        f"eval/{stage}",
+        "recipes/evaluate.py",
+        cfg.evaluation,
+        overrides,
+        cfg.evaluation_nproc_per_node,
+    )
 
 
 def chosen_steps(cfg: ChainConfig) -> list[Step]:

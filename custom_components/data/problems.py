@@ -10,6 +10,8 @@ from typing import Any
 from custom_components.config import UserError
 from custom_components.data.rows import Reject, load_table, resolve
 
+STATISTICS = ("pass_rate", "length_cv", "length_range")
+"""Columns of the `prompts` split that summarise the responses to a problem."""
 Problems = Iterator[dict[str, Any] | Reject]
 
 
@@ -42,6 +44,7 @@ def table(
     split: str = "train",
     limit: int | None = None,
     offset: int = 0,
+    statistics: bool = False,
 ) -> Problems:
     """Yield the problems of a JSONL or Parquet file, or of a data set on the hub.
 
@@ -52,6 +55,8 @@ def table(
         split: split of a data set on the hub.
         limit: number of rows to read.
         offset: number of rows to skip first.
+        statistics: whether to keep the statistics of responses that curate's `prompts` split has;
+            RL's selection then samples none of the prompts that they rule out already.
     """
     for i, (where, row) in enumerate(load_table(path, split)):
         if i < offset:
@@ -72,6 +77,7 @@ def table(
             "answer": str(row[answer]).strip(),
             "domain": str(row[domain]) if domain and row.get(domain) else None,
             "difficulty": str(row[difficulty]) if difficulty and row.get(difficulty) else None,
+            **({name: row[name] for name in STATISTICS if name in row} if statistics else {}),
         }
 
 

@@ -5,7 +5,7 @@ texts (`TextEngine`): an endpoint gives texts, and `TokensAsText` makes them fro
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -28,12 +28,14 @@ class Sampling:
         top_p: nucleus mass; 1 keeps all tokens.
         max_new_tokens: longest response in tokens, including the end-of-turn token.
         seed: seed of this call; None leaves it to the engine.
+        logprobs: whether the log-probs are needed; an engine may leave them out otherwise.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 1024
     seed: int | None = None
+    logprobs: bool = field(default=True, repr=False)  # what is sampled does not depend on it
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Completion:
     Attributes:
         token_ids: generated ids, including the stop token if one ended the response.
         logprobs: natural log-probs of those ids under the sampling distribution (after
-            temperature and top_p); empty if the engine computes none.
+            temperature and top_p); empty if the engine computes none, or none were needed.
         finish_reason: `stop` (a stop token) or `length` (cut off).
         version: version of the sampling weights, as given to `load_weights`; 0 before.
     """
@@ -74,6 +76,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the engine's resources."""
+
+
+def stream(
+    engine: Engine,
+    prompt_ids: list[list[int]],
+    n: int,
+    sampling: Sampling,
+    on_done: Callable[[int, list[Completion]], None],
+) -> None:
+    """Generate n completions for each prompt, and pass them on as soon as the engine has them.
+
+    Args:
+        engine: engine; one without a method `stream` has all of them at the end.
+        prompt_ids: prompts.
+        n: completions for each prompt.
+        sampling: how to sample.
+        on_done: callback for a prompt's index and its completions.
+    """
+    if hasattr(engine, "stream"):
+        engine.stream(prompt_ids, n, sampling, on_done)
+        return
+    for i, completions in enumerate(engine.generate(prompt_ids, n, sampling)):
+        on_done(i, completions)
 
 
 @dataclass(frozen=True)
@@ -125,7 +150,7 @@ class TextEngine(Protocol):
 
 
 class TokensAsText:
-    """Adapt an `Engine` and its model's tokenizer to a `TextEngine`; all replies come at the end.
+    """Adapt an `Engine` and its model's tokenizer to a `TextEngine`.
 
     Args:
         engine: engine that generates tokens.
@@ -149,18 +174,18 @@ class TokensAsText:
         """Answer each conversation n times; no conversation fails on its own."""
         encode, complete = self.tokenizer.encode_messages, self.tokenizer.complete_prompt
         prompts = [encode(complete(turns)) for turns in conversations]
-        for i, completions in enumerate(self.engine.generate(prompts, n, sampling)):
+
+        def reply(i: int, completions: list[Completion]) -> None:
+            decode = self.tokenizer.decode_response
             on_done(
                 i,
                 [
-                    Reply(
-                        self.tokenizer.decode_response(c.token_ids),
-                        len(c.token_ids),
-                        c.finish_reason,
-                    )
+                    Reply(decode(c.token_ids), len(c.token_ids), c.finish_reason)
                     for c in completions
                 ],
             )
+
+        stream(self.engine, prompts, n, sampling, reply)
         return {}
 
     def close(self) -> None:

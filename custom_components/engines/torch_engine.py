@@ -98,7 +98,7 @@ class TorchEngine:
         rope_factor: LongRoPE's branch.
         batch_size: sequences decoded together.
         dtype: fp32 or bf16.
-        device: cpu or cuda.
+        device: cpu, cuda, or auto (cuda if torch sees one).
         progress: show a progress bar.
     """
 
@@ -109,7 +109,7 @@ class TorchEngine:
         rope_factor: RopeFactor = "long",
         batch_size: int = 128,
         dtype: str = "fp32",
-        device: str = "cpu",
+        device: str = "auto",
         progress: bool = True,
     ) -> None:
         if dtype not in DTYPES:
@@ -120,6 +120,8 @@ class TorchEngine:
         self.batch_size = batch_size
         self.progress = progress
         self.checkpointer = HFCheckpointer(model)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
         self.model = build_from_folder(model, rope_factor).to(self.device, DTYPES[dtype]).eval()
         self.rope_factors = rope_factors_of(self.model)

@@ -18,6 +18,7 @@ from custom_components.engines.engine import (
     Sampling,
     TextEngine,
     TokensAsText,
+    stream,
 )
 from custom_components.engines.heartbeat import beats
 from custom_components.tokenizer.chat import ChatTokenizer
@@ -69,7 +70,7 @@ class WatchedEngine:
         node: `_component_` node of the engine.
         tokenizer: tokenizer of its model; None for an engine that answers in text.
         timeout: seconds without progress before the process ends; progress is a token (torch
-            engine) or a finished response (vllm, server).
+            engine), a step (vllm) or a finished response (server).
 
     Attributes:
         texts: engine as a `TextEngine`, unwatched.
@@ -118,6 +119,17 @@ class WatchedEngine:
         with self._watch(f"generate {n} x {len(prompt_ids)} responses"):
             return self.engine.generate(prompt_ids, n, sampling)
 
+    def stream(
+        self,
+        prompt_ids: list[list[int]],
+        n: int,
+        sampling: Sampling,
+        on_done: Callable[[int, list[Completion]], None],
+    ) -> None:
+        """Pass n completions for each prompt to `on_done` as they come; see `engine.stream`."""
+        with self._watch(f"generate {n} x {len(prompt_ids)} responses"):
+            stream(self.engine, prompt_ids, n, sampling, on_done)
+
     def complete(
         self,
         conversations: list[Conversation],
@@ -133,6 +145,11 @@ class WatchedEngine:
         """Replace the weights. Tensors have their names in a Hugging Face checkpoint."""
         with self._watch(f"load weights of step {version}"):
             self.engine.load_weights(named_tensors, version)
+
+    @property
+    def asleep(self) -> bool:
+        """Tell whether the engine has given its weights up."""
+        return getattr(self.engine, "asleep", False)
 
     def sleep(self) -> None:
         """Free memory until the next `load_weights`."""

@@ -48,7 +48,7 @@ class HeldOutProblems:
         groups = self.sampler.empty_groups(self.problems[world.rank :: world.size])
         seed = random.Random(f"{cfg.seed} held out {step} {world.rank}").getrandbits(48)
         options = self.options
-        sampling = Sampling(options.temperature, options.top_p, cfg.max_new_tokens, seed)
+        sampling = Sampling(options.temperature, options.top_p, cfg.max_new_tokens, seed, False)
         if groups:  # There may be fewer problems than ranks.
             self.sampler.add_responses(groups, options.samples, sampling)
         correct = world.sum(sum(s.verdict == "correct" for g in groups for s in g.samples))

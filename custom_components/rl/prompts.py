@@ -1,7 +1,8 @@
 """Select the prompts to train on, before the first step, and those of each step."""
 
 import random
-from collections.abc import Collection, Iterable
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from custom_components.config import UserError, instantiate
 from custom_components.data.curation import PROMPTS_SCHEMA
 from custom_components.data.problems import read_problems
-from custom_components.data.rows import Reject, read_rows
+from custom_components.data.rows import Reject, read_rows, write_rows
 from custom_components.engines.engine import Sampling
 from custom_components.io import atomic_path, write_jsonl
 from custom_components.rl.fixes import is_selected
@@ -21,13 +22,17 @@ from custom_components.rl.sampler import Sampler
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import World
 
+SHARD = 64
+"""Candidates that a rank samples and stores at a time; a kill loses no more than these."""
+
 
 def select_prompts(sampler: Sampler, run: RunFolder) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the prompts to train on, selected as the config says.
 
-    With `selection.rounds` the start model samples `selection.candidates` of them.
-    `prompts.parquet` in the run folder keeps all candidates with the statistics that decide; a
-    resumed run reads it.
+    With `selection.rounds` the start model samples `selection.candidates` of them, without those
+    that statistics in their own rows rule out, until there are as many as the run can use.
+    `prompts.parquet` in the run folder keeps all sampled candidates with the statistics that decide;
+    a resumed run reads it, or what `selection/` has of it.
 
     Args:
         sampler: Sampler whose engine holds the start model.
@@ -46,17 +51,16 @@ def select_prompts(sampler: Sampler, run: RunFolder) -> tuple[list[dict[str, Any
         report_rejects(rejects, len(problems), run.path / "rejects.jsonl")
     if cfg.selection.rounds < 1:
         return problems, {"prompts": len(problems), "selection_tokens": 0}
-    wanted = cfg.selection.candidates
-    if wanted is not None and wanted < len(problems):
-        problems = random.Random(f"{cfg.seed} candidates").sample(problems, wanted)
     path = run.path / "prompts.parquet"
     exists = path.exists()
     world.barrier()  # Every rank looks for the file before rank 0 writes it.
     if not exists:
-        rows = world.gather(sample_candidates(sampler, problems[world.rank :: world.size]))
+        candidates = choose_candidates(problems, cfg)
+        rows = sample_candidates(sampler, candidates, run.path / "selection")
         if world.rank == 0:
             with atomic_path(path) as temporary:
                 pq.write_table(pa.Table.from_pylist(rows, PROMPTS_SCHEMA), temporary)
+            shutil.rmtree(run.path / "selection")
         world.barrier()
     candidates = list(read_rows(path))
     prompts = [row for row in candidates if is_selected(row, cfg.selection)]
@@ -69,6 +73,32 @@ def select_prompts(sampler: Sampler, run: RunFolder) -> tuple[list[dict[str, Any
         )
     tokens = round(sum(row["samples"] * row["mean_length"] for row in candidates))
     return prompts, {"prompts": len(prompts), "selection_tokens": tokens}
+
+
+def choose_candidates(problems: list[dict[str, Any]], cfg: RLConfig) -> list[dict[str, Any]]:
+    """Return the problems to sample, at most `selection.candidates`, drawn at random.
+
+    Args:
+        problems: All problems; those whose rows have statistics that rule them out are left out.
+        cfg: Config with `selection` and `seed`.
+    """
+    selection = cfg.selection
+    possible = [
+        row
+        for row in problems
+        if not {selection.statistic, "pass_rate"} <= row.keys() or is_selected(row, selection)
+    ]
+    wanted = selection.candidates
+    if wanted is not None and wanted < len(possible):
+        return random.Random(f"{cfg.seed} candidates").sample(possible, wanted)
+    return possible
+
+
+def usable_prompts(cfg: RLConfig) -> int | None:
+    """Return the number of prompts beyond which a run samples no other; None if it has no limit."""
+    if cfg.max_steps is None or cfg.max_generated_tokens is not None:
+        return None
+    return cfg.max_steps * cfg.batch_size
 
 
 def report_rejects(rejects: list[Reject], usable: int, path: Path) -> None:
@@ -87,21 +117,62 @@ def report_rejects(rejects: list[Reject], usable: int, path: Path) -> None:
     )
 
 
-def sample_candidates(sampler: Sampler, problems: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def sample_candidates(
+    sampler: Sampler, candidates: list[dict[str, Any]], folder: Path
+) -> list[dict[str, Any]]:
     """Sample `selection.rounds` times, and return a row of PROMPTS_SCHEMA for each problem.
+
+    Each rank samples and stores one shard of candidates at a time. It ends when the candidates are
+    used up, or enough of them are kept.
 
     Args:
         sampler: Sampler whose engine holds the start model.
-        problems: Candidates of this rank.
+        candidates: Problems to sample, the same list on every rank.
+        folder: Folder of the finished shards.
+    """
+    cfg, world = sampler.cfg, sampler.world
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [candidates[i : i + SHARD] for i in range(0, len(candidates), SHARD)]
+    enough = usable_prompts(cfg)
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(shards), world.size):
+        number = first + world.rank
+        own_rows = []
+        if number < len(shards):
+            own_rows = sample_shard(sampler, shards[number], number, folder)
+        rows += world.gather(own_rows)
+        kept = sum(is_selected(row, cfg.selection) for row in rows)
+        if world.rank == 0:
+            print(f"prompt selection: {kept} of {len(rows)} so far", flush=True)
+        if enough is not None and kept >= enough:
+            break
+    return rows
+
+
+def sample_shard(
+    sampler: Sampler, problems: list[dict[str, Any]], number: int, folder: Path
+) -> list[dict[str, Any]]:
+    """Return the rows of a shard of candidates: stored ones, or sampled and stored ones.
+
+    Args:
+        sampler: Sampler whose engine holds the start model.
+        problems: Candidates of the shard.
+        number: Number of the shard; it seeds the sampling, so that any rank may sample it.
+        folder: Folder of the finished shards.
     """
     cfg = sampler.cfg
-    groups = sampler.empty_groups(list(problems))
-    rng = random.Random(f"{cfg.seed} selection {sampler.world.rank}")
+    path = folder / f"{number:05d}.parquet"
+    if path.exists():
+        return list(read_rows(path))
+    groups = sampler.empty_groups(problems)
+    rng = random.Random(f"{cfg.seed} selection {number}")
     for _ in range(cfg.selection.rounds):
         seed = rng.getrandbits(48)
-        sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, seed)
+        sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, seed, False)
         sampler.add_responses(groups, cfg.selection.samples, sampling)
-    return [prompt_row(group) for group in groups]
+    rows = [prompt_row(group) for group in groups]
+    write_rows(path, rows, PROMPTS_SCHEMA)
+    return rows
 
 
 def prompt_row(group: Group) -> dict[str, Any]:

@@ -104,7 +104,8 @@ class RLRun:
     """Follow the steps of an RL run: prompts, weights to the engine, held-out accuracy, logs, alarms.
 
     Args:
-        trainer: Trainer at the step to resume from; a resumed run gives the engine its weights.
+        trainer: Trainer at the step to resume from; the engine gets its weights where it has none
+            (it sleeps), has others (a resumed run), or is compared with the trainer (on a GPU).
         sampler: Sampler of this rank.
         prompts: Prompts to train on.
 
@@ -128,7 +129,7 @@ class RLRun:
         self.samples_log = Metrics(
             trainer.run.path, trainer.step, None, trainer.world.rank, "samples.jsonl"
         )
-        if trainer.step:
+        if trainer.step or sampler.engine.asleep or sampler.start_probe:
             sampler.sync(trainer, trainer.step)
 
     def spend(self, groups: list[Group]) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from custom_components.config import UserError
-from custom_components.engines.engine import Engine, Sampling
+from custom_components.engines.engine import Completion, Engine, Sampling
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.rl.fixes import needs_more
 from custom_components.rl.groups import Group, Sample
+from custom_components.rl.handover import check_handover, probe, stream_weights
 from custom_components.rl.rewards import RewardFunction, reward_of
 from custom_components.rl.rl_config import RLConfig
 from custom_components.runs.stopwatch import Stopwatch
@@ -29,6 +30,8 @@ class Sampler:
         engine: Engine of this rank.
         pool: Verifier processes of this rank.
         rewards: Reward functions.
+        start_probe: What the engine answers to `probe_ids` with the start weights that it read;
+            None where that is not compared.
     """
 
     cfg: RLConfig
@@ -37,6 +40,7 @@ class Sampler:
     engine: WatchedEngine
     pool: VerifierPool
     rewards: list[RewardFunction]
+    start_probe: Completion | None = None
 
     def sample(
         self,
@@ -60,14 +64,55 @@ class Sampler:
             UserError: If a reward function fails on every response.
         """
         groups = self.empty_groups(prompts)
-        unfinished = groups
-        while unfinished:
+        if groups:
             sampling = Sampling(temperature, 1.0, self.cfg.max_new_tokens, rng.getrandbits(48))
-            self.add_responses(unfinished, self.cfg.group_size, sampling, clock)
-            unfinished = [group for group in unfinished if needs_more(group, max_samples)]
+            self.add_responses(groups, self.cfg.group_size, sampling, clock)
+        if max_samples:
+            self._sample_hard(groups, temperature, rng, clock, max_samples)
         with clock("reward"):
             reward_groups(groups, self.rewards, self.cfg.max_new_tokens)
         return groups
+
+    def _sample_hard(
+        self,
+        groups: list[Group],
+        temperature: float,
+        rng: random.Random,
+        clock: Stopwatch,
+        max_samples: int,
+    ) -> None:
+        """Sample the hard prompts of all ranks again, each rank an equal share of the responses.
+
+        Otherwise one rank would sample for many rounds, with an engine that is all but empty, while
+        the others wait. It takes what `sample` takes.
+        """
+        rank, size = self.world.rank, self.world.size
+        while True:
+            hard = [i for i, group in enumerate(groups) if needs_more(group, max_samples)]
+            requests = [
+                (owner, i, problem)
+                for owner, i, problem in self.world.gather(
+                    [(rank, i, groups[i].problem) for i in hard]
+                )
+                for _ in range(self.cfg.group_size)
+            ]
+            if not requests:
+                return
+            own_share = requests[rank::size]
+            sampled = self.empty_groups([problem for *_, problem in own_share])
+            if sampled:
+                seed = rng.getrandbits(48)
+                sampling = Sampling(temperature, 1.0, self.cfg.max_new_tokens, seed)
+                self.add_responses(sampled, 1, sampling, clock)
+            responses = self.world.gather(
+                [
+                    (owner, i, group.samples[0])
+                    for (owner, i, _), group in zip(own_share, sampled, strict=True)
+                ]
+            )
+            for owner, i, sample in responses:
+                if owner == rank:
+                    groups[i].samples.append(sample)
 
     def empty_groups(self, prompts: list[dict[str, Any]]) -> list[Group]:
         """Return groups without responses yet."""
@@ -90,15 +135,35 @@ class Sampler:
         with clock("reward"):
             verify_groups(groups, self.pool)
 
+    def rest(self) -> None:
+        """Leave the GPU's memory to the trainer, which is about to be built, until the next `sync`.
+
+        On a GPU this notes what the start weights answer, for the first `sync` to compare with.
+        """
+        if self.world.device.type == "cuda":
+            self.start_probe = probe(self.engine, self.probe_ids)
+        self.engine.sleep()
+
+    @property
+    def probe_ids(self) -> list[int]:
+        """Return the prompt of the comparison."""
+        return self.tokenizer.encode_prompt("1+1=?")
+
     def sync(self, trainer: Trainer, version: int) -> None:
-        """Give the engine the trainer's weights.
+        """Give the engine the trainer's weights, and wake it if it sleeps.
 
         Args:
             trainer: Trainer to take the weights from.
             version: Number of steps that the weights have learned from.
+
+        Raises:
+            UserError: If the engine does not compute with the weights that it was given.
         """
-        weights = trainer.checkpointer.to_hf(trainer.plain_weights())
-        self.engine.load_weights(weights.items(), version)
+        trainer.optimizer.zero_grad(set_to_none=True)
+        self.engine.load_weights(stream_weights(trainer, self.engine.dtype), version)
+        if self.start_probe is not None and version == 0:
+            check_handover(self.start_probe, probe(self.engine, self.probe_ids))
+        self.start_probe = None
 
 
 def sample_round(

@@ -17,6 +17,8 @@ from custom_components.runs.interruption import Interruption
 
 PR_SET_PDEATHSIG = 1
 TUNE = str(Path(sys.executable).with_name("tune"))
+SRUN_OPTIONS = {"--cpus-per-task": "SLURM_CPUS_PER_TASK", "--gpus-per-node": "SLURM_GPUS_PER_NODE"}
+"""Options of srun, and the variables that hold the job's values."""
 ENDED = "ended with status "
 EXCEPTION = re.compile(r"(?:\[rank\d+\]: ?)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
 
@@ -83,6 +85,10 @@ def launch(name: str, arguments: list[str], processes: int = 1, nodes: int = 1) 
     command = ["run", *ranks, *rendezvous, *arguments]
     if allocated >= nodes:
         srun = ["srun", f"--nodes={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        # From Slurm 22.05 on, srun no longer takes over these from the job's own options.
+        for option, variable in SRUN_OPTIONS.items():
+            if value := os.environ.get(variable):
+                srun.append(f"{option}={value}")
         return [*srun, TUNE, *command]
     raise UserError(
         f"stage {name} needs {nodes} nodes, and Slurm has allocated {allocated or 'none'}: start the "

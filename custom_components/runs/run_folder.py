@@ -1,8 +1,10 @@
 """Keep the run folder of a recipe: one process at a time, and complete or resumable."""
 
 import dataclasses
+import errno
 import fcntl
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +22,8 @@ from custom_components.runs.manifest import (
 )
 from custom_components.runs.run_config import RunConfig
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a file system without locks, such as Lustre without `-o flock` and some NFS."""
 EARLY = (
     "manifest.json",
     "metrics.jsonl",
@@ -152,6 +156,15 @@ class RunFolder:
             raise UserError(
                 f"another process is running in {self.path}; wait for it or choose another output_dir"
             ) from e
+        except OSError as e:
+            if e.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: the file system of {self.path} has no locks ({e.strerror}); see to it "
+                "that no other process runs in that folder",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _remove(self) -> None:
         """Remove the folder and what another run left in it.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -21,6 +21,11 @@ from custom_components.config import UserError
 from custom_components.models.decoder import Decoder
 from custom_components.runs.processes import die_with_parent
 
+LOST_AFTER = timedelta(minutes=30)
+"""Wait for another rank in a collective after which that rank counts as lost."""
+PATIENCE = timedelta(days=30)
+"""The same where ranks work on their own for any time: torchrun ends them when one has died."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -37,9 +42,8 @@ class World:
     device: torch.device
 
     def describe(self) -> str:
-        """Return the number of ranks and their device: `8 x NVIDIA H100 80GB HBM3`, `2 x cpu`."""
-        cuda = self.device.type == "cuda"
-        return f"{self.size} x {torch.cuda.get_device_name(self.device) if cuda else 'cpu'}"
+        """Return the number of ranks and their device."""
+        return describe(self.size, self.device)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
@@ -76,6 +80,11 @@ class World:
         return [item for part in parts for item in part]
 
 
+def describe(size: int, device: torch.device) -> str:
+    """Return the number of ranks and their device: `8 x NVIDIA H100 80GB HBM3`, `2 x cpu`."""
+    return f"{size} x {torch.cuda.get_device_name(device) if device.type == 'cuda' else 'cpu'}"
+
+
 def device_type(device: str) -> str:
     """Resolve a config's `device` to `cpu` or `cuda`: auto is cuda if torch sees one.
 
@@ -91,39 +100,90 @@ def device_type(device: str) -> str:
     return device
 
 
+def rank_device(device: str) -> torch.device:
+    """Return the device of this rank, and make it the current one.
+
+    A rank sees one GPU only (see `custom_components.see_one_gpu`).
+
+    Args:
+        device: cpu, cuda, or auto (cuda if torch sees one).
+
+    Raises:
+        UserError: see `device_type`; also if there are more ranks than GPUs.
+    """
+    device = device_type(device)
+    if device == "cpu":
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU of its own, for this node shows "
+            f"{torch.cuda.device_count()}; lower --nproc_per_node"
+        )
+    target = torch.device("cuda", local_rank)
+    torch.cuda.set_device(target)
+    return target
+
+
 @contextmanager
 def setup_world(device: str, uneven: bool = False, alone: bool = False) -> Iterator[World]:
     """Join the process group that torchrun announces, if any, and leave it at the end.
 
     Args:
         device: cpu, cuda, or auto (cuda if torch sees one).
-        uneven: let ranks work on their own for any time before they wait for each other;
-            otherwise a rank that is minutes late counts as lost.
+        uneven: let ranks work on their own for any time before they wait for each other on the CPU;
+            otherwise, and between GPUs, a rank that is minutes late counts as lost.
         alone: form a group also of a single process, which FSDP needs (see `shard`).
 
     Raises:
-        UserError: see `device_type`.
+        UserError: see `rank_device`; also if some ranks have a GPU and others do not.
     """
-    device = device_type(device)
+    target = rank_device(device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    target = torch.device("cpu")
-    if device == "cuda":
-        target = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(target)
-    if size == 1 and not alone:
-        yield World(0, 1, target)
+    if size == 1:
+        # FSDP needs a group, and an engine would make one of its own.
+        needed = alone or (uneven and target.type == "cuda")
+        backend = "gloo" if target.type == "cpu" else "cpu:gloo,cuda:nccl"
+        with lone_process_group(backend) if needed else nullcontext():
+            yield World(0, 1, target)
         return
     # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl.
-    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
-    if size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
-        dist.init_process_group(backend, timeout=timedelta(days=30) if uneven else None)
+    die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
+    dist.init_process_group(
+        "gloo" if target.type == "cpu" else "cpu:gloo,cuda:nccl",
+        timeout=PATIENCE if uneven else LOST_AFTER,
+    )
+    if target.type == "cuda":
+        backend: Any = dist.group.WORLD._get_backend(target)  # type: ignore[union-attr]
+        backend._set_default_timeout(LOST_AFTER)
+    world = World(rank, size, target)
     try:
-        yield World(rank, size, target)
+        if len(set(world.gather([target.type]))) > 1:
+            raise UserError(
+                "some ranks have a GPU and others do not; lower --nproc_per_node to the number of "
+                "GPUs of a node, or set device=cpu"
+            )
+        yield world
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def lone_process_group(backend: str = "cpu:gloo,cuda:nccl") -> Iterator[None]:
+    """Keep a process group of this process alone.
+
+    An engine would otherwise make one with nccl only, and checkpoints in the background need gloo.
+
+    Args:
+        backend: backends by device.
+    """
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def shard(model: Decoder, world: World, half: bool) -> None:
@@ -165,16 +225,12 @@ def load_full_state_dict(
     set_model_state_dict(model, weights, options=options)
 
 
-def full_state_dict(model: torch.nn.Module, every_rank: bool = False) -> dict[str, torch.Tensor]:
+def full_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the whole model's weights: on CPU on rank 0, empty on the other ranks.
 
     Args:
         model: model, sharded or not.
-        every_rank: return them on every rank instead, on the model's device.
     """
-    if every_rank:
-        full = model.state_dict()
-        return {k: getattr(v, "full_tensor", lambda v=v: v)().detach() for k, v in full.items()}
     if not is_sharded(model):
         return {k: v.detach().cpu() for k, v in model.state_dict().items()}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)

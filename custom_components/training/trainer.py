@@ -166,11 +166,6 @@ class Trainer(Generic[Cfg]):
         with adapters_off(self.model):
             return self.model(*args, **kwargs)
 
-    def plain_weights(self) -> dict[str, torch.Tensor]:
-        """Return the whole decoder's weights on every rank, adapters merged."""
-        weights = without_value_head(full_state_dict(self.model, every_rank=True))
-        return merge_adapters(weights, self.adapter_scale)
-
     def forward_logprobs(
         self, batch: MicroBatch, model: Callable[..., Any] | None = None, **kwargs: Any
     ) -> Any:

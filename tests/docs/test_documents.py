@@ -73,11 +73,13 @@ def test_the_slurm_script(tmp_path, message, status, requeued):
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "5",
         "SLURM_NNODES": "2",
+        "SLURM_CPUS_PER_TASK": "64",
         "SLURM_JOB_NODELIST": "[a-b]",
     }
     done = subprocess.run(["bash", str(SLURM), "sft"], cwd=tmp_path, env=env)
     assert done.returncode == status
     assert (tmp_path / "requeued").exists() == requeued
     log = (tmp_path / "runs/phi4_mini/logs/slurm-sft-5.log").read_text()
-    assert "tune run --nnodes 2 --nproc_per_node 8 --rdzv_id 5 --rdzv_backend c10d" in log
+    assert "--cpus-per-task=64 tune run --nnodes 2 --nproc_per_node 8 --rdzv_id 5" in log
+    assert "--rdzv_backend c10d" in log
     assert "--rdzv_endpoint a:29500 recipes/sft.py --config configs/phi4_mini/sft.yaml" in log

@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+import weakref
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 CHECK = """
@@ -60,6 +63,15 @@ tensors = new.checkpointer.to_hf(new.model.state_dict())
 for engine in (ours, theirs):
     engine.load_weights(tensors.items(), version=1)
 agree()
+# A seed repeats a call; another one does not. Responses come one prompt at a time.
+drawn = [theirs.generate(prompts, 2, Sampling(max_new_tokens=16, seed=s)) for s in (5, 5, 6)]
+assert drawn[0] == drawn[1] != drawn[2]
+streamed = {}
+theirs.stream(prompts, 2, Sampling(max_new_tokens=16, seed=5, logprobs=False), streamed.__setitem__)
+assert sorted(streamed) == [0, 1, 2]
+assert [[c.token_ids for c in streamed[i]] for i in range(3)] == [
+    [c.token_ids for c in completions] for completions in drawn[0]]
+assert all(c.logprobs == [] for completions in streamed.values() for c in completions)
 theirs.close()
 print("vllm agrees")
 """
@@ -100,31 +112,97 @@ def test_an_engine_that_is_not_installed_is_one_clear_line(monkeypatch, tmp_path
         vllm_engine.VLLMEngine(str(tmp_path), None)
 
 
-def test_sleep_mode_wakes_weights_before_the_cache():
-    """Check the order of calls on a stand-in, since sleeping needs a GPU."""
+class LLM:
+    """Stand in for vLLM: keep the order of the calls, and take weights as they come."""
+
+    def __init__(self, resets=True):
+        self.calls = []
+        self.resets = resets
+        self.alive = weakref.WeakSet()
+
+    def sleep(self, level):
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags):
+        self.calls.append(f"wake {tags[0]}, {len(self.alive)} tensors alive")
+
+    def collective_rpc(self, method, args=(), kwargs=None):
+        if method != "reload_weights":
+            return
+        most = 0
+        for _, tensor in kwargs["weights_iterator"]:
+            self.alive.add(tensor)
+            del tensor, _
+            most = max(most, len(self.alive))
+        self.calls.append(f"reload, {most} tensors alive at a time")
+
+    def reset_prefix_cache(self):
+        self.calls.append("reset")
+        return self.resets
+
+
+def stand_in(**options):
     from custom_components.engines.vllm_engine import VLLMEngine
 
-    calls = []
-
-    class LLM:
-        def __getattr__(self, name):
-            return lambda *args, **kwargs: calls.append(
-                (name, *(a for a in args if isinstance(a, str)), *kwargs.get("tags", ()))
-            )
-
     engine = object.__new__(VLLMEngine)
-    engine.llm, engine.sleep_mode, engine.asleep = LLM(), True, False
+    engine.llm, engine.sleep_mode, engine.asleep = LLM(**options), True, False
+    return engine
+
+
+def test_sleep_mode_wakes_weights_before_the_cache_and_holds_none_of_the_trainers():
+    """Check the order of calls on a stand-in, since sleeping needs a GPU."""
+    engine = stand_in()
     engine.sleep()
     engine.sleep()  # the second call does nothing
-    engine.load_weights([], 3)
-    assert [c for c in calls if c[0] != "collective_rpc" or len(c) > 1] == [
-        ("sleep",),
-        ("wake_up", "weights"),
-        ("collective_rpc", "reload_weights"),
-        ("wake_up", "kv_cache"),
-        ("reset_prefix_cache",),
+    engine.load_weights(((str(i), torch.ones(8)) for i in range(9)), 3)
+    assert engine.llm.calls == [
+        "sleep 2",
+        "wake weights, 0 tensors alive",
+        "reload, 1 tensors alive at a time",
+        "wake kv_cache, 0 tensors alive",
+        "reset",
     ]
     assert not engine.asleep and engine.version == 3
-    calls.clear()
+    engine.llm.calls.clear()
     engine.load_weights([], 4)
-    assert not any(name in ("sleep", "wake_up") for name, *_ in calls)
+    assert engine.llm.calls == ["reload, 0 tensors alive at a time", "reset"]
+
+
+def test_a_prefix_cache_of_old_weights_is_an_error():
+    engine = stand_in(resets=False)
+    with pytest.raises(RuntimeError, match="kept the old weights' prefix cache"):
+        engine.load_weights([], 1)
+
+
+def test_a_seed_decides_what_is_drawn_and_leaves_the_process_alone():
+    """Check the seed that reaches both samplers: torch's generator and numpy's."""
+    from custom_components.engines.vllm_engine import _drawing_from
+
+    class Worker:
+        def collective_rpc(self, method, args):
+            method(None, *args)
+
+    def draw(seed):
+        before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+        with _drawing_from(Worker(), seed):
+            drawn = torch.rand(4).tolist(), np.random.randint(1 << 60)
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert before[1] == np.random.get_state()[1].tolist()
+        return drawn
+
+    assert draw(1) == draw(1) != draw(2)
+    assert draw(1 << 47) == draw(1 << 47)
+
+
+def test_a_shutdown_leaves_the_trainers_process_group(monkeypatch):
+    from custom_components.engines.vllm_engine import _process_group_kept
+
+    destroyed = []
+    monkeypatch.setattr(
+        torch.distributed, "destroy_process_group", lambda g=None: destroyed.append(g)
+    )
+    with _process_group_kept():
+        torch.distributed.destroy_process_group()
+        torch.distributed.destroy_process_group("tensor parallel")
+    torch.distributed.destroy_process_group()
+    assert destroyed == ["tensor parallel", None]

@@ -39,6 +39,7 @@ def test_within_an_allocation_srun_starts_it_on_every_node(tmp_path):
     environment = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "64",
     }
     done = subprocess.run(
         [TUNE, "run", "recipes/chain.py", "--config", str(config)],
@@ -50,6 +51,7 @@ def test_within_an_allocation_srun_starts_it_on_every_node(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     given = (tmp_path / "run" / "logs" / "start.log").read_text().split("\n")
     assert given[:3] == ["--nodes=2", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
-    assert given[4:9] == ["run", "--nnodes", "2", "--nproc_per_node", "4"]
-    assert given[10] == "c10d" and given[12].endswith(":29500") and given[13] == "recipes/start.py"
+    assert given[3] == "--cpus-per-task=64"  # srun does not take it over from the job
+    assert given[5:10] == ["run", "--nnodes", "2", "--nproc_per_node", "4"]
+    assert given[11] == "c10d" and given[13].endswith(":29500") and given[14] == "recipes/start.py"
     assert "stage start failed with status 3" in done.stderr and "no node" in done.stderr

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,27 @@ def test_killed_and_continued_equals_uninterrupted(overrides, whole, tmp_path):
     assert 8 <= kept.count("\n") < 48
     recipe("evaluate", *overrides, f"output_dir={tmp_path}/run")
     assert rows(tmp_path / "run") == rows(whole)
+
+
+def test_two_ranks_answer_as_one_does_also_after_a_kill(overrides, whole, tmp_path):
+    """Kill two ranks when both have kept replies, and go on with two, and with one."""
+    base = [TUNE, "run", "--nproc_per_node", "2", "recipes/evaluate.py"]
+    command = [*base, "--config", "configs/tiny/evaluate.yaml", *overrides]
+    for ranks, folder in ((2, tmp_path / "two"), (1, tmp_path / "one")):
+        process = subprocess.Popen(
+            [*command, f"output_dir={folder}"], cwd=ROOT, stdout=subprocess.DEVNULL
+        )
+        second = folder / "sft.responses.rank_1.jsonl"
+        while process.poll() is None and not (second.is_file() and second.read_text()):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        launch = ("--nproc_per_node", "2") if ranks == 2 else ()
+        recipe("evaluate", *overrides, f"output_dir={folder}", launch=launch)
+        assert rows(folder) == rows(whole)
+        assert not list(folder.glob("*.responses*"))
+        result, expected = (json.loads((f / "sft.json").read_text()) for f in (folder, whole))
+        assert result["results"] == expected["results"]
 
 
 def test_lm_evals_own_command_scores_the_same(small_run, whole, tmp_path):
