@@ -11,7 +11,7 @@ from custom_components.verifier.read import extract as extraction
 from custom_components.verifier.read.latex import clean, compact
 from custom_components.verifier.read.nodes import Node, Num, Word
 from custom_components.verifier.read.parse import parse
-from custom_components.verifier.read.words import choice_letter, option_letter
+from custom_components.verifier.read.words import choice_letter
 from custom_components.verifier.types import Item, Verdict
 
 _LETTERS = "ABCDEFGHIJ"
@@ -104,8 +104,7 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
         return "gold_empty"
     try:
         if not choices:
-            letter = option_letter(clean(text))
-            return Word(letter, letter) if letter and letter in _LETTERS else parse(text)
+            return parse(text)
         letter = choice_letter(clean(text), choices)
         return Word(letter, letter) if letter else "gold_unreadable"
     except Unreadable:
