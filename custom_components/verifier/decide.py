@@ -61,14 +61,14 @@ def decide(item: Item) -> Verdict:
     gold = read_gold(item.gold, item.choices)
     if isinstance(gold, str):
         return Verdict("undecided", gold)
-    answers = _answers(item)
-    if isinstance(answers, Verdict):
-        return answers
-    prediction = ", ".join(answers)
+    extracted = _extracted(item)
+    if isinstance(extracted, Verdict):
+        return extracted
+    prediction = ", ".join(extracted.answers)
     if item.choices:
-        return _decide_choice(gold, answers, item.choices)
+        return _decide_choice(gold, extracted.answers, item.choices)
     try:
-        return _decide_answers(gold, answers, prediction, item.problem)
+        return _decide_answers(gold, extracted, prediction, item.problem)
     except Unevaluated:
         return Verdict("incorrect", "unevaluated", prediction)
     except (Unreadable, TooComplex) as error:
@@ -113,8 +113,8 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
         return "gold_too_complex"
 
 
-def _answers(item: Item) -> tuple[str, ...] | Verdict:
-    """Return the texts of the final answer, or the verdict on a response that has none."""
+def _extracted(item: Item) -> extraction.Extracted | Verdict:
+    """Return the final answer, or the verdict on a response that has none."""
     if len(item.response) > MAX_RESPONSE:
         return Verdict("incorrect", "response_too_long")
     if item.extract:
@@ -132,16 +132,16 @@ def _answers(item: Item) -> tuple[str, ...] | Verdict:
         return Verdict("incorrect", extracted.problem, shown)
     if any(len(answer) > MAX_ANSWER for answer in answers):
         return Verdict("incorrect", "answer_too_long", shown)
-    return answers
+    return extracted
 
 
 def _decide_answers(
-    gold: Node, answers: tuple[str, ...], prediction: str, problem: str | None
+    gold: Node, extracted: extraction.Extracted, prediction: str, problem: str | None
 ) -> Verdict:
-    nodes = [parse(answer) for answer in answers]
+    nodes = [parse(answer) for answer in extracted.answers]
     if len(nodes) > 1:  # every box must be the gold, or all of them together
         every_box = all(equal_nodes(gold, node) for node in nodes)
-        if every_box or equal_nodes(gold, parse(prediction)):
+        if every_box or equal_nodes(gold, parse(extracted.together)):
             return Verdict("correct", "equal", prediction)
         return Verdict("incorrect", "several_answers", prediction)
     node = nodes[0]

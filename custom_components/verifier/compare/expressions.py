@@ -89,6 +89,8 @@ _COEFFICIENT = re.compile(
     r"|\\(?!cdot|times|div|le|ge|ne|in|cup|cap|pm|mp|lor|land|to|rangle|rfloor|rceil|end)[a-zA-Z]))"
 )
 _BEFORE_BRACKET = re.compile(r"/\s*((?![fg]\()[a-zA-Z]+|\d+(?:\.\d+)?)\s*(?=\()")
+_DERIVATIVE = re.compile(r"\\(?:i*int|oint|begin|partial)(?![a-zA-Z])|\\frac\{d")
+_LETTER_D = re.compile(r"(\\[a-zA-Z]+)|d(?=\s*[a-zA-Z])")  # `db` is a product, not a differential
 _DOUBLE_FACTORIAL = re.compile(r"(?<!\d)(\d{1,2})!!(?!!)")
 
 
@@ -102,6 +104,8 @@ def _for_parser(tex: str) -> str:
         tex = tex.replace(sign, spelling)
     if "!!" in tex:
         tex = _DOUBLE_FACTORIAL.sub(lambda m: str(math.prod(range(int(m[1]), 0, -2))), tex)
+    if "d" in tex and not _DERIVATIVE.search(tex):
+        tex = _LETTER_D.sub(lambda m: m[1] or "{d}", tex)
     if "/" not in tex:
         return tex
     tex = _COEFFICIENT.sub(r"\\frac{\1}{\2}", tex)

@@ -233,8 +233,14 @@ def _equal_formulas(gold: Node, answer: Node) -> bool:
         runs = (gold.key + answer.key).isalpha()
         if runs and Counter(gold.key) != Counter(answer.key):
             return False
+    if is_sentence(gold_formula.tex) and not isinstance(gold, Word):
+        return False
+    if is_sentence(answer_formula.tex) and not isinstance(answer, Word):
+        return False
+    if gold_formula.unit or answer_formula.unit or answer_formula.percent or gold_formula.percent:
+        return False
     try:
-        return _equal_algebra(gold_formula, answer_formula)
+        return expressions.equal_expressions(gold_formula.tex, answer_formula.tex)
     except (Unreadable, TooComplex):
         return False
 

@@ -40,7 +40,7 @@ _DIGITS_ONLY = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 _NOT_LETTER = r"(?![a-zA-Z])"
 _TEXT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|up|sc|normal)?|mbox|hbox|math(?:rm|bf|it|sf|tt|cal|scr)|"
-    r"boldsymbol|bm|emph|underline|ensuremath|boxed|fbox|operatorname\s*\*?)\s*\{([^{}]*)\}"
+    r"boldsymbol|bm|emph|underline|ensuremath|boxed|fbox|operatorname\s*\*?)\s*\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}"
 )
 _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec)\s*\{\s*(?:\\hat\s*\{?)?\s*\\?([ijk])(?:math)?"

@@ -104,7 +104,8 @@ _LEADING = re.compile(
     r"|\\therefore|\\implies|\\Rightarrow|\\rightarrow|=|(?:either|both)(?=\s))\s*",
     re.I,
 )
-_TRAILING = " \t.,;:\\"
+_TRAILING = " \t\v.,;:\\"
+_ONLY = re.compile(r"(?<=\S)[\s]+only$")
 
 
 def _trim(text: str) -> str:
@@ -116,6 +117,8 @@ def _trim(text: str) -> str:
         while text and text[-1] in _TRAILING:
             text = text[:-1]
         text = _LEADING.sub("", text, count=1).strip()
+        if text.endswith("only"):
+            text = _ONLY.sub("", text)
         if text.startswith("{") and closing(text, 0) == len(text) - 1:
             inner = text[1:-1].rstrip(_TRAILING)
             text = text if "," in inner else inner.strip()  # {1, 2} is a set

@@ -187,7 +187,7 @@ def _compound(text: str) -> Quantity | None:
 
 
 _TEX_WITH_UNIT = re.compile(
-    r"(?P<body>.*(?:[\d})]|\\pi|(?<![\\A-Za-z])[a-z]))(?P<gap>\s*)"
+    r"(?P<body>.*(?:[\d})]|\\pi(?![a-z])|(?<![\\A-Za-z])[a-z](?=\s)))(?P<gap>\s*)"
     r"(?P<unit>(?:[A-Za-z]|\\Omega)(?:[ \v/.A-Za-z]|\\cdot|\^\{?\s*-?\d\s*\}?)*)",
     re.S,
 )

@@ -37,8 +37,6 @@ def fold_words(text: str) -> str:
         return _fold_run(letter[1])
     words = re.findall(r"[a-z0-9]+|/", text.lower().replace("'", ""))
     kept = [_NUMERALS.get(word, word) for word in words if word not in ("the", "a", "an")]
-    if len(kept) > 1 and kept[-1] == "only":
-        kept = kept[:-1]
     return " ".join(kept or words)
 
 
@@ -91,7 +89,7 @@ _INTRODUCTION = re.compile(
 _LETTER = re.compile(r"\(?([A-Za-z])\)?")
 _LETTER_AND_OPTION = re.compile(
     r"(?:\((?P<round>[A-Z])\)\s*(?![-+*/=^_(!'])|(?P<plain>[A-Z])\s*(?P<sign>[.):]|\s-+\s)\s*"
-    r"(?![A-Z]\s*[=:]))(?P<rest>\S.*)",
+    r"(?![A-Z]\s*(?:[=:]|$)))(?P<rest>\S.*)",
     re.S,
 )
 _ANOTHER = re.compile(
