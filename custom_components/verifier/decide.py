@@ -147,7 +147,7 @@ def _decide_answers(
     node = nodes[0]
     if gold.key == node.key:
         return Verdict("correct", "same_text", prediction)
-    if isinstance(gold, Word) and len(gold.words) == 1:
+    if isinstance(gold, Word) and len(gold.words) == 1 and gold.words.isupper():
         letter = choice_letter(clean(prediction), _LETTERS)
         if letter and letter == choice_letter(gold.key, _LETTERS):
             return Verdict("correct", "same_choice", prediction)

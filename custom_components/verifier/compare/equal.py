@@ -235,6 +235,12 @@ def _equal_tuples(gold: Seq, answer: Seq) -> bool:
             return False
         if other.joint == "or" or _is_interval(one) and not _names(other):
             return False
+        if names := _names(other):  # y = 2, x = 1 is (1, 2)
+            in_order = sorted(zip(names, other.items, strict=True), key=lambda pair: pair[0])
+            by_name = tuple(item for _, item in in_order)
+            pair = (one.items, by_name) if one is gold else (by_name, one.items)
+            if _equal_in_order(*pair):
+                return True
         return _equal_in_order(gold.items, answer.items)
     brackets = {gold.brackets, answer.brackets}
     if len(brackets) > 1 and (len(gold.items) == 2 or brackets != {"()", "[]"}):

@@ -211,7 +211,7 @@ def _equal_words(gold: Node, answer: Node) -> bool:
     if isinstance(gold, Word) and isinstance(answer, Word):
         if gold.words == answer.words:
             return True
-        letter = choice_letter(gold.key, _CHOICES)
+        letter = choice_letter(gold.key, _CHOICES) if gold.words.isupper() else None
         if letter and letter == choice_letter(answer.key, _CHOICES):
             return True
         if gold.words.startswith("date ") and answer.words.startswith("date "):

@@ -114,12 +114,13 @@ def _sequence(node: Seq) -> Region | None:
         return _points(node.items)
     if node.brackets:
         return _interval(node)
-    if not all(isinstance(item, Relation) for item in node.items):
-        if any(isinstance(item, Relation) for item in node.items):
+    relations = sum(isinstance(item, Relation) for item in node.items)
+    if not relations or not all(isinstance(item, (Relation, Domain)) for item in node.items):
+        if relations:
             return None
         is_set = (Seq, Union, Intersection, Difference, Domain)
-        if not all(isinstance(item, is_set) for item in node.items):
-            return None  # plain values
+        if not any(isinstance(item, is_set) for item in node.items):
+            return _points(node.items)
         return _combined([region(item) for item in node.items], united)
     return _conditions(node)
 
@@ -130,7 +131,7 @@ def _conditions(node: Seq) -> Region | None:
     Rays between commas that have nothing in common are alternatives.
     """
     regions = [region(item) for item in node.items]
-    if None in regions or len({_name(item) for item in node.items}) > 1:
+    if None in regions or len({_name(item) for item in node.items} - {""}) > 1:
         return None
     if node.joint == "or":
         return _combined(regions, united)
@@ -159,15 +160,13 @@ def _interval(node: Seq) -> Region | None:
     if low is None or high is None or low > high:
         return None
     opening, closing = node.brackets
-    closed_low = opening == "[" and low != -math.inf
-    closed_high = closing == "]" and high != math.inf
-    return _normal([Piece(low, closed_low, high, closed_high)], False)
+    piece = Piece(low, opening == "[", high, closing == "]")
+    return None if piece.is_empty else _normal([piece], False)
 
 
 def is_interval(node: Seq) -> bool:
     """Return whether a pair in round brackets may be an interval: its ends are in order."""
-    found = _interval(node)
-    return found is not None and bool(found.pieces)
+    return _interval(node) is not None
 
 
 def _bound(node: Node) -> Bound | None:

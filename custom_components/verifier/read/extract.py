@@ -183,7 +183,7 @@ _NUMERIC = re.compile(r"(?:[\d.,/{}()\s$+-]|\\d?frac|\\sqrt|\\pi|\\cdot|\\times|
 _BEHIND = re.compile(
     r"(?:\s|\\[,;: ]|\$|~)*(?:(?P<percent>\\?%|percent\b)"
     r"|(?P<text>\\(?:text|mathrm|mbox|textrm)\s*\{(?P<inside>[^{}]{1,40})\}(?:\s*\^\s*\{?\d\}?)?)"
-    r"|(?P<word>[A-Za-z]{3,12})\b)"
+    r"|(?P<word>[A-Za-z]{3,12}|[ckm]m|[km]g|m[lL]|ft|lb|oz)\b)"
 )
 _NOT_BEHIND = frozenset({"cup", "min", "second", "mole", "unit", "units", "degree", "dime", "knot"})
 

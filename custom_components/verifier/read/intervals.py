@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from custom_components.verifier.read import numbers
 from custom_components.verifier.read.nodes import FLIPPED, Node, Relation, Seq, Side, Union
 from custom_components.verifier.read.parse import parse_cleaned
 
@@ -51,11 +52,14 @@ def as_set(relation: Relation) -> Node | None:
 def _band(sign: str, bound: Side, absolute: re.Match[str]) -> Seq | Union:
     """Return (-2, 2) for |x| < 2, what lies outside for |x| > 2, (1, 5) for |x - 3| < 2."""
     closed = sign in ("\\le", "\\ge")
-    centre = ""
-    if absolute["centre"]:
-        centre = ("" if absolute["sign"] == "-" else "-") + absolute["centre"]
+    centre = absolute["centre"] or ""
+    if absolute["sign"] == "+":
+        centre = f"-{centre}"
     low = _side(f"{centre}-({bound.text})")
     high = _side(f"{centre}+({bound.text})") if centre else bound
+    middle, radius = numbers.read(centre), numbers.read(bound.text)
+    if middle and radius:
+        low, high = (_side(str(middle.value + r)) for r in (-radius.value, radius.value))
     if sign in ("<", "\\le"):
         return _interval(low, closed, high, closed)
     below = _interval(_MINUS_INFINITY, False, low, closed)

@@ -104,6 +104,7 @@ _RULES = [
          + ")", " "),  # 3rd, 3^{th}
         (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
         (r"\\imath" + _NOT_LETTER, "i"),
+        (r"(?<![a-zA-Z])(?<!or )(?:is\s+)?equal(?:s|\s+to)(?![a-zA-Z])", "="),
         (r"\\prime" + _NOT_LETTER, "'"),
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
         (r"\\%|(?<![a-zA-Z])(?:percent(?:age)?|pct)(?![a-zA-Z])", "%"),
@@ -161,7 +162,7 @@ def clean(text: str) -> str:
             break
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
-    text = _REVERSED.sub(_usual_interval, text) if "]" in text else text
+    text = _REVERSED.sub(_usual_interval, text) if "[" in text or "]" in text else text
     return brace_arguments(text).strip()
 
 
@@ -172,7 +173,7 @@ def _as_words(match: re.Match[str]) -> str:
 
 
 _REVERSED = re.compile(
-    r"\\sqrt\s*\[[^\]]*\]|(?P<low>[\[\]])(?P<ends>[^\[\],;]+[,;][^\[\],;]+)(?P<high>[\[\]])"
+    r"\\sqrt\s*\[[^\]]*\]|(?P<low>[\[\]])(?P<ends>[^\[\](),;]+[,;][^\[\](),;]+)(?P<high>[\[\]])"
 )
 
 

@@ -83,6 +83,7 @@ def parse_cleaned(text: str) -> Node:
         or _option(text, key)
         or _system(text)
         or _punctured(text, key)
+        or _phrase(text)
         or _list(text, key)
         or _relation(text, key)
         or _set_operation(text, key)
@@ -126,7 +127,7 @@ def _trim(text: str) -> str:
 
 
 _NUMBERS = re.compile(
-    r"(?:x\\in)?(?:\\mathbb\{(?P<letter>[RZNQ C])\}(?P<sign>[\^_]\{?(?:\+|-|>0|\\ge0|<0|\\le0|0|\*)\}?)*"
+    r"(?:x\\in)?(?:\\mathbb\{(?P<letter>[RZNQ C])\}(?P<sign>[\^_]\{?(?:\+|-|>0|\\ge0|<0|\\le0|0|\\cdot)\}?)*"
     r"|(?:x(?:is|can?be)?)?(?:any|all)?(?:the)?(?:setof)?(?:any|all|an|a)?(?P<kind>positive|negative"
     r"|non-?negative|non-?zero)?(?P<name>real(?:s|numbers?|x|values?(?:ofx)?)|integers?"
     r"|naturalnumbers?|rationalnumbers?|complexnumbers?))"
@@ -155,7 +156,7 @@ def _numbers(key: str, match: re.Match[str]) -> Node | None:
     sign = _SIGN_OF.get((match["kind"] or "").replace("-", ""), "")
     if match["sign"]:
         written = re.sub(r"[\^_{}]", "", key[key.index("}") + 1 :])
-        sign = {"+": "+", ">0": "+", "-": "-", "<0": "-", "\\ge0": "0+", "0": "0+", "*": "*"}.get(
+        sign = {"+": "+", ">0": "+", "-": "-", "<0": "-", "\\ge0": "0+", "0": "0+", "\\cdot": "*"}.get(
             written, "?"
         )
     if sign == "?" or letter in "QC" and sign:
@@ -332,9 +333,12 @@ def _items(parts: list[str]) -> tuple[Node, ...]:
         else:
             nodes.append(node)
     first = nodes[0]
-    if isinstance(first, Relation) and first.signs == ("=",):
-        if not any(isinstance(node, Relation) for node in nodes[1:]):
+    if isinstance(first, Relation) and not any(isinstance(node, Relation) for node in nodes[1:]):
+        if first.signs == ("=",):
             nodes[0] = first.sides[1].node  # "n = 2, 3, 4": the name belongs to all values
+        elif first.signs == ("\\ne",):
+            name = first.sides[0].text  # x \ne 1, 2
+            nodes[1:] = [parse_cleaned(rf"{name} \ne {part}") for part in parts[1:]]
     return tuple(nodes)
 
 
@@ -439,14 +443,19 @@ _PHRASE = re.compile(
 )
 
 
-def _relation(text: str, key: str) -> Node | None:
+def _phrase(text: str) -> Node | None:
+    """Read "all real numbers greater than 2", "x is at least 2" as an inequality."""
     phrase = _PHRASE.fullmatch(text) if "than" in text or "at " in text else None
-    if phrase and (phrase["name"] or phrase.start("sign") > 0):
-        words = phrase["sign"]
-        sign = "\\ge" if "least" in words or "greater" in words or "more" in words else "\\le"
-        if "than" in words and "equal" not in words:
-            sign = {"\\ge": ">", "\\le": "<"}[sign]
-        text = f"{phrase['name'] or 'x'} {sign} {phrase['bound']}"
+    if not phrase or phrase.start("sign") == 0 or _AND_OR.search(phrase["bound"]):
+        return None
+    words = phrase["sign"]
+    sign = "\\ge" if re.search("least|greater|more", words) else "\\le"
+    if "than" in words and "equal" not in words:
+        sign = {"\\ge": ">", "\\le": "<"}[sign]
+    return parse_cleaned(f"{phrase['name'] or 'x'} {sign} {phrase['bound']}")
+
+
+def _relation(text: str, key: str) -> Node | None:
     sides, signs = split_with(text, _SIGNS)
     if not signs or not all(sides):
         return None

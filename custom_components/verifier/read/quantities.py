@@ -11,6 +11,7 @@ from custom_components.verifier.read.latex import TEXT_SPACE, closing
 from custom_components.verifier.read.numbers import Number
 from custom_components.verifier.read.numerals import SCALES, read_words
 from custom_components.verifier.read.units import NO_UNIT, Unit, lookup, read_unit, singular
+from custom_components.verifier.read.words import SHORT_WORDS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ _CURRENCY = r"[¤€£¥₹]|(?:USD|EUR|GBP|INR|RMB|CNY|JPY)(?![a-zA-Z])"
 _PLAIN = r"(?:\d(?:[\d,]|\s(?=\d{3}(?!\d)))*(?:\.\d*)?|\.\d+)"
 _PREFIX = re.compile(
     rf"(?P<sign>[-+]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<body>[-+]?\s*(?:"
-    rf"(?:{_PLAIN}\s*\+?\s*)?\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\d+\s+\d+\s*/\s*\d+"
+    rf"(?:{_PLAIN}\s*\+?\s*)?\\frac\{{[\s\d.,]+\}}\{{[\s\d.,]+\}}|\d+\s+\d+\s*/\s*\d+"
     rf"|{_PLAIN}\s*/\s*{_PLAIN}|\(-?[\d.]+/[\d.]+\)"
     rf"|{_PLAIN}(?:\\(?:overline|bar)\s*\{{?\d+\}}?|\(\d+\)|(?:\\dot\s*\{{?\d\}}?\d*)+|\s*\\ldots)?"
     r")(?:\s*(?:\\times|\\cdot|x)\s*10\^\{[-+]?\d+\}|[eE][-+]?\d+(?![\d.a-zA-Z]))?)(?P<gap>\s*)",
@@ -41,7 +42,6 @@ _WORD = re.compile(r"[A-Za-z]+")
 _NOT_A_UNIT = frozenset(
     "or and to through plus minus times over mod choose if when where until but not than".split()
 )
-_SHORT_WORDS = frozenset("of in at am pm by on as is up no it".split())
 # Two letters right behind a digit are a product, but these are units; `mn` and `ns` are not.
 _ATTACHED = frozenset(
     "mm cm km kg mg ml mL cL dl dL kL ft mi yd oz lb in hr kJ kW kN Hz kHz MHz GHz Pa kPa mA kV mV GB"
@@ -107,6 +107,8 @@ def _with_rest(number: Number, rest: str, money: Unit, gap: str) -> Quantity | N
 def _scaled(number: Number, rest: str, gap: str) -> tuple[Number, str, str]:
     """Multiply a number by the scale words behind it: 3 million, 2 dozen, 5 hundredths."""
     for _ in range(3):
+        if rest.startswith("a ") and singular(rest[2:].split()[0]) in SCALES:
+            rest = rest[2:].lstrip()  # half a million
         match = _WORD.match(rest)
         if match is None or not gap and len(match[0]) < 4:
             break
@@ -136,7 +138,7 @@ def _describes(rest: str, gap: str) -> bool:
     if word is None:
         return re.fullmatch(r"\([A-Za-z .]+\)", rest) is not None
     first = word[0]
-    if first.lower() in _NOT_A_UNIT or first in ("e", "i", "pi") and len(rest) <= 2:
+    if first.lower() in _NOT_A_UNIT or " than " in rest or first in ("e", "i", "pi") and len(rest) <= 2:
         return False
     if len(first) == 1:
         if first in "aA" and re.match(r"a\s+[a-zA-Z]{2}", rest, re.I):
@@ -145,8 +147,10 @@ def _describes(rest: str, gap: str) -> bool:
     if not gap:
         return first in _ATTACHED or len(first) > 2 and lookup(first) is not None
     if len(first) == 2:
-        return TEXT_SPACE in gap or first.lower() in _SHORT_WORDS or lookup(first) is not None
-    return TEXT_SPACE in gap or re.search("[aeiouyAEIOUY]", first) is not None or bool(lookup(first))
+        return TEXT_SPACE in gap or first.lower() in SHORT_WORDS or lookup(first) is not None
+    if TEXT_SPACE in gap or lookup(first) is not None or first.lower() in SHORT_WORDS:
+        return True
+    return len(first) > 3 and re.search("[aeiouyAEIOUY]", first) is not None
 
 
 def _only_units(rest: str) -> bool:
@@ -221,7 +225,7 @@ def _behind_expression(match: re.Match[str]) -> bool:
     if first.lower() in _NOT_A_UNIT or not _balanced(body):
         return False
     if TEXT_SPACE in gap:
-        return len(first) > 2 or lookup(first) is not None or first in _SHORT_WORDS
+        return len(first) > 2 or lookup(first) is not None or first in SHORT_WORDS
     if not gap:
         return len(first) > 1 and body[-1] in "})" and first in _ATTACHED
     if len(first) < 2 and (body[-1].isalpha() or not _only_units(unit)):

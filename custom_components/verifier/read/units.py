@@ -159,11 +159,15 @@ _TOKEN = re.compile(
 )
 
 
+_FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}")
+
+
 @lru_cache(maxsize=4096)
 def read_unit(text: str) -> Unit:
     """Return the unit, and the words beside it, that a cleaned text behind a number states."""
     reader = _Reader()
-    for match in _TOKEN.finditer(text.replace("\\Omega", "Ω").replace("\\mu ", "μ")):
+    text = _FRACTION.sub(r"\1/(\2)", text.replace("\\Omega", "Ω").replace("\\mu ", "μ"))
+    for match in _TOKEN.finditer(text):
         reader.take(match[0], match[1])
     return reader.unit()
 

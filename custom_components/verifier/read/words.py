@@ -16,15 +16,16 @@ _NO_SOLUTION = re.compile(
     r"(?:exists?)?|(?:there(?:is|are))?nosuch(?:number|value|integer)s?"
 )
 _UNDEFINED = re.compile(r"(?:itis)?undefined|(?:it)?doesnotexist|dne|notdefined")
-# Words of two and three letters, which a product of letters could be too.
-_SHORT = frozenset(
+SHORT_WORDS = frozenset(
     "no yes odd all any one two six ten sum max min day way red top low big new old six men boy "
     "the and for not none of in to is it be by or on at up if as an so do we he she his her its "
     "are can may has had was who why how out off per mon tue wed thu fri sat sun jan feb mar apr "
     "jun jul aug sep oct nov dec left only both cat dog cow pig bat car bus sea ice gas oil sky "
     "bob tom sam joe ann amy jim dan kim eve ali leo zoe ian ben ted ron liz pam ray roy jay kay "
-    "sue lee max meg mia ava ivy lily dne nor end net gcf lcm pm am".split()
+    "sue lee max meg mia ava ivy dne nor end net gcf lcm pm am at box bag cup pen hen egg fox ant bee bus tie pie hat "
+    "jar pot pan mug kid leg arm eye ear pea nut fig set row lap mph kph".split()
 )
+"""Words of two and three letters, which a product of letters could be too."""
 
 
 def fold_words(text: str) -> str:
@@ -46,7 +47,7 @@ def _fold_run(run: str) -> str:
     if lower in _NUMERALS:
         return _NUMERALS[lower]
     if len(run) < 4:
-        return lower if lower in _SHORT or _is_name(run) else run
+        return lower if lower in SHORT_WORDS or _is_name(run) else run
     has_vowel = re.search("[aeiouy]", lower[1:]) is not None
     return lower if has_vowel and (run.isupper() or run[1:].islower()) else run
 
@@ -69,7 +70,7 @@ def is_prose(text: str) -> bool:
         return bool(runs)
     if any(len(run) > 3 for run in runs):
         return True
-    short = sum(len(run) > 1 and run.lower() in _SHORT for run in runs)
+    short = sum(len(run) > 1 and run.lower() in SHORT_WORDS for run in runs)
     return short > 0 and re.search(r"[A-Za-z][\s.,]+[A-Za-z]", text) is not None
 
 
