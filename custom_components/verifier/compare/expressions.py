@@ -88,6 +88,7 @@ _COEFFICIENT = re.compile(
     r"(?<![\w.}\])^/])(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)(?![\d.^])(?=\s*(?:[a-zA-Z(\[|]"
     r"|\\(?!cdot|times|div|le|ge|ne|in|cup|cap|pm|mp|lor|land|to|rangle|rfloor|rceil|end)[a-zA-Z]))"
 )
+_FACTOR = re.compile(r"\s*(?:[a-zA-Z(]|\\(?:pi|sqrt|frac|triangle|sin|cos|tan|ln|log)(?![a-zA-Z]))")
 _BEFORE_BRACKET = re.compile(r"/\s*((?![fg]\()[a-zA-Z]+|\d+(?:\.\d+)?)\s*(?=\()")
 _DERIVATIVE = re.compile(r"\\(?:i*int|oint|begin|partial)(?![a-zA-Z])|\\frac\{d")
 _LETTER_D = re.compile(r"(\\[a-zA-Z]+)|d(?=\s*[a-zA-Z])")  # `db` is a product, not a differential
@@ -112,7 +113,7 @@ def _for_parser(tex: str) -> str:
     tex = _BEFORE_BRACKET.sub(r"/\1\\cdot ", tex)
     for match in reversed(list(re.finditer(r"/\s*\(", tex))):
         end = closing(tex, match.end() - 1, "(", ")")
-        if end > 0 and re.match(r"\s*(?:[a-zA-Z(]|\\(?:pi|sqrt|frac)(?![a-zA-Z]))", tex[end + 1 :]):
+        if end > 0 and _FACTOR.match(tex, end + 1):
             tex = f"{tex[: end + 1]}\\cdot {tex[end + 1 :]}"
     return tex
 

@@ -7,6 +7,7 @@ what two relations state.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from custom_components.verifier.compare import expressions
 from custom_components.verifier.limits import TooComplex, Unreadable
@@ -18,6 +19,7 @@ from custom_components.verifier.read.nodes import (
     Node,
     Num,
     Relation,
+    Seq,
     Side,
 )
 
@@ -60,6 +62,8 @@ def _equation_values(relation: Relation, other: Node, strict: bool) -> list[Node
     wants_decimal = isinstance(other, Num) and other.number.places
     if rounded and wants_decimal and _close(exact[-1], rounded):
         values.append(rounded.node)
+    if sides[0].key.startswith("("):  # (x, y) = (1, 2) is a point, no interval
+        values = [replace(v, name=sides[0].key) if isinstance(v, Seq) else v for v in values]
     return values
 
 

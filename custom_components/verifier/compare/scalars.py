@@ -17,7 +17,7 @@ from custom_components.verifier.read import units
 from custom_components.verifier.read.nodes import Based, Expr, Node, Num, Ratio, Word
 from custom_components.verifier.read.numbers import Number
 from custom_components.verifier.read.units import DEGREES, Unit
-from custom_components.verifier.read.words import choice_letter
+from custom_components.verifier.read.words import SHORT_WORDS, choice_letter
 
 _CHOICES = "ABCDEFGHIJ"
 rounding: ContextVar[bool] = ContextVar("rounding", default=False)
@@ -188,7 +188,7 @@ def _equal_ratios(ratio: Ratio, other: Node) -> bool:
         pairs = zip(ratio.parts, other.parts, strict=True)
         return all(part * other_first == other_part * first for part, other_part in pairs)
     if isinstance(other, Num) and not other.unit and not other.percent:
-        if ratio.time and not any(ratio.parts[1:]):  # 3 p.m.
+        if ratio.meridiem and not any(ratio.parts[1:]):  # 3 p.m.
             return other.number.value == ratio.parts[0]
         if len(ratio.parts) == 2 and ratio.parts[1] and not ratio.meridiem:
             return other.number.value == ratio.parts[0] / ratio.parts[1]
@@ -204,6 +204,7 @@ def _clock(time: Ratio, other_meridiem: str) -> tuple[Fraction, ...]:
     return (hour, *time.parts[1:])
 
 
+_ROMAN = re.compile(r"[IVX]+")
 _FORMULA = re.compile(r"[A-Za-z\d+\-/().]*[a-zA-Z\d)]")
 
 
@@ -218,6 +219,8 @@ def _equal_words(gold: Node, answer: Node) -> bool:
             shorter, longer = sorted((gold.words, answer.words), key=len)
             return longer.startswith(shorter + " ")  # the year is left out
     if isinstance(gold, Word) and isinstance(answer, Num):
+        if gold.key == "e":
+            return _equal_expression_number(Expr("e", "e"), answer)
         return gold.words == str(answer.number.value) and not answer.unit
     if isinstance(answer, Word) and isinstance(gold, Num):
         return answer.words == str(gold.number.value) and not gold.unit
@@ -253,6 +256,8 @@ def _as_formula(node: Node) -> Expr | None:
         return None
     longest = max(map(len, re.findall(r"[A-Za-z]+", node.key)), default=0)
     if node.key.isalpha() and (longest > 4 or node.key.isupper() and longest > 2):
+        return None
+    if node.key.lower() in SHORT_WORDS or _ROMAN.fullmatch(node.key):
         return None
     return Expr(node.key, node.key) if longest <= 4 else None
 

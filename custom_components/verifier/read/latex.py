@@ -87,6 +87,11 @@ _RULES = [
          r"\\binom{\1}{\2}"),
         (r"(?<![a-zA-Z\d])C\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
          r"\\binom{\1}{\2}"),
+        (r"(?<!\w)(\d{1,3})\s?C\s?(\d{1,3})(?![\w{])", r"\\binom{\1}{\2}"),
+        (r"(?<![a-zA-Z\d}])(?:\{\s*\})?[_^]\s*\{?\s*(\d+)\s*\}?\s*P\s*_\s*\{?\s*(\d+)\s*\}?",
+         r"\\frac{\1!}{(\1-\2)!}"),
+        (r"(?<![a-zA-Z\d])A\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
+         r"\\frac{\1!}{(\1-\2)!}"),
         (r"\\lg" + _NOT_LETTER, r"\\log_{10} "),
         (r"\\(?:[lr]?vert|mid)" + _NOT_LETTER, "|"),
         (r"\\varnothing" + _NOT_LETTER, r"\\emptyset "),
@@ -104,6 +109,7 @@ _RULES = [
          + ")", " "),  # 3rd, 3^{th}
         (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
         (r"\\imath" + _NOT_LETTER, "i"),
+        (r"(?<![a-zA-Z])([a-zA-Z])\s+is\s+(?=[-+\d])", r"\1 = "),
         (r"(?<![a-zA-Z])(?<!or )(?:is\s+)?equal(?:s|\s+to)(?![a-zA-Z])", "="),
         (r"\\prime" + _NOT_LETTER, "'"),
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
@@ -201,6 +207,7 @@ def brace_arguments(text: str) -> str:
     """
     text = re.sub(r"\^\s*([-+]?\d+)", r"^{\1}", text)
     text = _brace_after(text, "\\frac", 2)
+    text = _brace_after(text, "\\binom", 2)
     text = _brace_after(text, "\\sqrt", 1)
     return _brace_after(text, "^", 1, only_round=True)
 

@@ -102,7 +102,7 @@ def parse_list(text: str) -> Seq:
 
 _LEADING = re.compile(
     r"^(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*[:=]?|[:：]|approximately|about|exactly|\\approx"
-    r"|\\therefore|\\implies|\\Rightarrow|\\rightarrow|=|(?:either|both)(?=\s))\s*",
+    r"|\\therefore|\\implies|\\Rightarrow|\\rightarrow|=|(?:either|both|only|it\s+is)(?=\s)|an?\s+(?=[¤€£\d]))\s*",
     re.I,
 )
 _TRAILING = " \t\v.,;:\\"

@@ -29,7 +29,7 @@ _PLAIN = r"(?:\d(?:[\d,]|\s(?=\d{3}(?!\d)))*(?:\.\d*)?|\.\d+)"
 _PREFIX = re.compile(
     rf"(?P<sign>[-+]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<body>[-+]?\s*(?:"
     rf"(?:{_PLAIN}\s*\+?\s*)?\\frac\{{[\s\d.,]+\}}\{{[\s\d.,]+\}}|\d+\s+\d+\s*/\s*\d+"
-    rf"|{_PLAIN}\s*/\s*{_PLAIN}|\(-?[\d.]+/[\d.]+\)"
+    rf"|{_PLAIN}\s*/\s*{_PLAIN}|\(-?[\d.]+/[\d.]+\)|\(\d+\)\s*/\s*\(\d+\)"
     rf"|{_PLAIN}(?:\\(?:overline|bar)\s*\{{?\d+\}}?|\(\d+\)|(?:\\dot\s*\{{?\d\}}?\d*)+|\s*\\ldots)?"
     r")(?:\s*(?:\\times|\\cdot|x)\s*10\^\{[-+]?\d+\}|[eE][-+]?\d+(?![\d.a-zA-Z]))?)(?P<gap>\s*)",
     re.ASCII,
@@ -69,9 +69,9 @@ def _simple(text: str) -> Quantity | None:
         number, rest = spelled
         return _with_rest(number, rest, NO_UNIT, gap=TEXT_SPACE)
     body, rest = match["body"].strip(), text[match.end() :]
-    number = numbers.read(body.removeprefix("(").removesuffix(")") if "(-" in body else body)
-    if number is None and body.startswith("("):
-        number = numbers.read(body[1:-1])
+    number = numbers.read(body)
+    if number is None and "(" in body:
+        number = numbers.read(body.replace("(", "").replace(")", ""))
     if number is None:
         return None
     if match["sign"] == "-":
@@ -147,7 +147,8 @@ def _describes(rest: str, gap: str) -> bool:
     if not gap:
         return first in _ATTACHED or len(first) > 2 and lookup(first) is not None
     if len(first) == 2:
-        return TEXT_SPACE in gap or first.lower() in SHORT_WORDS or lookup(first) is not None
+        known = lookup(first) is not None or first in ("sq", "cu")
+        return TEXT_SPACE in gap or known or first.lower() in SHORT_WORDS
     if TEXT_SPACE in gap or lookup(first) is not None or first.lower() in SHORT_WORDS:
         return True
     return len(first) > 3 and re.search("[aeiouyAEIOUY]", first) is not None

@@ -223,7 +223,9 @@ class _Reader:
             self.last = None
 
     def _raise_last(self, exponent: int) -> None:
-        if self.last:
+        if exponent == 0:
+            self.words.append("^0")
+        elif self.last:
             unit, power = self.last
             self._multiply(unit, power * (exponent - 1))
             self.last = None
