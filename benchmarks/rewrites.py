@@ -64,7 +64,9 @@ def values(gold: str) -> list[str]:
     """Return the values of a gold that lists plain numbers; empty for another gold."""
     inner = gold.removeprefix("\\{").removesuffix("\\}")
     parts = [part.strip() for part in inner.split(",")]
-    if len(parts) < 2 or not all(re.fullmatch(r"-?\d{1,3}|-?\\frac\{\d+\}\{\d+\}", p) for p in parts):
+    if len(parts) < 2 or not all(
+        re.fullmatch(r"-?\d{1,3}|-?\\frac\{\d+\}\{\d+\}", p) for p in parts
+    ):
         return []
     return parts if len(set(parts)) == len(parts) else []
 
@@ -123,7 +125,9 @@ equal("\\dfrac")(lambda gold, rng: gold.replace("\\frac", "\\dfrac") if "\\frac"
 equal("\\left and \\right")(
     lambda gold, rng: (
         re.sub(r"([\[(])", r"\\left\1", re.sub(r"([\])])", r"\\right\1", gold))
-        if re.search(r"[\[(]", gold) and "\\left" not in gold and "\\sqrt[" not in gold
+        if re.search(r"[\[(]", gold)
+        and "\\left" not in gold
+        and "\\sqrt[" not in gold
         and "\\begin" not in gold
         else None
     )
@@ -150,14 +154,18 @@ equal("Unicode signs")(
         else None
     )
 )
-equal("thousands")(integers(1000, 10**9, lambda n, rng: rng.choice([f"{n:,}", f"{n:,}".replace(",", "{,}")])))
+equal("thousands")(
+    integers(1000, 10**9, lambda n, rng: rng.choice([f"{n:,}", f"{n:,}".replace(",", "{,}")]))
+)
 equal("integer as decimal")(integers(-(10**6), 10**6, lambda n, rng: f"{n}.0"))
 equal("integer as fraction")(
     integers(-500, 500, lambda n, rng: (lambda k: rf"\frac{{{n * k}}}{{{k}}}")(rng.randint(2, 9)))
 )
 equal("integer in words")(integers(0, 12, lambda n, rng: rf"\text{{{WORDS[n]}}}"))
 equal("unit behind an integer")(
-    integers(0, 10**6, lambda n, rng: rf"{n}\text{{ {rng.choice(['cm', 'apples', 'hours', 'units'])}}}")
+    integers(
+        0, 10**6, lambda n, rng: rf"{n}\text{{ {rng.choice(['cm', 'apples', 'hours', 'units'])}}}"
+    )
 )
 equal("money")(integers(0, 10**6, lambda n, rng: rng.choice([rf"\${n}", f"{n} dollars"])))
 equal("dozens")(lambda gold, rng: _if_multiple(gold, 12, "dozen"))
@@ -167,9 +175,11 @@ equal("thousand and million")(
 equal("decimals of a fraction")(lambda gold, rng: (v := fraction(gold)) and decimals(v))
 equal("recurring decimal")(lambda gold, rng: _recurring(gold, rng))
 equal("fraction not reduced")(
-    lambda gold, rng: FRACTION.sub(lambda m: _expanded(m, rng.randint(2, 5)), gold)
-    if FRACTION.search(gold)
-    else None
+    lambda gold, rng: (
+        FRACTION.sub(lambda m: _expanded(m, rng.randint(2, 5)), gold)
+        if FRACTION.search(gold)
+        else None
+    )
 )
 equal("percent of a fraction")(
     lambda gold, rng: (
@@ -201,7 +211,9 @@ equal("French interval")(
 )
 equal("terms in another order")(lambda gold, rng: _terms_reversed(gold))
 equal("factor 1 and term 0")(
-    lambda gold, rng: f"{gold}+0" if re.fullmatch(r"[a-z\d+^{}-]*[a-z][a-z\d+^{}-]*", gold) else None
+    lambda gold, rng: (
+        f"{gold}+0" if re.fullmatch(r"[a-z\d+^{}-]*[a-z][a-z\d+^{}-]*", gold) else None
+    )
 )
 equal("degrees")(
     lambda gold, rng: (
@@ -222,7 +234,9 @@ changed("sign")(
 changed("off by one")(integers(-(10**6), 10**6, lambda n, rng: str(n + rng.choice([-1, 1]))))
 changed("a digit")(lambda gold, rng: _other_digit(gold, rng))
 changed("ten times")(
-    integers(1, 10**6, lambda n, rng: rng.choice([f"{n}0", f"{n / 10:.1f}" if n % 10 else f"{n}00"]))
+    integers(
+        1, 10**6, lambda n, rng: rng.choice([f"{n}0", f"{n / 10:.1f}" if n % 10 else f"{n}00"])
+    )
 )
 changed("another unit")(
     lambda gold, rng: (
@@ -232,7 +246,9 @@ changed("another unit")(
     )
 )
 changed("scale word")(
-    integers(1, 10**5, lambda n, rng: rf"{n}\text{{ {rng.choice(['thousand', 'million', 'dozen'])}}}")
+    integers(
+        1, 10**5, lambda n, rng: rf"{n}\text{{ {rng.choice(['thousand', 'million', 'dozen'])}}}"
+    )
 )
 changed("percent sign")(
     lambda gold, rng: f"{gold}\\%" if (v := fraction(gold)) and abs(v) < 1 else None
@@ -245,7 +261,9 @@ changed("inverted fraction")(
     )
 )
 changed("rounded fraction")(
-    lambda gold, rng: f"{float(v):.3f}" if (v := fraction(gold)) and (1000 * v).denominator > 1 else None
+    lambda gold, rng: (
+        f"{float(v):.3f}" if (v := fraction(gold)) and (1000 * v).denominator > 1 else None
+    )
 )
 changed("a value missing")(
     lambda gold, rng: _joined_like(gold, parts[:-1]) if (parts := values(gold)) else None
@@ -259,7 +277,10 @@ changed("interval for its ends")(
 )
 changed("ray in the other direction")(
     lambda gold, rng: (
-        _as_inequality(*ends).replace("<", "#").replace(">", "<").replace("#", ">")
+        _as_inequality(*ends)
+        .replace("<", "#")
+        .replace(">", "<")
+        .replace("#", ">")
         .replace("\\le", "\\ge")
         if (ends := interval(gold)) and "\\infty" in gold and "\\le" not in _as_inequality(*ends)
         else None
@@ -290,19 +311,28 @@ changed("slash for minus")(
 )
 changed("a term missing")(
     lambda gold, rng: (
-        re.sub(r"[+-]\s*\d+$", "", gold) if re.search(r"[a-z}]\s*[+-]\s*[1-9]\d*$", gold) and _one_formula(gold) else None
+        re.sub(r"[+-]\s*\d+$", "", gold)
+        if re.search(r"[a-z}]\s*[+-]\s*[1-9]\d*$", gold) and _one_formula(gold)
+        else None
     )
 )
 changed("root dropped")(
     lambda gold, rng: (
         gold.replace("\\sqrt", "", 1)
-        if re.search(r"\\sqrt\{(?!1\})\d+\}", gold) and "\\sqrt{0}" not in gold and gold.count("\\sqrt") == 1
+        if re.search(r"\\sqrt\{(?!1\})\d+\}", gold)
+        and "\\sqrt{0}" not in gold
+        and gold.count("\\sqrt") == 1
         else None
     )
 )
 changed("exponent")(
     lambda gold, rng: (
-        re.sub(r"(?<=[a-z])\^(?:\{(\d)\}|(\d))", lambda m: f"^{{{int(m[1] or m[2]) + 1}}}", gold, count=1)
+        re.sub(
+            r"(?<=[a-z])\^(?:\{(\d)\}|(\d))",
+            lambda m: f"^{{{int(m[1] or m[2]) + 1}}}",
+            gold,
+            count=1,
+        )
         if re.search(r"(?<=[a-z])\^(?:\{\d\}|\d)", gold)
         else None
     )
@@ -337,7 +367,11 @@ def _recurring(gold: str, rng: random.Random) -> str | None:
     if found is None:
         return None
     head, tail = found
-    dotted = rf"\dot{{{tail}}}" if len(tail) == 1 else rf"\dot{{{tail[0]}}}{tail[1:-1]}\dot{{{tail[-1]}}}"
+    dotted = (
+        rf"\dot{{{tail}}}"
+        if len(tail) == 1
+        else rf"\dot{{{tail[0]}}}{tail[1:-1]}\dot{{{tail[-1]}}}"
+    )
     notations = [
         rf"{head}\overline{{{tail}}}", f"{head}({tail})", head + dotted, f"{head}{tail * 3}\\ldots",
     ]  # fmt: skip
@@ -376,7 +410,10 @@ def _terms_reversed(gold: str) -> str | None:
 
 
 def _one_term(gold: str) -> bool:
-    return not re.search(r"[,;:=<>+a-zA-Z]|-|\\text|\\mbox|\\pm|\\begin|_", re.sub(r"\\(?:frac|sqrt|pi|text\{[^{}]*\}|mbox\{[^{}]*\})", "", gold)) and gold not in ("0",)
+    return not re.search(
+        r"[,;:=<>+a-zA-Z]|-|\\text|\\mbox|\\pm|\\begin|_",
+        re.sub(r"\\(?:frac|sqrt|pi|text\{[^{}]*\}|mbox\{[^{}]*\})", "", gold),
+    ) and gold not in ("0",)
 
 
 def _one_formula(gold: str) -> bool:
@@ -393,7 +430,14 @@ def _other_digit(gold: str, rng: random.Random) -> str | None:
 
 
 def _other_unit(unit: str) -> str:
-    for one, other in (("cm", "km"), ("feet", "yards"), ("inches", "feet"), ("miles", "meters"), ("hours", "minutes"), ("days", "weeks")):
+    for one, other in (
+        ("cm", "km"),
+        ("feet", "yards"),
+        ("inches", "feet"),
+        ("miles", "meters"),
+        ("hours", "minutes"),
+        ("days", "weeks"),
+    ):
         if one in unit:
             return unit.replace(one, other)
     return unit
@@ -414,12 +458,23 @@ def _other_brackets(gold: str, rng: random.Random) -> str | None:
 
 def _swapped_letters(gold: str, rng: random.Random) -> str | None:
     letters = sorted(set(PLAIN_LETTERS.findall(gold)) - {"e", "i"})
-    if len(letters) < 2 or not re.search(r"-|/|\^", gold) or not _one_formula(gold) or "text" in gold:
+    if (
+        len(letters) < 2
+        or not re.search(r"-|/|\^", gold)
+        or not _one_formula(gold)
+        or "text" in gold
+    ):
         return None
     one, other = rng.sample(letters, 2)
     table = {one: other, other: one}
     swapped = PLAIN_LETTERS.sub(lambda m: table.get(m[0], m[0]), gold)
-    return swapped if re.fullmatch(r"[a-z\d]\s*-\s*[a-z\d]", gold) else None if swapped == gold else None
+    return (
+        swapped
+        if re.fullmatch(r"[a-z\d]\s*-\s*[a-z\d]", gold)
+        else None
+        if swapped == gold
+        else None
+    )
 
 
 def _other_case(gold: str, rng: random.Random) -> str | None:
@@ -477,7 +532,9 @@ def by_math_verify(pairs: list[tuple[str, bool, str, str]]) -> list[bool]:
     logging.disable(logging.CRITICAL)
     verdicts = []
     for _, _, gold, answer in pairs:
-        parsed = [parse(text, parsing_timeout=5) for text in (f"${gold}$", rf"$\boxed{{{answer}}}$")]
+        parsed = [
+            parse(text, parsing_timeout=5) for text in (f"${gold}$", rf"$\boxed{{{answer}}}$")
+        ]
         verdicts.append(bool(verify(*parsed, timeout_seconds=5)))
     return verdicts
 
@@ -498,7 +555,10 @@ def main() -> None:
     with VerifierPool(workers=args.workers) as pool:
         verdicts = [bool(verdict) for verdict in pool.imap(items)]
     theirs = by_math_verify(pairs) if args.math_verify else None
-    for right, title in ((True, "Equal rewrites that are refused"), (False, "Changes that are accepted")):
+    for right, title in (
+        (True, "Equal rewrites that are refused"),
+        (False, "Changes that are accepted"),
+    ):
         print(f"\n| {title} | pairs | wrong | % |{' math-verify % |' if theirs else ''}")
         print("|---|---|---|---|" + ("---|" if theirs else ""))
         rows = [index for index, pair in enumerate(pairs) if pair[1] == right]
@@ -508,7 +568,9 @@ def main() -> None:
         for kind in kinds:
             chosen = [index for index in rows if kind in (pairs[index][0], "all")]
             wrong = [index for index in chosen if verdicts[index] != right]
-            line = f"| {kind} | {len(chosen)} | {len(wrong)} | {100 * len(wrong) / len(chosen):.2f} |"
+            line = (
+                f"| {kind} | {len(chosen)} | {len(wrong)} | {100 * len(wrong) / len(chosen):.2f} |"
+            )
             if theirs:
                 missed = sum(theirs[index] != right for index in chosen)
                 line += f" {100 * missed / len(chosen):.2f} |"
@@ -516,7 +578,9 @@ def main() -> None:
             for index in wrong:
                 if kind != "all" and shown[kind] < args.show:
                     shown[kind] += 1
-                    wrong_pairs.append(f"  {kind}: gold {pairs[index][2]!r}, answer {pairs[index][3]!r}")
+                    wrong_pairs.append(
+                        f"  {kind}: gold {pairs[index][2]!r}, answer {pairs[index][3]!r}"
+                    )
         print("\n".join(wrong_pairs))
 
 

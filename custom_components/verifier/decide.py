@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from custom_components.verifier.compare.equal import equal_nodes, exercise
-from custom_components.verifier.compare.scalars import Unevaluated
+from custom_components.verifier.compare.scalars import ROUNDING, Unevaluated
 from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooComplex, Unreadable
 from custom_components.verifier.read import extract as extraction
 from custom_components.verifier.read.latex import clean, compact
@@ -27,6 +27,7 @@ def verify(
     choices: str | None = None,
     extract: bool = True,
     problem: str | None = None,
+    rounding: bool = False,
 ) -> Verdict:
     """Return the verdict on whether a response gives the gold's answer. Never raises.
 
@@ -41,12 +42,11 @@ def verify(
         choices: Letters of a multiple-choice question, such as "ABCD".
         extract: Whether to look for the answer in `response`; False when it is the answer itself.
         problem: Text of the question; an expression copied from it does not count as an answer.
+        rounding: Whether a gold that is a decimal accepts every decimal that rounds to it.
     """
     try:
-        item = Item(
-            gold, response, reasoning_open, truncated, allow_fallback, choices, extract, problem
-        )
-        return decide(item)
+        options = (reasoning_open, truncated, allow_fallback, choices, extract, problem, rounding)
+        return decide(Item(gold, response, *options))
     except Exception:
         return Verdict("undecided", "internal_error")
 
@@ -67,6 +67,7 @@ def decide(item: Item) -> Verdict:
     prediction = ", ".join(extracted.answers)
     if item.choices:
         return _decide_choice(gold, extracted.answers, item.choices)
+    token = ROUNDING.set(item.rounding)
     try:
         return _decide_answers(gold, extracted, prediction, item.problem)
     except Unevaluated:
@@ -78,6 +79,8 @@ def decide(item: Item) -> Verdict:
         return Verdict("incorrect", f"answer_{kind}", prediction)
     except RecursionError:
         return Verdict("incorrect", "answer_too_complex", prediction)
+    finally:
+        ROUNDING.reset(token)
 
 
 def check_gold(gold: str, choices: str | None = None) -> str:

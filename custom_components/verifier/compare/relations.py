@@ -13,15 +13,7 @@ from custom_components.verifier.compare import expressions
 from custom_components.verifier.limits import TooComplex, Unreadable
 from custom_components.verifier.read.intervals import as_set
 from custom_components.verifier.read.names import is_name
-from custom_components.verifier.read.nodes import (
-    FLIPPED,
-    Expr,
-    Node,
-    Num,
-    Relation,
-    Seq,
-    Side,
-)
+from custom_components.verifier.read.nodes import FLIPPED, Expr, Node, Num, Relation, Seq, Side
 
 # --- what a relation states --------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from custom_components.verifier.read.units import DEGREES, Unit
 from custom_components.verifier.read.words import SHORT_WORDS, choice_letter
 
 _CHOICES = "ABCDEFGHIJ"
-rounding: ContextVar[bool] = ContextVar("rounding", default=False)
+ROUNDING: ContextVar[bool] = ContextVar("rounding", default=False)
 """Whether a gold that is a decimal accepts any decimal that rounds to it (`verify(rounding=)`)."""
 
 
@@ -77,7 +77,7 @@ def _within_tolerance(gold: Number, answer: Number) -> bool:
         places = _decimal_places(answer)
         if places is None:
             return error < unit and abs(answer.value) >= abs(gold.value) or error <= unit / 2
-        more = 1 if gold.scientific or rounding.get() else 2
+        more = 1 if gold.scientific or ROUNDING.get() else 2
         return places >= gold.places + more and error <= unit / 2
     return bool(answer.places) and answer.digits >= 12 and error <= Fraction(1, 10**answer.places)
 
@@ -380,8 +380,6 @@ def _equal_expression_number(gold: Expr, answer: Num) -> bool:
     return False
 
 
-def _allowed_factors(
-    gold: Num | Expr, answer: Num | Expr, value: Fraction
-) -> tuple[Fraction, ...]:
+def _allowed_factors(gold: Num | Expr, answer: Num | Expr, value: Fraction) -> tuple[Fraction, ...]:
     factors = _percent_factors(gold, answer)
     return factors if len(factors) == 1 or _sign_may_be_left_out(value) else factors[1:]

@@ -229,7 +229,8 @@ def _normal(pieces: list[Piece], integers: bool) -> Region:
         last = merged[-1] if merged else None
         touches = last is not None and (
             piece.low < last.high
-            or piece.low == last.high and (piece.low_closed or last.high_closed)
+            or piece.low == last.high
+            and (piece.low_closed or last.high_closed)
         )
         if last is None or not touches:
             merged.append(piece)

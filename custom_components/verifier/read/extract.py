@@ -149,7 +149,9 @@ def _final_boxes(text: str) -> list[_Box] | None:
         if _BLANK.fullmatch(box.content):
             empty = empty or box
             continue
-        if boxes and box.end > boxes[-1].start:  # \boxed{x = \boxed{5}}: the outer box is the statement
+        if (
+            boxes and box.end > boxes[-1].start
+        ):  # \boxed{x = \boxed{5}}: the outer box is the statement
             boxes.pop()
         elif boxes and not _joined(text[box.end : boxes[-1].start]):
             break

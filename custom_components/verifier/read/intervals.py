@@ -8,7 +8,9 @@ from custom_components.verifier.read import numbers
 from custom_components.verifier.read.nodes import FLIPPED, Node, Relation, Seq, Side, Union
 from custom_components.verifier.read.parse import parse_cleaned
 
-_ABSOLUTE = re.compile(r"\|\s*[a-z]\s*(?:(?P<sign>[-+])\s*(?P<centre>\d[\d./]*|\\frac\{\d+\}\{\d+\})\s*)?\|")
+_ABSOLUTE = re.compile(
+    r"\|\s*[a-z]\s*(?:(?P<sign>[-+])\s*(?P<centre>\d[\d./]*|\\frac\{\d+\}\{\d+\})\s*)?\|"
+)
 
 
 def _side(text: str) -> Side:

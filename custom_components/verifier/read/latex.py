@@ -23,8 +23,8 @@ _UNICODE = {
     "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}",
     "⅙": r"\frac{1}{6}", "⅚": r"\frac{5}{6}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}",
     "⅞": r"\frac{7}{8}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}", "∨": r"\lor ", "∧": r"\land ", "Ω": r"\Omega ", "Ω": r"\Omega ",
-    "µ": r"\mu ", "μ": r"\mu ", "∣": "|", "∆": r"\Delta ", "σ": r"\sigma ", "∛": r"\sqrt[3]",
+    "ℂ": r"\mathbb{C}", "∨": r"\lor ", "∧": r"\land ", "\u03a9": r"\Omega ", "\u2126": r"\Omega ",
+    "\u00b5": r"\mu ", "\u03bc": r"\mu ", "∣": "|", "∆": r"\Delta ", "σ": r"\sigma ", "∛": r"\sqrt[3]",
     "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
     "∖": r"\setminus ", "。": ".", "、": ",",
 }  # fmt: skip

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 _SIGN = r"(?P<sign>[-+]?)\s*"
-_DIGITS = (
-    r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3}|[1-9]\d{0,2}(?: \d{3})+|\d+)"
-)  # thousands, lakhs (12,34,567), spaces, none
+_DIGITS = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3}|[1-9]\d{0,2}(?: \d{3})+|\d+)"  # thousands, lakhs (12,34,567), spaces, none
 _PLAIN = re.compile(rf"{_SIGN}(?P<int>{_DIGITS})?(?:\.(?P<frac>\d*))?", re.ASCII)
 _REPEATING = re.compile(
     rf"{_SIGN}(?P<int>\d*)\.(?P<frac>\d*)"

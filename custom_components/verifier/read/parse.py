@@ -156,9 +156,15 @@ def _numbers(key: str, match: re.Match[str]) -> Node | None:
     sign = _SIGN_OF.get((match["kind"] or "").replace("-", ""), "")
     if match["sign"]:
         written = re.sub(r"[\^_{}]", "", key[key.index("}") + 1 :])
-        sign = {"+": "+", ">0": "+", "-": "-", "<0": "-", "\\ge0": "0+", "0": "0+", "\\cdot": "*"}.get(
-            written, "?"
-        )
+        sign = {
+            "+": "+",
+            ">0": "+",
+            "-": "-",
+            "<0": "-",
+            "\\ge0": "0+",
+            "0": "0+",
+            "\\cdot": "*",
+        }.get(written, "?")
     if sign == "?" or letter in "QC" and sign:
         return None
     if letter == "R":
@@ -417,10 +423,10 @@ def _signs_chosen(text: str) -> list[str]:
     """Return a text for every choice of its plus-minus signs, which are free unless there is a \\mp."""
     count = len(_SIGN_PAIR.findall(text))
     linked = "\\mp" in text or count > 3
+    signs = {"pm": "+-", "mp": "-+"}
     chosen = []
     for choice in itertools.product((0, 1), repeat=1 if linked else count):
         choices = itertools.cycle(choice)
-        signs = {"pm": "+-", "mp": "-+"}
         picked = _SIGN_PAIR.sub(lambda m, c=choices: signs[m[1]][next(c)], text)
         chosen.append(re.sub(r"(^|[(,])\s*\+", r"\1", picked))
     return chosen

@@ -138,7 +138,12 @@ def _describes(rest: str, gap: str) -> bool:
     if word is None:
         return re.fullmatch(r"\([A-Za-z .]+\)", rest) is not None
     first = word[0]
-    if first.lower() in _NOT_A_UNIT or " than " in rest or first in ("e", "i", "pi") and len(rest) <= 2:
+    if (
+        first.lower() in _NOT_A_UNIT
+        or " than " in rest
+        or first in ("e", "i", "pi")
+        and len(rest) <= 2
+    ):
         return False
     if len(first) == 1:
         if first in "aA" and re.match(r"a\s+[a-zA-Z]{2}", rest, re.I):

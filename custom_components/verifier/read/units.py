@@ -271,8 +271,10 @@ def conversion(gold: Unit, answer: Unit) -> Fraction | None:
     """
     if not gold or not answer:
         return Fraction(1)
-    if gold.words and answer.words and not (
-        gold.words <= answer.words or answer.words <= gold.words
+    if (
+        gold.words
+        and answer.words
+        and not (gold.words <= answer.words or answer.words <= gold.words)
     ):
         return None
     if gold.powers == answer.powers:

@@ -56,7 +56,9 @@ def _is_name(run: str) -> bool:
     """Return whether three letters may be a name, capital or not: consonants around a vowel."""
     if len(run) != 3 or not run[1:].islower():
         return False
-    return re.fullmatch(r"[^aeiou][aeiouy][^aeiou]|[aeiou][^aeiou][aeiouy]", run.lower()) is not None
+    return (
+        re.fullmatch(r"[^aeiou][aeiouy][^aeiou]|[aeiou][^aeiou][aeiouy]", run.lower()) is not None
+    )
 
 
 def is_prose(text: str) -> bool:
