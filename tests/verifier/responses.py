@@ -20,7 +20,7 @@ RESPONSES: list[Case] = [
     ("a set in a box", r"\{1,2\}", r"$\boxed{\{1,2\}}$", {}, "correct", "same_text"),
     ("a box in a box", "5", r"$\boxed{x = \boxed{5}}$", {}, "correct", "equal"),
     ("a stray backslash", "12", r"$\boxed{12\}$", {}, "correct", "same_text"),
-    ("the unit behind the box", "5", r"$\boxed{5}\text{ cm}$", {}, "correct", "same_text"),
+    ("the unit behind the box", "5", r"$\boxed{5}\text{ cm}$", {}, "correct", "same_number"),
     ("a sentence behind the box", "9", r"so it is $\boxed{9} \pmod{11}.$", {}, "correct",
      "same_text"),
     ("a gold in a box", r"$\boxed{9}$", r"$\boxed{9}$", {}, "correct", "same_text"),
