@@ -129,8 +129,8 @@ def _checked(answers: list[str], names: tuple[str, ...] = ()) -> Extracted:
 def last_boxes(text: str) -> list[str] | None:
     """Return the contents of the last statement's boxes; None when there is no complete box.
 
-    An unclosed last box is not an answer, and hides the boxes before it. An empty box counts only
-    where there is no other.
+    An unclosed last box is not an answer, and hides the boxes before it. An empty box counts,
+    unless another stands just before it.
     """
     boxes = _final_boxes(text)
     return None if boxes is None else [box.content for box in boxes]
@@ -147,8 +147,11 @@ def _final_boxes(text: str) -> list[_Box] | None:
                 return None
             break
         if _BLANK.fullmatch(box.content):
-            empty = empty or box
+            if empty is None and not boxes:
+                empty = box
             continue
+        if empty is not None and not boxes and not _beside(text[box.end : empty.start]):
+            break
         if (
             boxes and box.end > boxes[-1].start
         ):  # \boxed{x = \boxed{5}}: the outer box is the statement
@@ -177,6 +180,11 @@ def _box_at(text: str, start: int) -> _Box | None:
         return None if end < 0 else _Box(start, brace + end + 1, window[1:end])
     bare = _BARE.match(text, brace)  # \boxed 5
     return _Box(start, bare.end(), bare[0]) if bare else None
+
+
+def _beside(gap: str) -> bool:
+    """Return whether an empty box belongs to the sentence of the box before: written in \\boxed{}."""
+    return len(gap) <= _MAX_GAP and "\n\n" not in gap
 
 
 _SIGN_BEFORE = re.compile(r"(?:[=($\[]|\\approx)\s*(?P<sign>[-−]|\\pm|\\mp)\s*\$?\s*$")
