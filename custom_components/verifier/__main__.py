@@ -1,7 +1,7 @@
 """Verify a file of pairs: `python -m custom_components.verifier --input a --output b`.
 
 Reads JSON lines with `gold` and either `response` or a bare `prediction` (the answer itself), and
-optionally `reasoning_open`, `truncated`, `allow_fallback`, `choices`, `problem`. Writes the same
+optionally `reasoning_open`, `truncated`, `allow_fallback`, `choices`, `problem`, `rounding`. Writes the same
 rows in order with `verdict`, `reason` and `prediction`, atomically, and prints a summary. The exit
 code is 0 whatever the verdicts are, and 2 when a file cannot be read or written or a row is bad;
 nothing is written then.
@@ -31,6 +31,7 @@ KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "allow_fallback": ("true or false", (bool, NoneType)),
     "choices": ("a string", (str, NoneType)),
     "problem": ("a string", (str, NoneType)),
+    "rounding": ("true or false", (bool, NoneType)),
 }
 
 
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     for_all.add_argument(
         "--allow-fallback", action="store_true", help="accept 'the answer is', ####"
     )
+    for_all.add_argument("--rounding", action="store_true", help="accept 12.52 for the gold 12.5")
     for_all.add_argument("--choices", help="letters of multiple-choice questions, ABCD")
     args = parser.parse_args(argv)
 
@@ -122,7 +124,8 @@ def verified_rows(
 
     Only the rows that the pool works on are held in memory.
     """
-    defaults = {key: getattr(args, key) for key in ("reasoning_open", "allow_fallback", "choices")}
+    keys = ("reasoning_open", "allow_fallback", "choices", "rounding")
+    defaults = {key: getattr(args, key) for key in keys}
     rows, ahead = itertools.tee(row for _, row in read_jsonl(args.input))
     with VerifierPool(args.workers, args.time_limit, args.memory_limit) as pool:
         verdicts = pool.imap(item_of(row, defaults) for row in ahead)
