@@ -58,15 +58,18 @@ def equal_nodes(gold: Node, answer: Node) -> bool:
 
 def _equal_options(gold: Node, answer: Node) -> bool:
     """Compare options by their letters and contents, or with a bare letter or content."""
-    if isinstance(gold, Option) and isinstance(answer, Option):
-        return gold.letter == answer.letter and equal_nodes(gold.content, answer.content)
-    option, other = (gold, answer) if isinstance(gold, Option) else (answer, gold)
-    if isinstance(other, Word) and len(other.words) == 1 and other.words.isalpha():
-        if other.words.upper() == option.letter:
-            return option.sign != ":" or other is gold
-    if option is gold:
-        return equal_nodes(option.content, answer)
-    return equal_nodes(gold, option.content)
+    if isinstance(gold, Option):
+        if isinstance(answer, Option):
+            return gold.letter == answer.letter and equal_nodes(gold.content, answer.content)
+        if _is_letter(answer, gold.letter):
+            return gold.sign != ":"
+        return equal_nodes(gold.content, answer)
+    assert isinstance(answer, Option)
+    return _is_letter(gold, answer.letter) or equal_nodes(gold, answer.content)
+
+
+def _is_letter(node: Node, letter: str) -> bool:
+    return isinstance(node, Word) and node.words.isalpha() and node.words.upper() == letter
 
 
 def exercise(node: Node) -> None:
@@ -307,11 +310,12 @@ def _equal_matrices(gold: Node, answer: Node) -> bool:
 
 def _nested_as_matrix(node: Node) -> Node:
     """Return [[1,2],[3,4]] as a matrix."""
-    if not isinstance(node, Seq) or not all(isinstance(item, Seq) for item in node.items):
+    if not isinstance(node, Seq) or not node.is_tuple:
         return node
-    if not node.is_tuple or len({len(item.items) for item in node.items}) != 1:
+    rows = tuple(item.items for item in node.items if isinstance(item, Seq))
+    if len(rows) < len(node.items) or len({len(row) for row in rows}) != 1:
         return node
-    return Matrix(node.key, tuple(item.items for item in node.items))
+    return Matrix(node.key, rows)
 
 
 def _cells(matrix: Matrix) -> list[Node]:

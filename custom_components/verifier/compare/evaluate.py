@@ -81,7 +81,8 @@ def _apply(node: Any, arguments: list[Any], context: Any, tiny: Any) -> Any:
     if node.is_Mul:
         return context.fprod(arguments)
     if node.is_Pow:
-        return _power(node.exp, *arguments, context)
+        base, exponent = arguments
+        return _power(node.exp, base, exponent, context)
     name = type(node).__name__
     if not arguments:
         return _constant(name, context)

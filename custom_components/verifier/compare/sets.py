@@ -7,6 +7,7 @@ as numbers of 25 digits.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -100,7 +101,9 @@ def region(node: Node) -> Region | None:
     return None
 
 
-def _combined(regions: list[Region | None], join: object) -> Region | None:
+def _combined(
+    regions: list[Region | None], join: Callable[[Region, Region], Region | None]
+) -> Region | None:
     result = regions[0]
     for other in regions[1:]:
         if result is None or other is None:
@@ -148,9 +151,10 @@ def _name(item: Node) -> str:
 
 def _points(items: tuple[Node, ...]) -> Region | None:
     bounds = [_bound(item) for item in items]
-    if any(bound is None or abs(bound) == math.inf for bound in bounds):
+    finite = [bound for bound in bounds if bound is not None and abs(bound) != math.inf]
+    if len(finite) < len(bounds):
         return None
-    return _normal([Piece(bound, True, bound, True) for bound in bounds], False)
+    return _normal([Piece(bound, True, bound, True) for bound in finite], False)
 
 
 def _interval(node: Seq) -> Region | None:

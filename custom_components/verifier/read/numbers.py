@@ -100,7 +100,7 @@ def _scientific(text: str) -> Number | None:
     if mantissa is None or abs(exponent) > _MAX_EXPONENT:
         return None
     number = scaled(mantissa, Fraction(10) ** exponent, exponent)
-    return negate(number) if match["sign"] == "-" else number
+    return negate(number) if number and match["sign"] == "-" else number
 
 
 def scaled(number: Number, factor: Fraction, zeros: int | None) -> Number:
@@ -150,9 +150,9 @@ def _period(digits: str) -> tuple[str, str]:
     return digits[:start], digits[start : start + length]
 
 
-def negate(number: Number | None) -> Number | None:
-    """Return the number with the opposite sign; None for None."""
-    return number and replace(number, value=-number.value)
+def negate(number: Number) -> Number:
+    """Return the number with the opposite sign."""
+    return replace(number, value=-number.value)
 
 
 def read_decimal_comma(text: str) -> Number | None:
