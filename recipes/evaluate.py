@@ -27,6 +27,7 @@ from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.provenance import model_provenance, task_provenance
 from eval.results import problem_row, summary
+from eval.scoring import use_verifier
 from eval.tables import print_results
 
 
@@ -35,6 +36,7 @@ def main(cfg: EvaluateConfig) -> None:
     """Evaluate models."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("evaluate is one process; it has no --nproc_per_node")
+    use_verifier(cfg.verifier)
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
@@ -104,6 +106,7 @@ def evaluate_model(
     provenance = model_provenance(model, hashes.get(model), template, cfg.engine, engine.dtype) | {
         "prompt_form": asdict(tokenizer.form) if tokenizer else None,
         "seed": cfg.seed,
+        "rounding": cfg.verifier.rounding,
         "tasks": protocols,
         "seconds": seconds,
     }
