@@ -15,10 +15,10 @@ from typing import Any
 
 from custom_components.config import UserError
 from custom_components.io import write_json, write_jsonl
+from custom_components.verifier.pool.options import VerifierConfig
 from eval.logs import read_logs
 from eval.provenance import task_provenance
 from eval.results import summary
-from custom_components.verifier.pool.options import VerifierConfig
 from eval.scoring import Response, problem_metrics, use_verifier, verified_responses
 from eval.tables import print_results
 

@@ -196,10 +196,16 @@ def _equal_sequences(gold: Seq, answer: Seq) -> bool:
         return _equal_in_some_order(
             _distinct(gold.items, "gold"), _distinct(answer.items, "answer")
         )
+    if {gold.joint, answer.joint} == {"and", "or"} and any(map(_is_inequality, gold.items)):
+        return False
     gold_names, answer_names = _names(gold), _names(answer)
     if bool(gold_names) != bool(answer_names):  # x=1, y=2 against 1, 2
         return _equal_in_order(gold.items, answer.items)
     return _equal_in_some_order(gold.items, answer.items)
+
+
+def _is_inequality(node: Node) -> bool:
+    return isinstance(node, Relation) and not node.is_equation and not node.is_membership
 
 
 def _names(seq: Seq) -> list[str]:
@@ -236,7 +242,7 @@ def _equal_tuples(gold: Seq, answer: Seq) -> bool:
         one, other = (gold, answer) if gold.is_tuple else (answer, gold)
         if len(one.items) == 2 and one.brackets != "()":
             return False
-        if other.joint == "or" or _is_interval(one) and not _names(other):
+        if other.joint in ("or", "\\pm") or _is_interval(one) and not _names(other):
             return False
         if names := _names(other):  # y = 2, x = 1 is (1, 2)
             in_order = sorted(zip(names, other.items, strict=True), key=lambda pair: pair[0])

@@ -161,7 +161,7 @@ def _equal_based(based: Based, other: Node) -> bool:
         return value is not None and value == _based_value(other)
     if _based_value(based) is None:
         return False
-    if isinstance(other, (Num, Word)):  # one side leaves the base out: the digits decide
+    if isinstance(other, (Num, Word, Expr)):  # one side leaves the base out: the digits decide
         return other.key.upper().lstrip("0") == based.digits.lstrip("0")
     return False
 

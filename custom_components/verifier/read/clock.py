@@ -12,7 +12,7 @@ _TIME = re.compile(
     r"(?:\s*(?:in\s+the\s+)?(morning|afternoon|evening))?",
     re.ASCII | re.I,
 )
-_NOON = re.compile(r"(?:12\s+)?(noon|midnight)", re.I)
+_NOON = re.compile(r"(?:12(?::00)?\s+)?(noon|midnight)", re.I)
 _PART = r"(?:-?[\d.]+|\\frac\{\d+\}\{\d+\}|\d+/\d+)"
 _RATIO = re.compile(rf"{_PART}(?:\s*:\s*{_PART})+|{_PART}(?:[\s-]+to[\s-]+{_PART})+", re.ASCII)
 _RATIO_WORD = re.compile(r"^(?:a\s+|the\s+)?ratio\s+(?:of\s+)?|\s+ratio$")

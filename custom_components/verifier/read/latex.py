@@ -25,7 +25,7 @@ _UNICODE = {
     "⅞": r"\frac{7}{8}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "ℂ": r"\mathbb{C}", "∨": r"\lor ", "∧": r"\land ", "\u03a9": r"\Omega ", "\u2126": r"\Omega ",
     "\u00b5": r"\mu ", "\u03bc": r"\mu ", "∣": "|", "∆": r"\Delta ", "σ": r"\sigma ", "∛": r"\sqrt[3]",
-    "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
+    "Å": " angstrom ", "\u212b": " angstrom ", "º": "°", "\u200b": "", "\ufeff": "", "\u2060": "",
     "∖": r"\setminus ", "。": ".", "、": ",",
 }  # fmt: skip
 _SUPERSCRIPT: dict[str, str] = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+", strict=True))
@@ -53,6 +53,7 @@ _RULES = [
         (r"\\(?:pounds|textsterling)" + _NOT_LETTER, "£"),
         (r"\\(?:text)?euro" + _NOT_LETTER, "€"),
         (r"\\(?:text)?yen" + _NOT_LETTER, "¥"),
+        (r"\\(?:AA|angstrom|mathring\s*\{?\s*A\s*\}?)" + _NOT_LETTER, " angstrom "),
         (r"\\rupee" + _NOT_LETTER + r"|(?<![a-zA-Z])Rs\b\.?(?=\s*\d)", "₹"),
         (r"(?<!\\)\\[()\[\]]|(?<!\\)\$+", " "),  # math fences
         (r"\\m?(?:left|right|middle|[bB]ig+[lrm]?)" + _NOT_LETTER + r"\s*\.?", ""),
@@ -65,7 +66,7 @@ _RULES = [
          r"|Huge)" + _NOT_LETTER, " "),
         (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\(?:label|tag|phantom)\s*\{[^{}]*\}"
          r"|\\phantom\s*[-+]?", " "),
-        (r"(?<=\d)\s*\{\s*,\s*\}\s*(?=\d)", ","),
+        (r"(?<=\d)\s*\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
         (r"\\[dtc]frac" + _NOT_LETTER, r"\\frac"),
         (r"\\[dt]binom" + _NOT_LETTER, r"\\binom"),
         (r"\\(?:leqslant|leqq|leq)" + _NOT_LETTER + r"|<=", r"\\le "),
@@ -113,8 +114,8 @@ _RULES = [
         (r"(?<![a-zA-Z])(?<!or )(?:is\s+)?equal(?:s|\s+to)(?![a-zA-Z])", "="),
         (r"\\prime" + _NOT_LETTER, "'"),
         (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
-        (r"\\%|(?<![a-zA-Z])(?:percent(?:age)?|pct)(?![a-zA-Z])", "%"),
-        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|gcd"
+        (r"\\%|(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)(?![a-zA-Z])", "%"),
+        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec(?=\s*(?:[\\(^]|[a-z](?![a-zA-Z])))|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|gcd"
          r"|lcm|log|ln|pi|theta|alpha"
          r"|beta|gamma|lambda|infty)(?![a-zA-Z])", r"\\\1 "),
         (r"(?<![a-zA-Z\\])(?:infinity|inf)(?![a-zA-Z])|\\inf(?:in|i)?ty(?![a-zA-Z])", r"\\infty "),

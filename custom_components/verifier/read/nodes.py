@@ -93,7 +93,7 @@ class Seq(Node):
     """Hold several values; `brackets` is "" for a list, "{}" for a set, else as written: "[)".
 
     Attributes:
-        joint: How the items of a list are joined: ",", "or", "and".
+        joint: How the items of a list are joined: ",", "or", "and", or "\\pm" for both signs.
         name: Letter before a tuple, as of the point A(1,2) or the binomial C(5,2).
     """
 

@@ -150,6 +150,13 @@ def _period(digits: str) -> tuple[str, str]:
     return digits[:start], digits[start : start + length]
 
 
+def modulo(number: Number, modulus: int) -> Number:
+    """Return the remainder of an integer; another number as it is."""
+    if number.value.denominator > 1 or not modulus:
+        return number
+    return Number(number.value % modulus, None, number.digits)
+
+
 def negate(number: Number) -> Number:
     """Return the number with the opposite sign."""
     return replace(number, value=-number.value)

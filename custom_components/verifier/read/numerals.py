@@ -39,6 +39,11 @@ _TOKEN = re.compile(r"([A-Za-z]+)([\s-]*)")
 _MINUS = ("minus", "negative")
 
 
+def small(text: str) -> int | None:
+    """Return an integer in digits or in one word up to ninety; None for another text."""
+    return int(text) if text.isdecimal() else _SMALL.get(text)
+
+
 def read_words(text: str) -> tuple[Number, str] | None:
     """Return the number in words that a text begins with, and what follows it; None without one."""
     first = _TOKEN.match(text)

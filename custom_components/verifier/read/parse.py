@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from custom_components.verifier.limits import MAX_ITEMS, TooComplex, Unreadable, check_size
-from custom_components.verifier.read import clock
+from custom_components.verifier.read import clock, numbers, numerals
 from custom_components.verifier.read.latex import clean, closing, compact, split_top, split_with
 from custom_components.verifier.read.nodes import (
     Based,
@@ -36,6 +36,7 @@ from custom_components.verifier.read.quantities import (
 from custom_components.verifier.read.units import Unit
 from custom_components.verifier.read.words import (
     fold_words,
+    infinitely_many,
     is_prose,
     no_solution,
     split_option,
@@ -145,6 +146,8 @@ def _known_words(key: str) -> Node | None:
         return Word(key, "...")
     if no_solution(folded):
         return Word(key, "no solution")
+    if infinitely_many(folded):
+        return Word(key, "infinitely many")
     return Word(key, "undefined") if undefined(folded) else None
 
 
@@ -199,7 +202,8 @@ def _option(text: str, key: str) -> Node | None:
 # --- numbers -----------------------------------------------------------------------------------
 
 _BASED = re.compile(
-    r"(-?)\s*\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*)\s*\)?\s*_\{?\s*(\d{1,2})\s*\}?", re.ASCII
+    r"(-?)\s*\(?\s*([0-9A-Z]*[0-9][0-9A-Z]*|[A-Z]{2,})\s*\)?\s*_\{?\s*(\d{1,2}|[a-z]+)\s*\}?",
+    re.ASCII,
 )
 _MODULUS = re.compile(
     r"(.*?)(?:\\pmod|\\mod|\\bmod|\(\s*\\?mod(?![a-z]))\s*\{?\s*(\d+)\s*\}?\s*\)?", re.S
@@ -221,14 +225,15 @@ def _number(text: str, key: str) -> Node | None:
 def _special_number(text: str, key: str) -> Node | None:
     """Read digits with a base or a modulus, times of day, dates and ratios."""
     if "_" in text:
-        match = _BASED.fullmatch(text)
-        if match and 2 <= int(match[3]) <= 36:
-            return Based(key, match[1] + (match[2].lstrip("0") or "0"), int(match[3]))
+        based = _based(text, key)
+        if based:
+            return based
     if "mod" in text:
         modulus = _MODULUS.fullmatch(text)
         quantity = read_quantity(modulus[1].strip()) if modulus else None
         if modulus and quantity:
-            return Num(key, quantity.number, Unit(words=frozenset({f"mod {modulus[2]}"})))
+            number = numbers.modulo(quantity.number, int(modulus[2]))
+            return Num(key, number, Unit(words=frozenset({f"mod {modulus[2]}"})))
     time = clock.read_time(text)
     if time:
         return Ratio(key, time[0], True, time[1])
@@ -237,6 +242,19 @@ def _special_number(text: str, key: str) -> Node | None:
         return Ratio(key, ratio, False)
     date = clock.read_date(text)
     return Word(key, date) if date else None
+
+
+def _based(text: str, key: str) -> Based | None:
+    r"""Read `1061_9`, `1011_{\text{two}}`, `FF_{16}`."""
+    match = _BASED.fullmatch(text)
+    if not match:
+        return None
+    base, digits = numerals.small(match[3]), match[2].lstrip("0") or "0"
+    if base is None or not 2 <= base <= 36:
+        return None
+    if digits.isalpha() and any(int(digit, 36) >= base for digit in digits):
+        return None  # the length AB_1
+    return Based(key, match[1] + digits, base)
 
 
 def _negative(text: str) -> Quantity | None:
@@ -297,11 +315,33 @@ def _system(text: str) -> Node | None:
 
 def _list(text: str, key: str) -> Node | None:
     """Read values separated by commas, semicolons, "and" or "or" outside all brackets."""
+    points = _alternative_points(text, key)
+    if points is not None:
+        return points
     parts, joint = _split_list(text)
     parts = _without_domain(parts)
     if len(parts) < 2:
         return parse_cleaned(parts[0]) if parts and parts[0] != text else None
     return Seq(key, "", _items(parts), joint)
+
+
+_NAMED = re.compile(r"\s*([a-zA-Z])\s*=([^=]+)")
+
+
+def _alternative_points(text: str, key: str) -> Seq | None:
+    """Read `x=1, y=2 or x=2, y=1` as two points."""
+    if "=" not in text or "or" not in text:
+        return None
+    points, named = [], set()
+    for part in split_top(_AND_OR.sub(_joint, text), {"\\lor"}):
+        values = [_NAMED.fullmatch(value) for value in split_top(part, _LIST)]
+        if len(values) < 2 or not all(values):
+            return None
+        named.add(tuple(value[1] for value in values if value))
+        points.append(f"({','.join(value[2] for value in values if value)})")
+    if len(points) < 2 or len(named) > 1 or len(set(*named)) < 2:
+        return None
+    return Seq(key, "", tuple(map(parse_cleaned, points)))
 
 
 _REAL = re.compile(r"[a-z]\s*\\in\s*\\mathbb\{R\}|(?:x\s*)?(?:is\s*)?real")
@@ -416,7 +456,7 @@ _SIGN_PAIR = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 def _plus_minus(text: str, key: str) -> Node | None:
     if "\\pm" not in text and "\\mp" not in text:
         return None
-    return Seq(key, "", tuple(map(parse_cleaned, _signs_chosen(text))), "and")
+    return Seq(key, "", tuple(map(parse_cleaned, _signs_chosen(text))), "\\pm")
 
 
 def _signs_chosen(text: str) -> list[str]:
@@ -545,7 +585,7 @@ _WORDS = re.compile(r"[A-Za-z0-9\s.,:;'\"!?()/&\-]+")
 
 def _words(text: str, key: str) -> Node | None:
     """Read an answer in words: what is no formula, or one run of letters."""
-    if not _WORDS.fullmatch(text) or re.fullmatch(r"[A-Za-z]\(.*\)", text):
+    if not _WORDS.fullmatch(text) or re.fullmatch(r"[A-Za-z]\(.*\)|\d+!.*", text):
         return None
     if not re.fullmatch(r"\(?[A-Za-z]\)?\.?", text) and not is_prose(text):
         return None

@@ -39,6 +39,7 @@ _DESCRIPTION = re.compile(
     r"|\\(?:cdot|times|Omega|mu)(?![a-zA-Z])|\\frac\{[^{}\\\d]+\}\{[^{}\\\d]+(?:\^\{\d\})?\s*\})+"
 )
 _WORD = re.compile(r"[A-Za-z]+")
+_TEX_UNIT = re.compile(r"[kMm]?\s*\\Omega(?![a-z])|\\frac\{|\\mu")
 _NOT_A_UNIT = frozenset(
     "or and to through plus minus times over mod choose if when where until but not than".split()
 )
@@ -57,7 +58,7 @@ def read_quantity(text: str) -> Quantity | None:
     number = numbers.read(text)
     if number is not None:
         return Quantity(number)
-    return _simple(text) or _compound(text)
+    return _simple(text) or _compound(text) or _primes(text)
 
 
 def _simple(text: str) -> Quantity | None:
@@ -132,7 +133,7 @@ def _describes(rest: str, gap: str) -> bool:
         rest: Text behind the number and the percent sign.
         gap: Spaces before it; with `TEXT_SPACE` they began a `\\\\text{...}`.
     """
-    if rest[0] in "°¢¤€£¥₹" or rest.startswith(("\\Omega", "\\frac{", "\\mu")):
+    if rest[0] in "°¢¤€£¥₹" or _TEX_UNIT.match(rest):
         return True
     word = _WORD.match(rest)
     if word is None:
@@ -196,8 +197,30 @@ def _compound(text: str) -> Quantity | None:
     return Quantity(number, first, False, first.factor / last.factor)
 
 
+_PRIMES = re.compile(
+    r"(?P<sign>-?)(?:(?P<degrees>\d+)\s*°\s*)?(?:(?P<one>\d+(?:\.\d+)?)\s*')?"
+    r"(?:\s*(?P<two>\d+(?:\.\d+)?)\s*(?:''|\"))?",
+    re.ASCII,
+)
+
+
+def _primes(text: str) -> Quantity | None:
+    """Read degrees, minutes and seconds, `22° 30'`, or feet and inches, `5' 10''`."""
+    match = _PRIMES.fullmatch(text) if "'" in text or '"' in text else None
+    if match is None:
+        return None
+    whole, one, two = (Fraction(match[name] or 0) for name in ("degrees", "one", "two"))
+    if match["degrees"]:
+        value, unit = whole + one / 60 + two / 3600, read_unit("°")
+    elif match["one"]:
+        value, unit = one + two / 12, read_unit("ft")
+    else:
+        value, unit = two, read_unit("in")
+    return Quantity(Number(-value if match["sign"] else value), unit)
+
+
 _TEX_WITH_UNIT = re.compile(
-    r"(?P<body>.*(?:[\d})]|\\pi(?![a-z])|(?<![\\A-Za-z])[a-z](?=\s)))(?P<gap>\s*)"
+    r"(?P<body>.*(?:[\d})!]|\\pi(?![a-z])|(?<![\\A-Za-z])[a-z](?=\s)))(?P<gap>\s*)"
     r"(?P<unit>(?:[A-Za-z]|\\Omega)(?:[ \v/.A-Za-z]|\\cdot|\^\{?\s*-?\d\s*\}?)*)",
     re.S,
 )
@@ -216,7 +239,7 @@ def split_expression(text: str) -> tuple[str, Unit, bool]:
     if body.endswith("°") and not _ANGLE_FUNCTION.search(body):
         return body[:-1].strip(), read_unit("°"), False
     match = _TEX_WITH_UNIT.fullmatch(body)
-    if match and "\\" in match["body"] and _behind_expression(match):
+    if match and _behind_expression(match):
         body, unit = match["body"].strip(), read_unit(match["unit"])
         if money and not unit.powers:
             unit = Unit(money.powers, money.factor, unit.words)
@@ -229,6 +252,8 @@ def _behind_expression(match: re.Match[str]) -> bool:
     word = _WORD.match(unit)
     first = word[0] if word else "Ω"
     if first.lower() in _NOT_A_UNIT or not _balanced(body):
+        return False
+    if "\\" not in body and not (TEXT_SPACE in gap and re.search(r"[!^]", body)):
         return False
     if TEXT_SPACE in gap:
         return len(first) > 2 or lookup(first) is not None or first in SHORT_WORDS

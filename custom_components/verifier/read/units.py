@@ -43,6 +43,7 @@ _TABLE: list[tuple[dict[str, int], str, str]] = [
     ({"m": 1}, "0.9144", "yd yard"),
     ({"m": 1}, "1609.344", "mi mile"),
     ({"m": 1}, "0.000001", "micron"),
+    ({"m": 1}, "0.0000000001", "angstrom"),
     ({"m": 2}, "4046.8564224", "acre"),
     ({"m": 2}, "10000", "ha hectare"),
     ({"m": 3}, "0.001", "l L liter litre"),
@@ -155,10 +156,11 @@ _NEUTRAL = frozenset(
     "only exactly approximately about different distinct possible".split()
 )
 _TOKEN = re.compile(
-    r"[A-Za-zμ]+(?:'[a-z]+)?|[¢°¤€£¥₹Ω%/()]|\^\{?\s*(-?\d)\s*\}?|\\(?:Omega|mu|frac|cdot|times|degree)|[{}]|\S"
+    r"[A-Za-zμ]+(?:'[a-z]+|Ω)?|[¢°¤€£¥₹Ω%/()]|\^\{?\s*(-?\d)\s*\}?|\\(?:Omega|mu|frac|cdot|times|degree)|[{}]|\S"
 )
 
 
+_OHM = re.compile(r"(?<![A-Za-z])([kMm]?)\s*\\Omega")
 _FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
@@ -166,7 +168,8 @@ _FRACTION = re.compile(r"\\frac\{([^{}]*)\}\{((?:[^{}]|\{[^{}]*\})*)\}")
 def read_unit(text: str) -> Unit:
     """Return the unit, and the words beside it, that a cleaned text behind a number states."""
     reader = _Reader()
-    text = _FRACTION.sub(r"\1/(\2)", text.replace("\\Omega", "Ω").replace("\\mu ", "μ"))
+    text = _OHM.sub(r"\1Ω", text).replace("\\mu ", "μ")
+    text = _FRACTION.sub(r"\1/(\2)", text)
     for match in _TOKEN.finditer(text):
         reader.take(match[0], match[1])
     return reader.unit()

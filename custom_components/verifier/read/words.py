@@ -15,6 +15,7 @@ _NO_SOLUTION = re.compile(
     r"\\emptyset|\\\{\\\}|(?:the)?empty(?:set)?|(?:there(?:is|are))?no(?:such)?(?:real)?solutions?"
     r"(?:exists?)?|(?:there(?:is|are))?nosuch(?:number|value|integer)s?"
 )
+_INFINITE = re.compile(r"(?:thereare)?infinite(?:lymany)?|(?:an)?infinitenumber")
 _UNDEFINED = re.compile(r"(?:itis)?undefined|(?:it)?doesnotexist|dne|notdefined")
 SHORT_WORDS = frozenset(
     "no yes odd all any one two six ten sum max min day way red top low big new old six men boy "
@@ -79,6 +80,11 @@ def is_prose(text: str) -> bool:
 def no_solution(key: str) -> bool:
     """Return whether a compact text says that there is no solution."""
     return _NO_SOLUTION.fullmatch(key) is not None
+
+
+def infinitely_many(key: str) -> bool:
+    """Return whether a compact text says that there are infinitely many."""
+    return _INFINITE.fullmatch(key) is not None
 
 
 def undefined(key: str) -> bool:
