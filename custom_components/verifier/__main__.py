@@ -8,8 +8,10 @@ nothing is written then.
 """
 
 import argparse
+import codecs
 import itertools
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -79,10 +81,15 @@ def fail(path: Path, *messages: str) -> int:
 def bad_rows(path: Path) -> Iterator[str]:
     """Yield the number of each bad row and what is wrong with it."""
     with path.open("rb") as file:
+        if file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            yield "row 1: a JSON array; write one object a line instead"
+            return
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
-                if line.strip():
-                    item_of(json.loads(line.decode("utf-8")), {})
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    item_of(json.loads(text), {})
             except UnicodeDecodeError as error:
                 yield f"row {number}: not UTF-8 at byte {error.start}"
             except (json.JSONDecodeError, RecursionError) as error:
@@ -110,6 +117,8 @@ def item_of(row: object, defaults: dict[str, Any]) -> Item:
         kind, types = KEYS[key]
         if type(value) not in types:
             raise ValueError(f"key {key!r} must be {kind}, not {json.dumps(value)[:80]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"key {key!r} is {value}, not a number")
         if type(value) in (int, float):
             fields[key] = json.dumps(value)
     if "prediction" in fields:
