@@ -5,6 +5,7 @@ r"""List golden cases by form: (gold, answer in the box, right?). Written for th
 
 from __future__ import annotations
 
+from .answers import ANSWERS
 from .forms import FORMS
 
 CORPUS: dict[str, list[tuple[str, str, bool]]] = {
@@ -666,7 +667,7 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     ],
 }
 
-CORPUS |= FORMS
+CORPUS |= FORMS | ANSWERS
 
 
 def main() -> None:
