@@ -46,81 +46,83 @@ _UNIT_VECTOR = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|hat|widehat|vec)\s*\{\s*(?:\\hat\s*\{?)?\s*\\?([ijk])(?:math)?"
     r"\s*\}?\s*\}"
 )
+# What must be in a text before a rule's pattern is tried (any of the words; the patterns cost more),
+# the pattern, and what replaces it.
 _RULES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"(?<![a-zA-Z])US\s*\\?\$|\\\$|\\dollar" + _NOT_LETTER, "¤"),
-        (r"\\(?:pounds|textsterling)" + _NOT_LETTER, "£"),
-        (r"\\(?:text)?euro" + _NOT_LETTER, "€"),
-        (r"\\(?:text)?yen" + _NOT_LETTER, "¥"),
-        (r"\\(?:AA|angstrom|mathring\s*\{?\s*A\s*\}?)" + _NOT_LETTER, " angstrom "),
-        (r"\\rupee" + _NOT_LETTER + r"|(?<![a-zA-Z])Rs\b\.?(?=\s*\d)", "₹"),
-        (r"(?<!\\)\\[()\[\]]|(?<!\\)\$+", " "),  # math fences
-        (r"\\m?(?:left|right|middle|[bB]ig+[lrm]?)" + _NOT_LETTER + r"\s*\.?", ""),
-        (r"(?<!\\)\\!\s*|\\negthinspace" + _NOT_LETTER + r"\s*", ""),
-        (r"~=", r"\\approx "),
-        (r"(?<!\\)\\[,;:>]|(?<!\\)\\(?=\s)|~", " "),
-        (r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}", ""),
-        (r"\\(?:q?quad|enspace|thinspace|displaystyle|textstyle|scriptstyle|(?:no)?limits|rm|bf"
+    (tuple(needs.split(" ")), re.compile(pattern), replacement)
+    for needs, pattern, replacement in [
+        ("$ dollar", r"(?<![a-zA-Z])US\s*\\?\$|\\\$|\\dollar" + _NOT_LETTER, "¤"),
+        ("pounds sterling", r"\\(?:pounds|textsterling)" + _NOT_LETTER, "£"),
+        ("euro", r"\\(?:text)?euro" + _NOT_LETTER, "€"),
+        ("yen", r"\\(?:text)?yen" + _NOT_LETTER, "¥"),
+        ("AA angstrom mathring", r"\\(?:AA|angstrom|mathring\s*\{?\s*A\s*\}?)" + _NOT_LETTER, " angstrom "),
+        ("rupee Rs", r"\\rupee" + _NOT_LETTER + r"|(?<![a-zA-Z])Rs\b\.?(?=\s*\d)", "₹"),
+        (r"\( \) \[ \] $", r"(?<!\\)\\[()\[\]]|(?<!\\)\$+", " "),  # math fences
+        ("left right middle big Big", r"\\m?(?:left|right|middle|[bB]ig+[lrm]?)" + _NOT_LETTER + r"\s*\.?", ""),
+        (r"\! negthin", r"(?<!\\)\\!\s*|\\negthinspace" + _NOT_LETTER + r"\s*", ""),
+        ("~=", r"~=", r"\\approx "),
+        (r"\ ~", r"(?<!\\)\\[,;:>]|(?<!\\)\\(?=\s)|~", " "),
+        ("color", r"\\(?:text)?color(?:box)?\s*\{[^{}]*\}", ""),
+        ("\\", r"\\(?:q?quad|enspace|thinspace|displaystyle|textstyle|scriptstyle|(?:no)?limits|rm|bf"
          r"|it|cal|sf|centering|noindent|par|strut|tiny|small|normalsize|large|Large|LARGE|huge"
          r"|Huge)" + _NOT_LETTER, " "),
-        (r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\(?:label|tag|phantom)\s*\{[^{}]*\}"
+        ("space label tag phantom", r"\\[hv]space\s*\*?\s*\{[^{}]*\}|\\(?:label|tag|phantom)\s*\{[^{}]*\}"
          r"|\\phantom\s*[-+]?", " "),
-        (r"(?<=\d)\s*\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
-        (r"\\[dtc]frac" + _NOT_LETTER, r"\\frac"),
-        (r"\\[dt]binom" + _NOT_LETTER, r"\\binom"),
-        (r"\\(?:leqslant|leqq|leq)" + _NOT_LETTER + r"|<=", r"\\le "),
-        (r"\\(?:geqslant|geqq|geq)" + _NOT_LETTER + r"|>=", r"\\ge "),
-        (r"\\(?:neq|not\s*=)" + _NOT_LETTER + r"|!=|\\not\s*=", r"\\ne "),
-        (r"\\lt" + _NOT_LETTER, "<"),
-        (r"\\gt" + _NOT_LETTER, ">"),
-        (r"\\lbrace" + _NOT_LETTER, r"\\{"),
-        (r"\\rbrace" + _NOT_LETTER, r"\\}"),
-        (r"\\lbrack" + _NOT_LETTER, "["),
-        (r"\\rbrack" + _NOT_LETTER, "]"),
-        (r"\\lparen" + _NOT_LETTER, "("),
-        (r"\\rparen" + _NOT_LETTER, ")"),
-        (r"\\vee" + _NOT_LETTER, r"\\lor "),
-        (r"\\(?:wedge|&)" + _NOT_LETTER, r"\\land "),
-        (r"(?<=[)\]])\s*U\s*(?=[(\[])|\\bigcup" + _NOT_LETTER, r" \\cup "),
-        (r"\{\s*([^{}]+?)\s*\\choose\s+([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
-        (r"(?<![a-zA-Z\d}])(?:\{\s*\})?[_^]\s*\{?\s*(\d+)\s*\}?\s*C\s*_\s*\{?\s*(\d+)\s*\}?",
+        ("{", r"(?<=\d)\s*\{\s*([,:])\s*\}\s*(?=\d)", r"\1"),
+        ("dfrac tfrac cfrac", r"\\[dtc]frac" + _NOT_LETTER, r"\\frac"),
+        ("dbinom tbinom", r"\\[dt]binom" + _NOT_LETTER, r"\\binom"),
+        ("leq <=", r"\\(?:leqslant|leqq|leq)" + _NOT_LETTER + r"|<=", r"\\le "),
+        ("geq >=", r"\\(?:geqslant|geqq|geq)" + _NOT_LETTER + r"|>=", r"\\ge "),
+        (r"neq != \not", r"\\(?:neq|not\s*=)" + _NOT_LETTER + r"|!=|\\not\s*=", r"\\ne "),
+        (r"\lt", r"\\lt" + _NOT_LETTER, "<"),
+        (r"\gt", r"\\gt" + _NOT_LETTER, ">"),
+        ("lbrace", r"\\lbrace" + _NOT_LETTER, r"\\{"),
+        ("rbrace", r"\\rbrace" + _NOT_LETTER, r"\\}"),
+        ("lbrack", r"\\lbrack" + _NOT_LETTER, "["),
+        ("rbrack", r"\\rbrack" + _NOT_LETTER, "]"),
+        ("lparen", r"\\lparen" + _NOT_LETTER, "("),
+        ("rparen", r"\\rparen" + _NOT_LETTER, ")"),
+        (r"\vee", r"\\vee" + _NOT_LETTER, r"\\lor "),
+        (r"\wedge \&", r"\\(?:wedge|&)" + _NOT_LETTER, r"\\land "),
+        ("U bigcup", r"(?<=[)\]])\s*U\s*(?=[(\[])|\\bigcup" + _NOT_LETTER, r" \\cup "),
+        ("choose", r"\{\s*([^{}]+?)\s*\\choose\s+([^{}]+?)\s*\}", r"\\binom{\1}{\2}"),
+        ("C", r"(?<![a-zA-Z\d}])(?:\{\s*\})?[_^]\s*\{?\s*(\d+)\s*\}?\s*C\s*_\s*\{?\s*(\d+)\s*\}?",
          r"\\binom{\1}{\2}"),
-        (r"(?<![a-zA-Z\d])C\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
+        ("C", r"(?<![a-zA-Z\d])C\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
          r"\\binom{\1}{\2}"),
-        (r"(?<!\w)(\d{1,3})\s?C\s?(\d{1,3})(?![\w{])", r"\\binom{\1}{\2}"),
-        (r"(?<![a-zA-Z\d}])(?:\{\s*\})?[_^]\s*\{?\s*(\d+)\s*\}?\s*P\s*_\s*\{?\s*(\d+)\s*\}?",
+        ("C", r"(?<!\w)(\d{1,3})\s?C\s?(\d{1,3})(?![\w{])", r"\\binom{\1}{\2}"),
+        ("P", r"(?<![a-zA-Z\d}])(?:\{\s*\})?[_^]\s*\{?\s*(\d+)\s*\}?\s*P\s*_\s*\{?\s*(\d+)\s*\}?",
          r"\\frac{\1!}{(\1-\2)!}"),
-        (r"(?<![a-zA-Z\d])A\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
+        ("A", r"(?<![a-zA-Z\d])A\s*_\s*\{?\s*(\d+)\s*\}?\s*\^\s*\{?\s*(\d+)\s*\}?",
          r"\\frac{\1!}{(\1-\2)!}"),
-        (r"\\lg" + _NOT_LETTER, r"\\log_{10} "),
-        (r"\\(?:[lr]?vert|mid)" + _NOT_LETTER, "|"),
-        (r"\\varnothing" + _NOT_LETTER, r"\\emptyset "),
-        (r"\\(?:[cl]?dots[a-z]?)" + _NOT_LETTER + r"|\.\.\.+", r"\\ldots "),
-        (r"\\(?:simeq|thickapprox|doteq|cong)" + _NOT_LETTER, r"\\approx "),
-        (r"\\ast" + _NOT_LETTER + r"|\*", r"\\cdot "),
-        (r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?", r"\\mathbb{\1}"),
-        (r"\\(?:R|reals|Reals)" + _NOT_LETTER, r"\\mathbb{R}"),
-        (r"\\(?:Z|integers)" + _NOT_LETTER, r"\\mathbb{Z}"),
-        (r"\\N" + _NOT_LETTER, r"\\mathbb{N}"),
-        (r"\\backslash" + _NOT_LETTER, r"\\setminus "),
-        (r"\\degrees?" + _NOT_LETTER + r"|\^\s*(?:\{\s*(?:\\circ|°|o)\s*\}|\\circ" + _NOT_LETTER
+        (r"\lg", r"\\lg" + _NOT_LETTER, r"\\log_{10} "),
+        ("vert mid", r"\\(?:[lr]?vert|mid)" + _NOT_LETTER, "|"),
+        ("varnothing", r"\\varnothing" + _NOT_LETTER, r"\\emptyset "),
+        ("dots ...", r"\\(?:[cl]?dots[a-z]?)" + _NOT_LETTER + r"|\.\.\.+", r"\\ldots "),
+        ("simeq thickapprox doteq cong", r"\\(?:simeq|thickapprox|doteq|cong)" + _NOT_LETTER, r"\\approx "),
+        (r"\ast *", r"\\ast" + _NOT_LETTER + r"|\*", r"\\cdot "),
+        ("mathbb", r"\\mathbb\s*\{?\s*([RZNQC])\s*\}?", r"\\mathbb{\1}"),
+        (r"\R eals", r"\\(?:R|reals|Reals)" + _NOT_LETTER, r"\\mathbb{R}"),
+        (r"\Z \integers", r"\\(?:Z|integers)" + _NOT_LETTER, r"\\mathbb{Z}"),
+        (r"\N", r"\\N" + _NOT_LETTER, r"\\mathbb{N}"),
+        ("backslash", r"\\backslash" + _NOT_LETTER, r"\\setminus "),
+        (r"\degree ^", r"\\degrees?" + _NOT_LETTER + r"|\^\s*(?:\{\s*(?:\\circ|°|o)\s*\}|\\circ" + _NOT_LETTER
          + r"|°|(?<=\d\^)o" + _NOT_LETTER + ")", "°"),
-        (r"(?<=\d)\s*(?:\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\^?\s*(?:st|nd|rd|th)" + _NOT_LETTER
+        ("st nd rd th", r"(?<=\d)\s*(?:\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\^?\s*(?:st|nd|rd|th)" + _NOT_LETTER
          + ")", " "),  # 3rd, 3^{th}
-        (r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
-        (r"\\imath" + _NOT_LETTER, "i"),
-        (r"(?<![a-zA-Z])([a-zA-Z])\s+is\s+(?=[-+\d])", r"\1 = "),
-        (r"(?<![a-zA-Z])(?<!or )(?:is\s+)?equal(?:s|\s+to)(?![a-zA-Z])", "="),
-        (r"\\prime" + _NOT_LETTER, "'"),
-        (r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
-        (r"\\%|(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)(?![a-zA-Z])", "%"),
-        (r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec(?=\s*(?:[\\(^]|[a-z](?![a-zA-Z])))|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|gcd"
+        (r"\log", r"\\log\s*_\s*(?:\{\s*e\s*\}|e(?![a-zA-Z]))", r"\\ln "),
+        ("imath", r"\\imath" + _NOT_LETTER, "i"),
+        ("is", r"(?<![a-zA-Z])([a-zA-Z])\s+is\s+(?=[-+\d])", r"\1 = "),
+        ("equal", r"(?<![a-zA-Z])(?<!or )(?:is\s+)?equal(?:s|\s+to)(?![a-zA-Z])", "="),
+        (r"\prime", r"\\prime" + _NOT_LETTER, "'"),
+        ("'", r"\^\s*\{\s*('+)\s*\}|\^\s*('+)", r"\1\2"),
+        (r"\% per pct", r"\\%|(?<![a-zA-Z])(?:per\s?cent(?:age)?|pct)(?![a-zA-Z])", "%"),
+        ("", r"(?<![a-zA-Z\\])(sqrt|sin|cos|tan|cot|sec(?=\s*(?:[\\(^]|[a-z](?![a-zA-Z])))|csc|arcsin|arccos|arctan|sinh|cosh|tanh|exp|gcd"
          r"|lcm|log|ln|pi|theta|alpha"
          r"|beta|gamma|lambda|infty)(?![a-zA-Z])", r"\\\1 "),
-        (r"(?<![a-zA-Z\\])(?:infinity|inf)(?![a-zA-Z])|\\inf(?:in|i)?ty(?![a-zA-Z])", r"\\infty "),
-        (r"[ \f\n\r\t]*\v\s*", TEXT_SPACE),
-        (r"[ \f\n\r\t]+", " "),
+        ("inf", r"(?<![a-zA-Z\\])(?:infinity|inf)(?![a-zA-Z])|\\inf(?:in|i)?ty(?![a-zA-Z])", r"\\infty "),
+        ("\v", r"[ \f\n\r\t]*\v\s*", TEXT_SPACE),
+        ("", r"[ \f\n\r\t]+", " "),
     ]
 ]  # fmt: skip
 
@@ -167,8 +169,11 @@ def clean(text: str) -> str:
         text, count = _TEXT.subn(_as_words, text)
         if not count:
             break
-    for pattern, replacement in _RULES:
-        text = pattern.sub(replacement, text)
+    for needs, pattern, replacement in _RULES:
+        for need in needs:
+            if need in text:
+                text = pattern.sub(replacement, text)
+                break
     text = _REVERSED.sub(_usual_interval, text) if "[" in text or "]" in text else text
     return brace_arguments(text).strip()
 
