@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from custom_components.config import UserError
-from custom_components.data.rows import load_table, resolve
+from custom_components.data.rows import Reject, load_table, resolve
 from eval.tasks import functions
 
 SETS = {
@@ -59,7 +59,9 @@ def _task_problems(name: str) -> Iterator[tuple[str, str]]:
 
 def _file_problems(path: str) -> Iterator[tuple[str, str]]:
     for where, row in load_table(resolve(path, path)):
-        text = (row or {}).get("problem") or (row or {}).get("question")
+        if isinstance(row, Reject):
+            raise UserError(f"{where}: {row.reason}")
+        text = row.get("problem") or row.get("question")
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}: no text in a column problem or question")
         yield path, text

@@ -31,12 +31,14 @@ from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.provenance import model_provenance, task_provenance
 from eval.results import problem_row, summary
+from eval.scoring import use_verifier
 from eval.tables import print_results
 
 
 @recipe_main
 def main(cfg: EvaluateConfig) -> None:
     """Evaluate models."""
+    use_verifier(cfg.verifier)
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
@@ -119,6 +121,7 @@ def evaluate_model(
     provenance = model_provenance(model, hashes.get(model), template, cfg.engine, engine.dtype) | {
         "prompt_form": asdict(tokenizer.form) if tokenizer else None,
         "seed": cfg.seed,
+        "rounding": cfg.verifier.rounding,
         "tasks": protocols,
         "seconds": seconds,
     }

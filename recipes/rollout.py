@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from custom_components.config import UserError, instantiate, recipe_main
 from custom_components.data.data_config import RolloutConfig
-from custom_components.data.problems import read_problems
+from custom_components.data.problems import read_problems, rejects_line
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
 from custom_components.engines.engine import Reply, Sampling
 from custom_components.engines.replies import ReplyFile, cost_of_unfinished
@@ -43,6 +43,8 @@ def main(cfg: RolloutConfig) -> None:
         if run.already_complete:
             return
         problems, rejects = read_problems(instantiate(cfg.problems, "problems"))
+        if rejects and world.rank == 0:
+            print(rejects_line(rejects, len(problems)), flush=True)
         shards = {
             f"{i // cfg.problems_per_shard:05d}": problems[i : i + cfg.problems_per_shard]
             for i in range(0, len(problems), cfg.problems_per_shard)

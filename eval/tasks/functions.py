@@ -121,8 +121,8 @@ def _table(
         UserError: if a row cannot be used, since an incomplete benchmark is worthless.
     """
     for where, row in load_table(resolve(hub, local), split, name):
-        if row is None:
-            raise UserError(f"{where} is not a JSON object")
+        if isinstance(row, Reject):
+            raise UserError(f"{where}: {row.reason}")
         yield where, row
 
 
@@ -132,7 +132,7 @@ def _aime(year: str, hub: str, split: str, metadata: dict[str, Any]) -> dict[str
         {
             "id": f"aime{year}-{i}",
             "problem": row["problem"],
-            "answer": str(row.get("answer") or row["expected_answer"]),
+            "answer": str(row["expected_answer"] if row.get("answer") is None else row["answer"]),
         }
         for i, (_, row) in enumerate(rows)
     )
