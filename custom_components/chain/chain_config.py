@@ -33,6 +33,13 @@ class ChainConfig:
     stages: list[StageConfig] = required("stages in order")
     evaluation: str = required("YAML of recipes/evaluate.py")
     task: str = required("lm-eval task of the table")
+    evaluation_overrides: list[str] = option(list, "key=value for the evaluations")
+    model: str | None = option(
+        None, "model to train, for a chain whose stages name it with ${model}; see configs/any"
+    )
+    problems: str | None = option(
+        None, "file of problems, for a chain whose stages name it with ${problems}"
+    )
     run_dir: str = required("folder of the chain; each stage's run folder is below it")
     compare: list[list[str]] = option(list, "pairs of stages to compare besides neighbours")
     only: list[str] | None = option(None, "names of the stages to run; all by default")

@@ -40,6 +40,7 @@ def table(
     difficulty: str | None = None,
     source: str = "problems",
     split: str = "train",
+    config: str | None = None,
     limit: int | None = None,
     offset: int = 0,
 ) -> Problems:
@@ -49,11 +50,11 @@ def table(
         path: file, or hub id.
         problem, answer, domain, difficulty: names of the columns; the last two are optional.
         source: name of the source in the rows.
-        split: split of a data set on the hub.
+        split, config: split and configuration of a data set on the hub.
         limit: number of rows to read.
         offset: number of rows to skip first.
     """
-    for i, (where, row) in enumerate(load_table(path, split)):
+    for i, (where, row) in enumerate(load_table(path, split, config)):
         if i < offset:
             continue
         if limit is not None and i >= offset + limit:
