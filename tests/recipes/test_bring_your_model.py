@@ -93,7 +93,7 @@ TINY = {
     "dpo": [*SMALL_DTYPE, "max_seq_len=512", "max_steps=2", "batch_size=8"],
     "grpo": [
         *SMALL_DTYPE,
-        f"engine={TORCH}, model: '${{checkpointer.checkpoint_dir}}', progress: false}}",
+        f"engine={TORCH}, model: '${{run_dir}}/dpo/model', progress: false}}",
         "max_steps=2",
         "batch_size=4",
         "group_size=4",
