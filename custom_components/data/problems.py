@@ -51,6 +51,7 @@ def table(
     difficulty: str | None = None,
     source: str = "problems",
     split: str = "train",
+    config: str | None = None,
     limit: int | None = None,
     offset: int = 0,
     statistics: bool = False,
@@ -65,7 +66,7 @@ def table(
         problem, answer, domain, difficulty: names of the columns; the last two are optional. A
             nested one is named by its path: `prompt.0.content`, `reward_model.ground_truth`.
         source: name of the source in the rows.
-        split: split of a data set on the hub.
+        split, config: split and configuration of a data set on the hub.
         limit: number of rows to read.
         offset: number of rows to skip first.
         statistics: whether to keep the statistics of responses that curate's `prompts` split has;
@@ -73,7 +74,7 @@ def table(
     """
     ids: set[str] = set()
     repeated = 0
-    for i, (where, row) in enumerate(load_table(path, split)):
+    for i, (where, row) in enumerate(load_table(path, split, config)):
         if limit is not None and i >= offset + limit:
             break
         name = None if isinstance(row, Reject) else label(row.get("id"))

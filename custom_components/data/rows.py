@@ -119,6 +119,16 @@ def resolve(path: str, local: str = "") -> str:
     return path
 
 
+def file_and_rows(name: str) -> tuple[str, int | None]:
+    """Return the file of `file.jsonl` or `file.jsonl[:200]`, and how many of its rows are meant.
+
+    The number is None for all rows.
+    """
+    if rows := re.fullmatch(r"(.+)\[:(\d+)\]", name):
+        return rows[1], int(rows[2])
+    return name, None
+
+
 def load_table(
     path: str, split: str = "train", name: str | None = None
 ) -> Iterator[tuple[str, dict[str, Any] | Reject]]:

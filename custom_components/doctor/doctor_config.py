@@ -54,6 +54,7 @@ class StageDoctorConfig(DoctorConfig):
         "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
         "evaluate.yaml beside the stage's",
     )
+    evaluation_overrides: list[str] = option(list, "key=value for that YAML")
     trained_on: str | None = option(None, "split that the start model of RL learned from")
 
 

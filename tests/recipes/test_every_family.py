@@ -85,13 +85,19 @@ def run(data, tmp_path, monkeypatch):
 
 
 def check_model(folder, start):
-    """Check that a run's model loads in transformers, computes the same, and has been trained."""
+    """Check that a run's model loads in transformers, computes the same, and has been trained.
+
+    Returns:
+        Largest difference of its logits from transformers'.
+    """
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     ids = torch.arange(5, 60)[None]
     with torch.no_grad():
         expected = theirs(ids).logits
-        assert (build_from_folder(folder / "model")(ids) - expected).abs().max() < 1e-5
+        gap = (build_from_folder(folder / "model")(ids) - expected).abs().max().item()
+        assert gap < 1e-5
         assert (build_from_folder(start)(ids) - expected).abs().max() > 1e-4
+    return gap
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -122,7 +128,7 @@ def test_each_recipe_in_bf16_on_a_gpu(run, tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_two_steps_of_each_recipe(run, tmp_path, name):
+def test_two_steps_of_each_recipe(run, tmp_path, name, record_property):
     start = tmp_path / "start"
     FAMILIES[name].save_with_tokenizer(start)
     # Enough steps for answers that are right about as often as wrong.
@@ -140,10 +146,11 @@ def test_two_steps_of_each_recipe(run, tmp_path, name):
         ("ppo", "ppo", []),
     ]:
         folder = run(recipe, model, label, *overrides)
-        check_model(folder, model)
+        record_property(label, check_model(folder, model))
         assert (folder / "adapter" / "adapter_config.json").is_file() == (label == "lora")
         if recipe in ("grpo", "ppo"):
             rows = metrics(folder)
+            record_property(f"{label}_accuracy", min(row["accuracy"] for row in rows))
             assert all(0.1 < row["accuracy"] < 0.9 for row in rows), rows
             # The engine samples with the weights that are trained.
             assert all(row["logprob_gap"] < 1e-4 for row in rows), rows
@@ -179,7 +186,9 @@ LLAMA3_2 = TinyModel(
     [(QWEN2, "qwen2.qwen2", "QWEN2"), (LLAMA3_2, "llama3_2.llama3_2", "LLAMA3_2")],
     ids=["qwen2", "llama3_2"],
 )
-def test_torchtunes_builder_and_checkpointer_in_each_recipe(run, tmp_path, family, builder, kind):
+def test_torchtunes_builder_and_checkpointer_in_each_recipe(
+    run, tmp_path, family, builder, kind, record_property
+):
     start = tmp_path / "start"
     family.save_with_tokenizer(start)
     taught = run("sft", start, "taught", "max_steps=150", "optimizer.lr=2e-3")
@@ -204,7 +213,7 @@ def test_torchtunes_builder_and_checkpointer_in_each_recipe(run, tmp_path, famil
         if recipe == "dpo":
             overrides = [*overrides, "optimizer.lr=1e-3"]
         folder = run(recipe, model, label, *overrides)
-        check_model(folder, model)
+        record_property(label, check_model(folder, model))
         assert (folder / "adapter" / "adapter_config.json").is_file() == (label == "lora")
         if recipe in ("grpo", "ppo"):
             assert all(row["logprob_gap"] < 1e-4 for row in metrics(folder))
