@@ -15,6 +15,7 @@ come: a resumed run asks only for those that are missing, and skips a model whos
 import logging
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -78,19 +79,19 @@ def evaluate_model(
     if tokenizer:
         warn_of_other_instructions(tokenizer, tasks)
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
-    began = time.perf_counter()
-    output = simple_evaluate(
-        lm,
-        tasks=tasks,
-        task_manager=manager,
-        apply_chat_template=True,
-        limit=cfg.limit,
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
-    engine.close()
+    with closing(engine):
+        lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group)
+        began = time.perf_counter()
+        output = simple_evaluate(
+            lm,
+            tasks=tasks,
+            task_manager=manager,
+            apply_chat_template=True,
+            limit=cfg.limit,
+            log_samples=True,
+            bootstrap_iters=0,
+        )
+        seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     results: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     protocols: dict[str, dict[str, Any]] = {}

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +64,11 @@ def main(cfg: RolloutConfig) -> None:
                 desc="rollout",
                 disable=world.rank != 0,
             )
-            with bar, cfg.oversample.open() as pool:
+            with closing(engine), bar, cfg.oversample.open() as pool:
                 yield_bar = YieldBar(bar, pool if cfg.oversample.max_samples else None)
                 sampler = Sampler(cfg, engine, yield_bar)
                 for name in own_shards:
                     sampler.sample(Shard(folder, name, shards[name]))
-            engine.close()
         world.barrier()
         if world.rank == 0:
             totals = sum_sidecars(folder)

@@ -245,6 +245,7 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
     assert done.returncode == status, done.stderr[-2000:]
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert ("the engine is closed" in done.stdout) == (engine == "Crashes")
     assert manifest(tmp_path / "x")["status"] == "running"
 
 
