@@ -133,9 +133,14 @@ class YieldBar:
         """Count the replies to problem i of a shard; those of an earlier run are not fresh."""
         self.sampled.add((shard.name, i))
         if self.pool is not None:
-            gold = shard.problems[i]["answer"]
+            problem = shard.problems[i]
             for reply in replies:
-                item = Item(gold, reply.text, truncated=reply.finish_reason == "length")
+                item = Item(
+                    problem["answer"],
+                    reply.text,
+                    truncated=reply.finish_reason == "length",
+                    problem=problem["problem"],
+                )
                 self._pending.append(((shard.name, i), self.pool.submit(item)))
         if fresh:
             self.tokens += sum(reply.num_tokens for reply in replies)
