@@ -18,6 +18,7 @@ come: a resumed run asks only for those that are missing, and skips a model whos
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,22 @@ def evaluate_model(
     if tokenizer:
         warn_of_other_instructions(tokenizer, tasks)
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group, ranks)
-    began = time.perf_counter()
-    try:
-        output = simple_evaluate(
-            lm,
-            tasks=tasks,
-            task_manager=manager,
-            apply_chat_template=True,
-            limit=cfg.limit,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
-    except AnsweredElsewhere:
-        engine.close()
-        return None
-    seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
-    engine.close()
+    with closing(engine):
+        lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group, ranks)
+        began = time.perf_counter()
+        try:
+            output = simple_evaluate(
+                lm,
+                tasks=tasks,
+                task_manager=manager,
+                apply_chat_template=True,
+                limit=cfg.limit,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
+        except AnsweredElsewhere:
+            return None
+        seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     results: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     protocols: dict[str, dict[str, Any]] = {}
