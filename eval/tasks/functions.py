@@ -65,7 +65,7 @@ def tiny_addition(**metadata: Any) -> dict[str, datasets.Dataset]:
 
     No stage of the tiny track trains on six digits.
     """
-    counts = dict.fromkeys((2, 3, 4, 5, 6), 120)
+    counts: dict[int | str, int] = dict.fromkeys((2, 3, 4, 5, 6), 120)
     return _dataset(addition.column_addition("eval", counts), metadata)
 
 
