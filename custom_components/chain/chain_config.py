@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from custom_components.config import option, required
+from custom_components.config import UserError, option, required
 from custom_components.doctor import DoctorConfig
 
 
@@ -21,7 +21,17 @@ class StageConfig:
     push_to_hub: str | None = option(None, "hub repository for the finished model/")
 
     def __post_init__(self) -> None:
-        """Derive the recipe and the label from the name where they are not given."""
+        """Derive the recipe and the label from the name where they are not given.
+
+        Raises:
+            UserError: for an override that YAML reads as something else than text.
+        """
+        for override in self.overrides:
+            if not isinstance(override, str):
+                raise UserError(
+                    f"stages: YAML reads the override {override} of {self.name} as a mapping; "
+                    "put it in quotes"
+                )
         self.recipe = self.recipe or f"recipes/{self.name}.py"
         self.label = self.label or self.name
 
