@@ -133,7 +133,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Refuse a bound of negative advantages within the other bounds, which it would undo."""
         setting = self.resolve()
-        if setting.dual_clip <= 1 + setting.clip_high:
+        if setting.dual_clip < torch.inf and setting.dual_clip <= 1 + setting.clip_high:
             raise UserError(
                 f"loss.dual_clip={setting.dual_clip:g} must be above "
                 f"1 + loss.clip_high={setting.clip_high:g}"

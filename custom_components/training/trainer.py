@@ -49,7 +49,7 @@ from custom_components.training.distributed import (
     load_full_state_dict,
     shard,
 )
-from custom_components.training.flops import known_device, training_flops
+from custom_components.training.flops import document_costs, known_device, training_flops
 from custom_components.training.schedule import Schedule
 from custom_components.training.training_config import TrainingConfig
 
@@ -190,6 +190,10 @@ class Trainer(Generic[Cfg]):
             chunk_size=self.cfg.head_chunk_size,
             **kwargs,
         )
+
+    def document_costs(self, rows: Iterable[list[int]]) -> list[float]:
+        """Return the work of training on each row, given its documents' lengths (see `flops`)."""
+        return document_costs(self.model, rows)
 
     def backward(self, losses: Iterable[torch.Tensor]) -> float:
         """Accumulate gradients of this rank's micro-batch losses.

@@ -60,6 +60,12 @@ def in_root(monkeypatch):
             r"output_dir is .*run/dpo, .* in .*run/dpo2; add output_dir",
         ),
         ("name: dpo", "nnodes: 0, name: dpo", {}, "stages.2.nnodes must be at least 1, not 0"),
+        (
+            "name: dpo",
+            "overrides: [{loss: x}], name: dpo",
+            {},
+            "reads the override .* of dpo as a mapping; put it in quotes",
+        ),
         ("name: dpo", "recipe: tests/conftest.py, name: dpo", {}, "is not in the folder recipes"),
         ("name: dpo", "recipe: recipes/d.py, name: dpo", {}, "no recipe recipes/d.py"),
     ],
