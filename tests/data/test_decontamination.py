@@ -6,6 +6,7 @@ import pytest
 
 from custom_components.config import UserError
 from custom_components.data import decontamination
+from custom_components.data.data_config import CurateConfig, DecontaminationConfig
 from custom_components.data.decontamination import Decontaminator
 from eval.sets import evaluation_problems
 from eval.tasks import functions
@@ -192,3 +193,14 @@ def test_recall_and_false_removals_on_real_data(data_dir, monkeypatch, benchmark
     lines = (data_dir / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()[::3]
     found = decontaminator.check([json.loads(line)["question"] for line in lines])
     assert sum(f is not None for f in found) <= 0.002 * len(lines)
+
+
+def test_the_first_rows_of_a_file_are_a_set(tmp_path):
+    path = tmp_path / "my.jsonl"
+    path.write_text("".join(f'{{"problem": "{i}+1=?", "answer": "{i + 1}"}}\n' for i in range(5)))
+    name = f"{path}[:2]"
+    assert list(evaluation_problems([name])) == [(name, "0+1=?"), (name, "1+1=?")]
+    assert len(list(evaluation_problems([str(path)]))) == 5
+    sets = DecontaminationConfig(sets=[name])
+    cfg = CurateConfig(output_dir="out", sources=[], decontamination=sets)
+    assert cfg.inputs() == {"decontamination.sets.0": str(path)}  # whose content the run depends on
