@@ -363,8 +363,8 @@ def print_steps(work: Path, parts: list[str]) -> None:
             moved = max(0.0, 2 * (row.get("kl") or 0.0)) ** 0.5
             seconds = ", ".join(f"{row.get(f'seconds_{name}', 0):.2f}" for name in names)
             print(
-                f"| {part} | {row['step']} | {row['logprob_gap']:.5f} | "
-                f"{row['largest_logprob_gap']:.5f} | {moved:.5f} | "
+                f"| {part} | {row['step']} | {row['logprob_gap']:.1e} | "
+                f"{row['largest_logprob_gap']:.1e} | {moved:.1e} | "
                 f"{row.get('rollout_tokens_per_second', 0):.0f} | {seconds} |"
             )
 

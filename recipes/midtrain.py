@@ -49,6 +49,8 @@ def main(cfg: MidtrainConfig) -> None:
             prepare_packs, cfg.data, encode, cfg.max_seq_len, packs, cfg.mixture, held_out, workers
         )
         run.once("packs", prepare)
+        if cfg.prepare_only:
+            return
         rows, tables = open_table(packs), validation_tables(packs)
         if held_out and not tables:
             raise UserError(

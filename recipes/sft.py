@@ -34,6 +34,8 @@ def main(cfg: SFTConfig) -> None:
             prepare_examples, cfg.data, encode, cfg.max_seq_len, examples, cfg.tokenize_workers
         )
         run.once("examples", prepare)
+        if cfg.prepare_only:
+            return
         rows = open_table(examples)
         trainer = Trainer(cfg, run, world, tokenizer, total_steps(cfg, len(rows)))
 

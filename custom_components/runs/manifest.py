@@ -22,6 +22,7 @@ PACKAGES = (
 )
 IGNORED_KEYS = (
     "resume",
+    "prepare_only",
     "metric_logger",
     "checkpoint_every",
     "keep_checkpoints",

@@ -79,6 +79,9 @@ class SplitTrainingConfig(TrainingConfig):
 
     data: str = required("Parquet file of the split")
     tokenize_workers: int = option(1, "processes that tokenise the split; 1 starts none")
+    prepare_only: bool = option(
+        False, "end when the split is tokenised, on a machine without GPUs; the run then resumes"
+    )
 
     def inputs(self) -> dict[str, str]:
         """Return the split, the start weights and the tokenizer."""

@@ -103,6 +103,20 @@ def test_killed_and_continued_equals_uninterrupted(small_run, tmp_path, name):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_split_is_prepared_without_training(small_run, tmp_path):
+    """Prepare packs as a job without GPUs does; the run then takes them as they are."""
+    overrides = [f"run_dir={small_run}", f"output_dir={tmp_path}/x", *SMALL["midtrain"]]
+    recipe("midtrain", *overrides, "prepare_only=true")
+    packs = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "x" / "packs").rglob("*.arrow")}
+    assert packs and manifest(tmp_path / "x")["status"] == "running"
+    assert not (tmp_path / "x" / "metrics.jsonl").exists()
+    recipe("midtrain", *overrides)
+    assert {
+        p.name: p.stat().st_mtime_ns for p in (tmp_path / "x" / "packs").rglob("*.arrow")
+    } == packs
+    assert manifest(tmp_path / "x")["counts"]["steps"] == 4
+
+
 @pytest.mark.parametrize("name", ["midtrain", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_two_ranks_killed_and_continued(small_run, tmp_path, name):
     """A rank dies at any moment, and takes the other with it."""

@@ -119,7 +119,7 @@ def test_hard_prompts_are_shared_out_over_the_ranks(size):
         )
         pool = SimpleNamespace(
             verify_all=lambda items: [
-                SimpleNamespace(verdict="correct" if item.answer == "right" else "incorrect")
+                SimpleNamespace(verdict="correct" if item.gold == "right" else "incorrect")
                 for item in items
             ]
         )

@@ -1,6 +1,7 @@
 """Ranks without a process group, each with one GPU; a process group of one process."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from custom_components.training.separate_ranks import separate_ranks
 import torch.distributed as dist
 with separate_ranks("cpu") as ranks:
     taken = []
+    ranks.barrier()  # both have started
     while (number := ranks.take("work")) < 20:
         taken.append(number)
         time.sleep(0.05)
@@ -33,15 +35,14 @@ def test_ranks_take_turns_and_wait_without_a_process_group(tmp_path, store):
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     launch = ["--standalone", "--nproc_per_node=2", "--redirects=3", f"--log-dir={tmp_path}/logs"]
-    if store == "rank 0":  # as where torchrun does not share its store
-        script.write_text(f"import os\nos.environ['TORCHELASTIC_USE_AGENT_STORE'] = '0'\n{RANK}")
-        launch[0] = "--master-port=29871"
+    unshared = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} if store == "rank 0" else {}
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *launch, str(script)],
         cwd=ROOT,
         check=True,
         capture_output=True,
         timeout=600,
+        env=os.environ | unshared,
     )
     logs = sorted(tmp_path.glob("logs/*/*/*/stdout.log"))
     first, second = (json.loads(log.read_text().splitlines()[-1]) for log in logs)
@@ -66,8 +67,6 @@ def test_ranks_take_turns_and_wait_without_a_process_group(tmp_path, store):
     ],
 )
 def test_a_rank_sees_its_own_gpu(monkeypatch, before, after):
-    import os
-
     for name in ("WORLD_SIZE", "LOCAL_RANK", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in before.items():
