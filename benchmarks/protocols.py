@@ -55,6 +55,7 @@ from rl_variants import (
 from custom_components.data.column_addition import ErrorRates, column_addition, worked_addition
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.rows import read_rows, write_rows
+from custom_components.io import write_json, write_jsonl
 from custom_components.tokenizer.chat import ChatTokenizer
 
 DISTILLED = "{1: 30, 2: 1500, 3: 4000, 4: 1200, 5: 100}"
@@ -98,12 +99,6 @@ STYLES = {"terse": 0.2, "worked": 0.5, "worked twice": 0.3}
 """Shares of the teacher's styles in protocol B."""
 CUT = 0.07
 FALL, FLAT = 0.05, 0.01
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a value as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def once(path: Path, make: Callable[[], dict]) -> dict:
@@ -405,8 +400,8 @@ def prepare_lengths(args: argparse.Namespace) -> dict:
     threshold = median(row["length_cv"] for row in candidates)
     for name, bound in (("all", float("inf")), ("uniform", threshold)):
         kept = [row for row in candidates if row["length_cv"] <= bound]
-        lines = [json.dumps({k: row[k] for k in ("id", "problem", "answer")}) for row in kept]
-        (data / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        prompts = [{key: row[key] for key in ("id", "problem", "answer")} for row in kept]
+        write_jsonl(data / f"{name}.jsonl", prompts)
     return {
         "model": str(sft / "model"),
         "limit": limit,
