@@ -48,7 +48,7 @@ def _equation_values(relation: Relation, other: Node, strict: bool) -> list[Node
     named = sides[0].is_name or (not strict and len(exact) > 1 and _states_value(exact))
     if len(exact) == 1 and named:  # x \approx 11
         return [sides[-1].node]
-    values = []
+    values: list[Node] = []
     computed = exact[1:] if named else exact
     states_value = named or len(exact) == 1 or not any(side.letters for side in exact)
     if rounded and _close(exact[-1], rounded) is False:
