@@ -9,6 +9,7 @@ import pytest
 
 from custom_components.verifier import Verdict, verify
 
+from .answers import STATED
 from .corpus import CORPUS
 from .responses import RESPONSES
 
@@ -46,6 +47,11 @@ def test_response(case):
     _, gold, response, options, outcome, reason = case
     verdict = verify(gold, response, **options)
     assert (verdict.verdict, verdict.reason) == (outcome, reason), verdict
+
+
+def test_stated_answers():
+    verdicts = [(gold, text, bool(verify(gold, text))) for gold, text, _ in STATED]
+    assert verdicts == STATED
 
 
 def test_corpus_is_broad():

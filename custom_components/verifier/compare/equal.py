@@ -250,6 +250,8 @@ def _equal_tuples(gold: Seq, answer: Seq) -> bool:
             pair = (one.items, by_name) if one is gold else (by_name, one.items)
             if _equal_in_order(*pair):
                 return True
+            if names != sorted(names) and ord(max(names)[0]) - ord(min(names)[0]) < len(names):
+                return False  # y = 1, x = 2 is no (1, 2)
         return _equal_in_order(gold.items, answer.items)
     brackets = {gold.brackets, answer.brackets}
     if len(brackets) > 1 and (len(gold.items) == 2 or brackets != {"()", "[]"}):

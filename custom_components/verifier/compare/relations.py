@@ -43,13 +43,19 @@ def _equation_values(relation: Relation, other: Node, strict: bool) -> list[Node
     sides, signs = relation.sides, relation.signs
     exact = sides[: signs.index("\\approx") + 1] if "\\approx" in signs else sides
     rounded = sides[-1] if len(exact) < len(sides) else None
+    if rounded and len(exact) == 1 and _is_decimal(exact[0]) and not _is_decimal(rounded):
+        exact, rounded = (rounded,), exact[0]  # 0.333 \approx 1/3
     named = sides[0].is_name or (not strict and len(exact) > 1 and _states_value(exact))
     if len(exact) == 1 and named:  # x \approx 11
         return [sides[-1].node]
-    values = []
+    values: list[Node] = []
     computed = exact[1:] if named else exact
     states_value = named or len(exact) == 1 or not any(side.letters for side in exact)
+    if rounded and _close(exact[-1], rounded) is False:
+        return []
     if states_value and _consistent(computed):
+        if isinstance(computed[0].node, Num):
+            values.append(computed[0].node)  # 5 = 2 + 3
         values.append(exact[-1].node)
     wants_decimal = isinstance(other, Num) and other.number.places
     if rounded and wants_decimal and _close(exact[-1], rounded):
@@ -78,14 +84,18 @@ def _consistent(sides: tuple[Side, ...]) -> bool:
         return True
 
 
-def _close(exact: Side, rounded: Side) -> bool:
-    """Return whether a rounded value is within 5 % of the exact one."""
+def _is_decimal(side: Side) -> bool:
+    return isinstance(side.node, Num) and bool(side.node.number.places)
+
+
+def _close(exact: Side, rounded: Side) -> bool | None:
+    """Return whether a rounded value is within 5 % of the exact one; None where it is not known."""
     try:
         a = expressions.approximate(exact.text, "answer")
         b = expressions.approximate(rounded.text, "answer")
     except (Unreadable, TooComplex):
-        return False
-    return a is not None and b is not None and abs(a - b) <= abs(a) / 20
+        return None
+    return None if a is None or b is None else abs(a - b) <= abs(a) / 20
 
 
 def has_no_variables(equation: Relation) -> bool:

@@ -163,8 +163,11 @@ def negate(number: Number) -> Number:
 
 
 def read_decimal_comma(text: str) -> Number | None:
-    """Read `2,74` or `0,111` as a decimal; return None where the comma could separate thousands."""
+    """Read `2,74` or `0,111` as a decimal; return None where the comma could separate thousands.
+
+    `6,0` is two values.
+    """
     match = re.fullmatch(r"([-+]?\d+),(\d+)", text, re.ASCII)
-    if not match or len(match[2]) == 3 and match[1].lstrip("+-") != "0":
+    if not match or not int(match[2]) or len(match[2]) == 3 and match[1].lstrip("+-") != "0":
         return None
     return read(f"{match[1]}.{match[2]}")
