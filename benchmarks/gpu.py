@@ -13,20 +13,21 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from custom_components.losses.dpo import dpo_loss
 from custom_components.losses.policy_gradient import SETTINGS, policy_gradient_loss
-from custom_components.models.decoder import Decoder, Documents
-from custom_components.models.lora import cast_weights
+from custom_components.models.attention import Documents
+from custom_components.models.decoder import Decoder
 from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
+from custom_components.training.distributed import World, setup_world
 from custom_components.training.flops import known_device, training_flops
-from custom_components.training.trainer import prepare_layers
+from custom_components.training.trainer import materialise, prepare_layers
 
 MODELS = {"3.8b": phi4_mini_3_8b, "tiny": phi4_mini_tiny}
 # Each step has these documents, as shares of 16K tokens.
@@ -78,7 +79,7 @@ def timed(step: Callable[[], None], repeats: int, device: torch.device) -> list[
 
 
 def main() -> None:
-    """Time the steps of every stage and print the table."""
+    """Read the options and measure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,40 +92,45 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--no-activation-checkpointing", action="store_true")
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument(
+        "--recompute-every", type=int, default=1, help="n recomputes every n-th layer; 0 none"
+    )
+    parser.add_argument("--stages", type=int, default=len(STAGES), help="number of steps to time")
     args = parser.parse_args()
-    device = torch.device(args.device)
+    with setup_world(args.device, alone=args.dtype == "bf16") as world:
+        measure(args, world)
+
+
+def measure(args: argparse.Namespace, world: World) -> None:
+    """Time the steps of every stage and print the table."""
+    device = world.device
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else "CPU"
     known = known_device(name)
     with torch.device("meta"):
         model = MODELS[args.model](lora_rank=args.lora_rank)
-    cast_weights(model, torch.bfloat16 if cuda else torch.float32, torch.float32)
-    prepare_layers(model, args.compile, not args.no_activation_checkpointing)
-    model.to_empty(device=device)
-    with device:
-        for module in model.modules():
-            if hasattr(module, "rope_init"):
-                module.rope_init()
+    prepare_layers(model, args.compile, args.recompute_every or None)
+    materialise(model, world, args.dtype, "fp32")
     for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.02)
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if local.dim() > 1:
+            torch.nn.init.normal_(local, std=0.02)
         else:
-            torch.nn.init.ones_(parameter)
+            torch.nn.init.ones_(local)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
     kind = f"LoRA rank {args.lora_rank}" if args.lora_rank else "full fine-tune"
     print(f"{name}, torch {torch.__version__}, {args.model}, {kind}\n")
     print("| step | tokens | seconds (median, all) | tokens/s | MFU | peak GiB |")
     print("|---|---|---|---|---|---|")
-    for stage, shares in STAGES.items():
-        documents = Documents(tuple(int(s * args.length) for s in shares))
+    for stage, shares in list(STAGES.items())[: args.stages]:
+        documents = Documents(tuple(int(s * args.length) for s in shares)).to(device)
         total = sum(documents.lengths)
         tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, total), device=device)
 
         def step(stage=stage, documents=documents, tokens=tokens) -> None:
-            with torch.autocast("cuda", torch.bfloat16) if cuda else nullcontext():
-                loss = step_loss(stage, model, documents, tokens, args.chunk)
+            loss = step_loss(stage, model, documents, tokens, args.chunk)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()

@@ -9,8 +9,8 @@ thread each. Results go to results.json, table.md and SVG files in `--folder`/<p
 are paired by seed. The smallest effect of interest is 5 points on the hard class (A, C), and a
 difference of half of the runs in collapses (B).
 
-A and C start from an SFT model whose distillation data have a few problems of five digits, and whose
-SFT is stopped where the hard class (five digits, or else four) passes 1 to 5 % of the time at
+A and C start from an SFT model whose distillation data have a few problems of five digits, after the
+longest SFT with which the hard class (five digits, or else four) passes 1 to 5 % of the time at
 temperature 1. A trains on as many hard prompts as easy ones (of the class that passes more than 70
 %); every variant generates about as many tokens in a step as GRPO (a pilot sets its number of
 prompts), for as many steps. Its learning rate is the one of four that is best on the hard class in
@@ -58,7 +58,7 @@ from custom_components.data.rows import read_rows, write_rows
 from custom_components.tokenizer.chat import ChatTokenizer
 
 DISTILLED = "{1: 30, 2: 1500, 3: 4000, 4: 1200, 5: 100}"
-SFT_STEPS = (140, 200, 260, 340, 460, 700, 1000)
+SFT_STEPS = (1000, 700, 460, 340, 260, 200, 140)
 EASY, RARE = 0.7, (0.01, 0.05)
 NO_FIX = ["selection.rounds=0", "rebalance.enabled=false", "temperature={start: 1.0, end: 1.0}"]
 

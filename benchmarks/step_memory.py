@@ -10,17 +10,17 @@ that the process holds only what is alive.
 import gc
 import json
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from custom_components.config import instantiate, load
-from custom_components.models.decoder import Documents
-from custom_components.models.hf import DTYPES
-from custom_components.models.lora import cast_weights
+from custom_components.models.attention import Documents
+from custom_components.models.builders import build_on_meta
+from custom_components.training.distributed import World, setup_world
 from custom_components.training.estimate import stage_memory
-from custom_components.training.trainer import prepare_layers
+from custom_components.training.trainer import materialise, prepare_layers
 from custom_components.training.training_config import MidtrainConfig
 
 cfg = load(MidtrainConfig, "configs/tiny/midtrain.yaml", sys.argv[1:])
@@ -33,27 +33,28 @@ def field(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def train(length: int) -> None:
+def train(length: int, world: World) -> None:
     """Build the model and take three steps of `length` tokens."""
-    model = instantiate(cfg.model, "model")
-    cast_weights(model, DTYPES[cfg.dtype], DTYPES[cfg.weights_dtype])
-    prepare_layers(model, False, cfg.activation_checkpointing)
+    model = build_on_meta(cfg.model)
+    prepare_layers(model, False, cfg.checkpointed_layers)
+    materialise(model, world, cfg.dtype, cfg.weights_dtype)
+    for parameter in model.parameters():
+        local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        torch.nn.init.normal_(local, std=0.02)
     optimizer = instantiate(
         cfg.optimizer, "optimizer", [p for p in model.parameters() if p.requires_grad]
     )
     whole, rest = divmod(length, cfg.max_seq_len)
     documents = Documents((cfg.max_seq_len,) * whole + ((rest,) if rest else ()))
     tokens = torch.randint(0, model.tok_embeddings.num_embeddings, (1, length))
-    half = cfg.dtype == "bf16"
     for _ in range(3):
-        with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-            logprobs = model(
-                tokens,
-                mask=documents,
-                input_pos=documents.positions(),
-                targets=tokens,
-                chunk_size=cfg.head_chunk_size,
-            )
+        logprobs = model(
+            tokens,
+            mask=documents,
+            input_pos=documents.positions(),
+            targets=tokens,
+            chunk_size=cfg.head_chunk_size,
+        )
         (-logprobs.mean()).backward()
         del logprobs
         optimizer.step()
@@ -61,9 +62,10 @@ def train(length: int) -> None:
 
 
 # The first steps load the processor's kernels and start thread pools, which are not part of a step.
-train(64)
-gc.collect()
-before = field("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-train(cfg.max_tokens_per_micro_batch)
+with setup_world("cpu", alone=cfg.dtype == "bf16") as one:
+    train(64, one)
+    gc.collect()
+    before = field("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    train(cfg.max_tokens_per_micro_batch, one)
 print(json.dumps({"measured": field("VmHWM") - before, "estimated": estimate.trainer}))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from custom_components.config import Component, UserError, nearest, option, required
 from custom_components.runs.run_config import RunConfig, named_inputs
+from custom_components.verifier.pool.options import VerifierConfig
 
 
 @dataclass
@@ -30,6 +31,7 @@ class EvaluateConfig(RunConfig):
     sampling: dict[str, float] = option(
         dict, "temperature, top_p, max_gen_toks that replace the tasks' own"
     )
+    verifier: VerifierConfig = option(VerifierConfig, "verifier processes")
     include_path: str = option("eval/tasks", "folder with more lm-eval tasks")
     group: int = option(
         256, "requests that go to the engine in one call, after which their responses are kept"

@@ -1,6 +1,6 @@
 """Load the tasks, and the problems, that the config of an evaluation names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -103,15 +103,17 @@ def warn_of_other_instructions(tokenizer: ChatTokenizer, tasks: list[dict[str, A
             )
 
 
-def problems_of_evaluation(config: str) -> Iterator[EvaluationProblem | UserError]:
-    """Yield the problems that the YAML of an evaluation asks.
+def problems_of_evaluation(
+    config: str, overrides: Sequence[str] = ()
+) -> Iterator[EvaluationProblem | UserError]:
+    """Yield the problems that the YAML of an evaluation asks, with `key=value` overrides.
 
     A public set that cannot be loaded yields its UserError instead, so that the others are used.
 
     Raises:
         UserError: When a task is unknown, or the problems of another task cannot be loaded.
     """
-    cfg = load(EvaluateConfig, config, ["models={}"])
+    cfg = load(EvaluateConfig, config, [*overrides, "models={}"])
     names = {task: task.removeprefix("reasoning_") for task in cfg.tasks}
     for task, name in names.items():  # without lm-eval, which takes seconds to import
         if name in SETS:

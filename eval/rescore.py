@@ -15,10 +15,11 @@ from typing import Any
 
 from custom_components.config import UserError
 from custom_components.io import write_json, write_jsonl
+from custom_components.verifier.pool.options import VerifierConfig
 from eval.logs import read_logs
 from eval.provenance import task_provenance
 from eval.results import summary
-from eval.scoring import Response, problem_metrics, verified_responses
+from eval.scoring import Response, problem_metrics, use_verifier, verified_responses
 from eval.tables import print_results
 
 
@@ -40,16 +41,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="folder with logged samples")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--rounding", action="store_true", help="accept 12.52 for the gold 12.5")
     args = parser.parse_args(argv)
+    use_verifier(VerifierConfig(rounding=args.rounding))
     try:
-        rescore(args.folder, args.output)
+        rescore(args.folder, args.output, args.rounding)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     return 0
 
 
-def rescore(folder: Path, output: Path) -> None:
+def rescore(folder: Path, output: Path, rounding: bool = False) -> None:
     """Rescore every model of a folder, and print how many verdicts changed.
 
     Raises:
@@ -75,6 +78,7 @@ def rescore(folder: Path, output: Path) -> None:
                     for task, rows in tasks.items()
                 },
                 "rescored_from": str(folder),
+                "rounding": rounding,
             },
             "results": {task: summary(rows) for task, rows in tasks.items()},
         }

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from custom_components.verifier import VerifierPool
+from custom_components.verifier.pool.options import VerifierConfig
 from custom_components.verifier.types import Item
 from eval.estimators import cons_at_k, pass_at_k
 
@@ -16,6 +17,8 @@ METRICS = ("accuracy", "pass_at_n", "cons_at_n", "tied", *RATES, "samples")
 
 REASONING_OPEN = "REASONTUNE_REASONING_OPEN"
 """Environment variable that is 1 if the chat template has already opened <think>."""
+ROUNDING = "REASONTUNE_ROUNDING"
+"""Environment variable that is 1 to accept every decimal that rounds to a decimal gold."""
 
 
 class Response(str):
@@ -49,10 +52,24 @@ class Response(str):
         return self.finish_reason == "length" or (opened and "</think>" not in self)
 
 
-@cache
+_options: VerifierConfig | None = None
+
+
+def use_verifier(options: VerifierConfig | None) -> None:
+    """Score with these options from now on; None: with those of the environment."""
+    global _options
+    _options = options
+
+
 def pool() -> VerifierPool:
-    """Return the one pool of the process, which is closed when the process exits."""
-    verifiers = VerifierPool(workers=2)
+    """Return the pool that scores now. Every pool is closed when the process exits."""
+    options = _options or VerifierConfig(rounding=os.environ.get(ROUNDING) == "1")
+    return _pool(options.workers, options.time_limit, options.rounding)
+
+
+@cache
+def _pool(workers: int, time_limit: float, rounding: bool) -> VerifierPool:
+    verifiers = VerifierPool(workers, time_limit, rounding=rounding)
     atexit.register(verifiers.close)
     return verifiers
 

@@ -1,16 +1,24 @@
 """Load the problems of evaluation sets, which must not be trained on."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from custom_components.config import UserError
-from custom_components.data.rows import load_table, resolve
+from custom_components.data.rows import Reject, file_and_rows, load_table, resolve
 from eval.tasks import functions
 
 SETS = {
     "math500": "math500",
     "aime24": "aime24",
     "aime25": "aime25",
+    "aime26": "aime26",
+    "hmmt_feb25": "hmmt_feb25",
+    "hmmt_nov25": "hmmt_nov25",
+    "hmmt_feb26": "hmmt_feb26",
+    "amc23": "amc23",
+    "olympiadbench": "olympiadbench",
+    "minerva": "minerva",
     "gpqa_diamond": "gpqa_diamond",
     "gsm8k": "gsm8k_test",
     "tiny_addition": "tiny_addition",
@@ -22,7 +30,8 @@ def evaluation_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the problems of evaluation sets, loaded as the evaluation loads them.
 
     Args:
-        names: keys of `SETS`, or JSONL or Parquet files with a column problem or question.
+        names: keys of `SETS`, or JSONL or Parquet files with a column problem or question;
+            `file.jsonl[:200]` is its first 200 rows.
 
     Yields:
         (name of the set, text of the problem). A problem with choices comes twice, with and without
@@ -34,7 +43,7 @@ def evaluation_problems(names: Iterable[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         if name in SETS:
             yield from _task_problems(name)
-        elif Path(name).suffix in (".jsonl", ".json", ".parquet"):
+        elif Path(file_and_rows(name)[0]).suffix in (".jsonl", ".json", ".parquet"):
             yield from _file_problems(name)
         else:
             raise UserError(
@@ -57,9 +66,12 @@ def _task_problems(name: str) -> Iterator[tuple[str, str]]:
             yield name, row["problem"].rpartition(f"\n\n{row['choices'][0]}) ")[0]
 
 
-def _file_problems(path: str) -> Iterator[tuple[str, str]]:
-    for where, row in load_table(resolve(path, path)):
-        text = (row or {}).get("problem") or (row or {}).get("question")
+def _file_problems(name: str) -> Iterator[tuple[str, str]]:
+    path, count = file_and_rows(name)
+    for where, row in islice(load_table(resolve(path, path)), count):
+        if isinstance(row, Reject):
+            raise UserError(f"{where}: {row.reason}")
+        text = row.get("problem") or row.get("question")
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"{where}: no text in a column problem or question")
-        yield path, text
+        yield name, text

@@ -153,7 +153,12 @@ def verify_chunk(rows: list[dict[str, Any]], trust: bool, pool: VerifierPool) ->
         pool: verifier.
     """
     items = (
-        Item(row["answer"], row["response"], truncated=row["finish_reason"] == "length")
+        Item(
+            row["answer"],
+            row["response"],
+            truncated=row["finish_reason"] == "length",
+            problem=row["problem"],
+        )
         for row in rows
         if not (trust and row["given_verdict"])
     )

@@ -89,7 +89,9 @@ def examine_stage(config: str, overrides: list[str]) -> tuple[DoctorConfig, list
         show_estimates([stage], options)
     evaluation = options.evaluation or str(Path(config).with_name("evaluate.yaml"))
     exists = Path(evaluation).is_file()
-    problems = EvaluationProblems.of(evaluation) if exists else EvaluationProblems()
+    problems = EvaluationProblems()
+    if exists:
+        problems = EvaluationProblems.of(evaluation, options.evaluation_overrides)
     findings = examine([stage], options, problems)
     if isinstance(cfg, RLConfig) and Path(cfg.engine.get("model", "")).is_dir():
         if options.forecast_prompts and not blocking(findings, options.allow):

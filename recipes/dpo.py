@@ -33,7 +33,7 @@ from custom_components.training.training_config import DPOConfig
 @recipe_main
 def main(cfg: DPOConfig) -> None:
     """Train on pairs of verified rollouts with the sigmoid DPO loss."""
-    with setup_world(cfg.device) as world:
+    with setup_world(cfg.device, alone=cfg.dtype == "bf16") as world:
         run = RunFolder("dpo", cfg, world)
         if run.already_complete:
             return

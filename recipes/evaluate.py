@@ -18,6 +18,7 @@ come: a resumed run asks only for those that are missing, and skips a model whos
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.provenance import model_provenance, task_provenance
 from eval.results import problem_row, summary
+from eval.scoring import use_verifier
 from eval.tables import print_results
 
 
 @recipe_main
 def main(cfg: EvaluateConfig) -> None:
     """Evaluate models."""
+    use_verifier(cfg.verifier)
     names = list(cfg.models)
     if not names:
         raise UserError("models: name at least one, e.g. models.sft=runs/tiny/sft/model")
@@ -89,23 +92,22 @@ def evaluate_model(
     if tokenizer:
         warn_of_other_instructions(tokenizer, tasks)
     engine = WatchedEngine(cfg.engine | {"model": model}, tokenizer, cfg.engine_timeout)
-    lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group, ranks)
-    began = time.perf_counter()
-    try:
-        output = simple_evaluate(
-            lm,
-            tasks=tasks,
-            task_manager=manager,
-            apply_chat_template=True,
-            limit=cfg.limit,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
-    except AnsweredElsewhere:
-        engine.close()
-        return None
-    seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
-    engine.close()
+    with closing(engine):
+        lm = EngineLM(engine, tokenizer, cfg.seed, cfg.sampling, replies, cfg.group, ranks)
+        began = time.perf_counter()
+        try:
+            output = simple_evaluate(
+                lm,
+                tasks=tasks,
+                task_manager=manager,
+                apply_chat_template=True,
+                limit=cfg.limit,
+                log_samples=True,
+                bootstrap_iters=0,
+            )
+        except AnsweredElsewhere:
+            return None
+        seconds = {"generation": lm.seconds, "all": time.perf_counter() - began}
     results: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     protocols: dict[str, dict[str, Any]] = {}
@@ -119,6 +121,7 @@ def evaluate_model(
     provenance = model_provenance(model, hashes.get(model), template, cfg.engine, engine.dtype) | {
         "prompt_form": asdict(tokenizer.form) if tokenizer else None,
         "seed": cfg.seed,
+        "rounding": cfg.verifier.rounding,
         "tasks": protocols,
         "seconds": seconds,
     }

@@ -43,7 +43,10 @@ from custom_components.training.trainer import Trainer
 def main(cfg: GRPOConfig) -> None:
     """Follow the policy gradient on rewarded rollouts."""
     setting = cfg.loss.resolve()
-    with setup_world(cfg.device, uneven=True) as world, open_run("grpo", cfg, world) as opened:
+    with (
+        setup_world(cfg.device, uneven=True, alone=cfg.dtype == "bf16") as world,
+        open_run("grpo", cfg, world) as opened,
+    ):
         if opened is None:
             return
         folder, sampler = opened

@@ -35,7 +35,7 @@ from custom_components.training.validation import BestSoFar, validation_losses
 @recipe_main
 def main(cfg: MidtrainConfig) -> None:
     """Train on packed documents with the next-token loss."""
-    with setup_world(cfg.device) as world:
+    with setup_world(cfg.device, alone=cfg.dtype == "bf16") as world:
         run = RunFolder("midtrain", cfg, world)
         if run.already_complete:
             return

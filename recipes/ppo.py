@@ -32,7 +32,10 @@ from custom_components.training.trainer import Trainer
 def main(cfg: PPOConfig) -> None:
     """Follow the policy gradient with a critic on rewarded rollouts."""
     setting = cfg.loss.resolve()
-    with setup_world(cfg.device, uneven=True) as world, open_run("ppo", cfg, world) as opened:
+    with (
+        setup_world(cfg.device, uneven=True, alone=cfg.dtype == "bf16") as world,
+        open_run("ppo", cfg, world) as opened,
+    ):
         if opened is None:
             return
         folder, sampler = opened

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from custom_components.config import UserError, instantiate, recipe_main
 from custom_components.data.data_config import RolloutConfig
-from custom_components.data.problems import read_problems
+from custom_components.data.problems import read_problems, rejects_line
 from custom_components.data.rows import Reject, read_rows, rollout_row, write_rows
 from custom_components.engines.engine import Reply, Sampling
 from custom_components.engines.replies import ReplyFile, cost_of_unfinished
@@ -43,6 +44,8 @@ def main(cfg: RolloutConfig) -> None:
         if run.already_complete:
             return
         problems, rejects = read_problems(instantiate(cfg.problems, "problems"))
+        if rejects and world.rank == 0:
+            print(rejects_line(rejects, len(problems)), flush=True)
         shards = {
             f"{i // cfg.problems_per_shard:05d}": problems[i : i + cfg.problems_per_shard]
             for i in range(0, len(problems), cfg.problems_per_shard)
@@ -63,12 +66,11 @@ def main(cfg: RolloutConfig) -> None:
                 desc="rollout",
                 disable=world.rank != 0,
             )
-            with bar, cfg.oversample.open() as pool:
+            with closing(engine), bar, cfg.oversample.open() as pool:
                 yield_bar = YieldBar(bar, pool if cfg.oversample.max_samples else None)
                 sampler = Sampler(cfg, engine, yield_bar)
                 for name in own_shards:
                     sampler.sample(Shard(folder, name, shards[name]))
-            engine.close()
         world.barrier()
         if world.rank == 0:
             totals = sum_sidecars(folder)
@@ -133,9 +135,14 @@ class YieldBar:
         """Count the replies to problem i of a shard; those of an earlier run are not fresh."""
         self.sampled.add((shard.name, i))
         if self.pool is not None:
-            gold = shard.problems[i]["answer"]
+            problem = shard.problems[i]
             for reply in replies:
-                item = Item(gold, reply.text, truncated=reply.finish_reason == "length")
+                item = Item(
+                    problem["answer"],
+                    reply.text,
+                    truncated=reply.finish_reason == "length",
+                    problem=problem["problem"],
+                )
                 self._pending.append(((shard.name, i), self.pool.submit(item)))
         if fresh:
             self.tokens += sum(reply.num_tokens for reply in replies)

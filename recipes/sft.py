@@ -22,7 +22,7 @@ from custom_components.training.training_config import SFTConfig
 @recipe_main
 def main(cfg: SFTConfig) -> None:
     """Train on the responses of single examples with the next-token loss."""
-    with setup_world(cfg.device) as world:
+    with setup_world(cfg.device, alone=cfg.dtype == "bf16") as world:
         run = RunFolder("sft", cfg, world)
         if run.already_complete:
             return

@@ -36,6 +36,13 @@ class ChainConfig:
     evaluation_nproc_per_node: int = option(
         1, "processes of each evaluation, each with an engine and a GPU of its own", least=1
     )
+    evaluation_overrides: list[str] = option(list, "key=value for the evaluations")
+    model: str | None = option(
+        None, "model to train, for a chain whose stages name it with ${model}; see configs/any"
+    )
+    problems: str | None = option(
+        None, "file of problems, for a chain whose stages name it with ${problems}"
+    )
     run_dir: str = required("folder of the chain; each stage's run folder is below it")
     compare: list[list[str]] = option(list, "pairs of stages to compare besides neighbours")
     only: list[str] | None = option(None, "names of the stages to run; all by default")

@@ -1,5 +1,6 @@
 """Have the doctor examine a chain: before it starts, and before each stage."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,9 @@ class ChainDoctor:
     def __init__(self, cfg: ChainConfig) -> None:
         self.options = cfg.doctor
         self.evaluation = cfg.evaluation
+        self.evaluation_overrides = cfg.evaluation_overrides
         self.logs = Path(cfg.run_dir) / "logs"
-        self.problems = EvaluationProblems.of(cfg.evaluation)
+        self.problems = EvaluationProblems.of(cfg.evaluation, cfg.evaluation_overrides)
         # all stages: a chosen one may start from the output of one that was not chosen
         self.stages = stages_of(cfg)
         self.shown: set[Finding] = set()
@@ -83,6 +85,7 @@ class ChainDoctor:
             "ranks": stage.ranks,
             "trained_on": stage.trained_on,
             "evaluation": self.evaluation,
+            "evaluation_overrides": json.dumps(self.evaluation_overrides),
             "allow": f"[{','.join(self.options.allow)}]",
             "device": self.options.device,
             "memory_gib": self.options.memory_gib,

@@ -109,6 +109,7 @@ def evaluation_step(cfg: ChainConfig, stage: str) -> Step:
         f"only=[{stage}]",
         f"output_dir={cfg.run_dir}/eval/{stage}",
         f"models.{stage}={cfg.run_dir}/{stage}/model",
+        *cfg.evaluation_overrides,
     )
     return Step(
         f"eval/{stage}",

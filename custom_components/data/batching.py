@@ -9,7 +9,7 @@ import torch
 
 from custom_components.config import UserError
 from custom_components.data.packing import IGNORE
-from custom_components.models.decoder import Documents
+from custom_components.models.attention import Documents
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,17 @@ class MicroBatch:
     documents: Documents
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """Return the batch on a device."""
+        """Return the batch on a device, without waiting for it."""
+
+        def moved(t: torch.Tensor) -> torch.Tensor:
+            return t.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else t
+
         return MicroBatch(
-            self.tokens.to(device),
-            self.targets.to(device),
-            self.positions.to(device),
-            self.scored.to(device),
-            self.documents,
+            moved(self.tokens),
+            moved(self.targets),
+            moved(self.positions),
+            moved(self.scored),
+            self.documents.to(device),
         )
 
 
@@ -73,13 +77,17 @@ def collate(rows: list[dict[str, Any]], document_mask: bool = True) -> MicroBatc
     )
 
 
-def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[list[int]]]:
-    """Divide a batch into micro-batches of similar token counts, the same number for every rank.
+def split_batch(
+    lengths: list[int], max_tokens: int, ranks: int, costs: list[float] | None = None
+) -> list[list[list[int]]]:
+    """Divide a batch into micro-batches of similar cost, the same number for every rank.
 
     Args:
         lengths: tokens of each row.
         max_tokens: most tokens of a micro-batch; a longer row has a micro-batch of its own.
-        ranks: number of ranks.
+        ranks: number of ranks, which wait for the one with the most work.
+        costs: work of each row, in any unit (see `training.flops.document_costs`); its tokens when
+            None.
 
     Returns:
         [rank][micro-batch] -> indices into `lengths`.
@@ -92,18 +100,21 @@ def split_batch(lengths: list[int], max_tokens: int, ranks: int) -> list[list[li
             f"a batch of {len(lengths)} rows cannot be divided over {ranks} ranks; raise batch_size"
         )
     limit = max(max_tokens, *lengths) if lengths else max_tokens
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    costs = costs or [float(n) for n in lengths]
+    order = sorted(range(len(lengths)), key=lambda i: (-costs[i], i))
     per_rank = max(1, -(-sum(lengths) // (limit * ranks)))
     while True:
         bins: list[list[int]] = [[] for _ in range(min(per_rank * ranks, len(lengths)))]
         # Ranks meet in every forward pass, so each needs the same number of micro-batches.
         bins = bins[: len(bins) // ranks * ranks]
-        totals = [0] * len(bins)
+        totals = [0.0] * len(bins)
+        tokens = [0] * len(bins)
         for i in order:
             smallest = min(range(len(bins)), key=lambda b: (totals[b], b))
             bins[smallest].append(i)
-            totals[smallest] += lengths[i]
-        if max(totals) <= limit or len(bins) + ranks > len(lengths):
+            totals[smallest] += costs[i]
+            tokens[smallest] += lengths[i]
+        if max(tokens) <= limit or len(bins) + ranks > len(lengths):
             break
         per_rank += 1
     return [[sorted(b) for b in bins[rank::ranks]] for rank in range(ranks)]

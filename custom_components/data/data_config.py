@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from custom_components.config import Component, option, required
 from custom_components.data.decontamination import NGRAM, SIMILARITY
+from custom_components.data.rows import file_and_rows
 from custom_components.data.splits import SplitsConfig
 from custom_components.runs.run_config import RunConfig, named_inputs
 from custom_components.verifier.pool.options import VerifierConfig
@@ -58,7 +59,11 @@ class RolloutConfig(RunConfig):
 class DecontaminationConfig:
     """Configure which problems may not be trained on (see data/decontamination.py)."""
 
-    sets: list[str] = option(list, "evaluation sets in use: math500, aime24, ..., or JSONL files")
+    sets: list[str] = option(
+        list,
+        "evaluation sets in use: math500, aime24, ..., or JSONL files; test.jsonl[:200] is its first "
+        "200 rows",
+    )
     ngram: int = option(NGRAM, "words in a row that prove a copy")
     similarity: float = option(SIMILARITY, "least score of an altered copy")
 
@@ -95,5 +100,6 @@ class CurateConfig(RunConfig):
         for i, source in enumerate(self.sources):
             paths |= named_inputs(source, f"sources.{i}", "path")
         return paths | {
-            f"decontamination.sets.{i}": s for i, s in enumerate(self.decontamination.sets)
+            f"decontamination.sets.{i}": file_and_rows(name)[0]
+            for i, name in enumerate(self.decontamination.sets)
         }

@@ -4,11 +4,12 @@ Each function yields rows with id, source, problem, answer and, if known, domain
 bad row is yielded as a `Reject`.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from custom_components.config import UserError
-from custom_components.data.rows import Reject, load_table, resolve
+from custom_components.data.rows import Reject, label, load_table, resolve, text_cell
 
 STATISTICS = ("pass_rate", "length_cv", "length_range")
 """Columns of the `prompts` split that summarise the responses to a problem."""
@@ -34,6 +35,14 @@ def read_problems(problems: Problems) -> tuple[list[dict[str, Any]], list[Reject
     return good, rejects
 
 
+def rejects_line(rejects: list[Reject], usable: int) -> str:
+    """Return the line that counts rejected problems, at least one, and names the first."""
+    return (
+        f"{len(rejects)} of {usable + len(rejects)} problems rejected; first: "
+        f"{rejects[0].where}: {rejects[0].reason}"
+    )
+
+
 def table(
     path: str,
     problem: str = "problem",
@@ -42,43 +51,62 @@ def table(
     difficulty: str | None = None,
     source: str = "problems",
     split: str = "train",
+    config: str | None = None,
     limit: int | None = None,
     offset: int = 0,
     statistics: bool = False,
 ) -> Problems:
     """Yield the problems of a JSONL or Parquet file, or of a data set on the hub.
 
+    A row without an id is numbered. A row whose id an earlier one has gets its number, too, and a
+    line at the end counts them.
+
     Args:
         path: file, or hub id.
-        problem, answer, domain, difficulty: names of the columns; the last two are optional.
+        problem, answer, domain, difficulty: names of the columns; the last two are optional. A
+            nested one is named by its path: `prompt.0.content`, `reward_model.ground_truth`.
         source: name of the source in the rows.
-        split: split of a data set on the hub.
+        split, config: split and configuration of a data set on the hub.
         limit: number of rows to read.
         offset: number of rows to skip first.
         statistics: whether to keep the statistics of responses that curate's `prompts` split has;
             RL's selection then samples none of the prompts that they rule out already.
     """
-    for i, (where, row) in enumerate(load_table(path, split)):
+    ids: set[str] = set()
+    repeated = 0
+    for i, (where, row) in enumerate(load_table(path, split, config)):
+        if limit is not None and i >= offset + limit:
+            break
+        name = None if isinstance(row, Reject) else label(row.get("id"))
+        name = f"{source}-{i}" if name is None else name
+        is_repeated = name in ids
+        while name in ids:
+            name = f"{name}-{i}"
+        ids.add(name)
         if i < offset:
             continue
-        if limit is not None and i >= offset + limit:
-            return
-        if row is None:
-            yield Reject(where, "not a JSON object")
+        if isinstance(row, Reject):
+            yield row
             continue
-        missing = [c for c in (problem, answer) if not str(row.get(c) or "").strip()]
-        if missing:
-            yield Reject(where, f"column {missing[0]!r} is missing or empty")
+        try:
+            texts = {"problem": text_cell(row, problem), "answer": text_cell(row, answer)}
+        except KeyError as e:
+            yield Reject(where, f"column {e.args[0]!r} is missing or empty")
             continue
+        except ValueError as e:
+            yield Reject(where, str(e))
+            continue
+        repeated += is_repeated
         yield {
-            "id": str(row.get("id", f"{source}-{i}")),
+            "id": name,
             "source": source,
-            "problem": str(row[problem]).strip(),
-            "answer": str(row[answer]).strip(),
-            "domain": str(row[domain]) if domain and row.get(domain) else None,
-            "difficulty": str(row[difficulty]) if difficulty and row.get(difficulty) else None,
+            **texts,
+            "domain": label(row.get(domain)) if domain else None,
+            "difficulty": label(row.get(difficulty)) if difficulty else None,
             **({name: row[name] for name in STATISTICS if name in row} if statistics else {}),
         }
+    if repeated and os.environ.get("RANK", "0") == "0":
+        print(f"{path}: {repeated} rows repeat an earlier id; theirs end in the row's number")
 
 
 def gsm8k(
@@ -103,8 +131,11 @@ def gsm8k(
             continue
         if limit is not None and i >= offset + limit:
             return
-        _, mark, answer = str((row or {}).get("answer", "")).rpartition("####")
-        if row is None or not mark or not row.get("question"):
+        if isinstance(row, Reject):
+            yield row
+            continue
+        _, mark, answer = str(row.get("answer", "")).rpartition("####")
+        if not mark or not row.get("question"):
             yield Reject(where, "not a GSM8K row (question, answer ending in '#### number')")
             continue
         steps = row["answer"].count("<<")

@@ -4,11 +4,14 @@ A row is one response to a problem, by a teacher model or a person. A bad row be
 which is named and counted, and is never dropped silently.
 """
 
+import codecs
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +119,29 @@ def resolve(path: str, local: str = "") -> str:
     return path
 
 
+def file_and_rows(name: str) -> tuple[str, int | None]:
+    """Return the file of `file.jsonl` or `file.jsonl[:200]`, and how many of its rows are meant.
+
+    The number is None for all rows.
+    """
+    if rows := re.fullmatch(r"(.+)\[:(\d+)\]", name):
+        return rows[1], int(rows[2])
+    return name, None
+
+
 def load_table(
     path: str, split: str = "train", name: str | None = None
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
+) -> Iterator[tuple[str, dict[str, Any] | Reject]]:
     """Yield the rows of a JSONL or Parquet file, or of a data set on the hub.
+
+    A JSON file may also be one array of objects, and begin with a byte order mark.
 
     Args:
         path: file ending in .jsonl, .json or .parquet; anything else is a hub id.
         split, name: split and configuration of a data set on the hub.
 
     Yields:
-        (location, row): the row is None if a JSONL line is not an object.
+        (location, row): the row is a `Reject` if it is not a JSON object in UTF-8.
 
     Raises:
         UserError: if nothing is at `path`, the file is empty, or the hub cannot be reached.
@@ -142,18 +157,51 @@ def load_table(
         for count, row in enumerate(read_rows(path), 1):
             yield f"{path}, row {count}", row
     else:
-        with open(path, encoding="utf-8", errors="replace") as f:
-            for number, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                count += 1
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                yield f"{path}, line {number}", row if isinstance(row, dict) else None
+        for where, value in _load_json(path):
+            count += 1
+            yield where, value if isinstance(value, dict | Reject) else Reject(where, NOT_AN_OBJECT)
     if count == 0:
         raise UserError(f"data file {path} is empty")
+
+
+NOT_AN_OBJECT = "not a JSON object"
+NOT_UTF8 = "not UTF-8; convert the file, for example by iconv -f latin1 -t utf-8"
+
+
+def _load_json(path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (location, value) of each entry of a JSON array, or of each line; a bad one is a `Reject`."""
+    array = _json_array(path)
+    if array is not None:
+        for number, value in enumerate(array, 1):
+            yield f"{path}, row {number}", value
+        return
+    with open(path, "rb") as f:
+        for number, line in enumerate(f, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                yield where, json.loads(line.decode())
+            except UnicodeDecodeError:
+                yield where, Reject(where, NOT_UTF8)
+            except (ValueError, RecursionError):
+                yield where, Reject(where, NOT_AN_OBJECT)
+
+
+def _json_array(path: str) -> list[Any] | None:
+    """Return the entries of a file that is one JSON array; None for any other file."""
+    with open(path, "rb") as f:
+        if f.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] != b"[":
+            return None
+        f.seek(0)
+        try:
+            value = json.loads(f.read().decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return None
+    return (
+        value if isinstance(value, list) and any(isinstance(row, dict) for row in value) else None
+    )
 
 
 def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,6 +222,73 @@ def _load_hub(path: str, split: str, name: str | None) -> Iterator[tuple[str, di
         ) from e
     for i, row in enumerate(table):
         yield f"{path} [{split}], row {i}", dict(row)
+
+
+def cell(row: dict[str, Any], column: str) -> Any:
+    """Return the value in a column, or in a nested one: `reward.answer`, `prompt.0.content`.
+
+    Raises:
+        KeyError: if there is no such column.
+    """
+    if column in row:
+        return row[column]
+    value: Any = row
+    for part in column.split("."):
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise KeyError(column)
+    return value
+
+
+def text_cell(row: dict[str, Any], column: str) -> str:
+    """Return the text in a column (see `cell`), without space around it. A number becomes text.
+
+    Raises:
+        KeyError: if there is no such column.
+        ValueError: if the value is empty, or is neither text nor a number.
+    """
+    value = cell(row, column)
+    if isinstance(value, str):
+        value = value.strip()
+    if value is None or value == "":
+        raise ValueError(f"column {column!r} is missing or empty")
+    if isinstance(value, list | dict):
+        kind = "a list" if isinstance(value, list) else "an object"
+        raise ValueError(
+            f"column {column!r} is {kind}; name the text in it: {_inner(column, value)}"
+        )
+    if isinstance(value, bool):
+        raise ValueError(f"column {column!r} is true or false, not text or a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"column {column!r} is NaN or infinite")
+    if not isinstance(value, str | int | float | Decimal):
+        raise ValueError(f"column {column!r} is neither text nor a number")
+    return str(value)
+
+
+def _inner(name: str, value: Any) -> str:
+    """Return the name of a text in a nested value; of messages, the user's content."""
+    while isinstance(value, list | dict) and value:
+        if isinstance(value, list):
+            roles = [turn.get("role") if isinstance(turn, dict) else None for turn in value]
+            place = roles.index("user") if "user" in roles else 0
+            name, value = f"{name}.{place}", value[place]
+        else:
+            key = next((k for k in _TEXT_KEYS if k in value), next(iter(value)))
+            name, value = f"{name}.{key}", value[key]
+    return name
+
+
+_TEXT_KEYS = ("content", "ground_truth", "answer", "value", "text")
+
+
+def label(value: Any) -> str | None:
+    """Return a label as text; None for null and NaN."""
+    missing = value is None or isinstance(value, float) and math.isnan(value)
+    return None if missing else str(value)
 
 
 def checked(row: dict[str, Any], where: str) -> dict[str, Any] | Reject:

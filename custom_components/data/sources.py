@@ -17,17 +17,32 @@ from custom_components.config import UserError
 from custom_components.data.rows import (
     Reject,
     Rows,
+    cell,
     checked,
+    label,
     load_table,
     resolve,
     rollout_row,
     table_files,
+    text_cell,
 )
 from custom_components.tokenizer.thought import OPENED, whole_response
 from custom_components.verifier.read import last_boxes
 
 Convert = Callable[[dict[str, Any], int], dict[str, Any] | list[dict[str, Any]]]
-LABELS = {True: "correct", False: "incorrect", "correct": "correct", "incorrect": "incorrect"}
+LABELS = {
+    "true": "correct",
+    "yes": "correct",
+    "correct": "correct",
+    "1": "correct",
+    "1.0": "correct",
+    "false": "incorrect",
+    "no": "incorrect",
+    "incorrect": "incorrect",
+    "0": "incorrect",
+    "0.0": "incorrect",
+}
+"""Map the labels of a `correct` column, as lower-case text, to verdicts."""
 
 
 def _adapt(
@@ -67,14 +82,14 @@ def _adapt(
 
 
 def _converted(
-    convert: Convert, where: str, row: dict[str, Any] | None, i: int, opening: str
+    convert: Convert, where: str, row: dict[str, Any] | Reject, i: int, opening: str
 ) -> Rows:
     """Yield the rollout rows, or the `Reject`, that one row of a table gives.
 
     Their responses are whole: they have the `<think>` of their prompt's opening.
     """
-    if row is None:
-        yield Reject(where, "not a JSON object")
+    if isinstance(row, Reject):
+        yield row
         return
     try:
         adapted = convert(row, i)
@@ -207,13 +222,15 @@ def jsonl(
 
     Args:
         path: file, folder of files, or hub id.
-        problem, answer, response: names of the columns.
+        problem, answer, response: names of the columns; a nested one is named by its path:
+            `prompt.0.content`, `reward_model.ground_truth`.
         reasoning: column with the reasoning, if it is separate from the response; it is put before
             the response, in <think> tags.
         options: column with a list of choices, which are put below the problem as A, B, ... A
             response without a box that ends in the sentence "The answer is (C)", and names no
             other letter in this way, gets that letter boxed.
-        correct: column that tells whether the answer is right (a boolean, or correct/incorrect).
+        correct: column that tells whether the answer is right: a boolean, 0 or 1, or a word such as
+            correct, true, yes or their opposites.
         domain, difficulty: columns with labels, used if they exist.
         id: column, or several that together name a row; rows without them are numbered.
         source: name of the source in the rows.
@@ -222,9 +239,8 @@ def jsonl(
     """
 
     def convert(row: dict[str, Any], i: int) -> dict[str, Any]:
-        question, gold, text = row[problem], row[answer], row[response]
-        if gold is None:
-            raise ValueError(f"column {answer!r} is missing or empty")
+        question, gold = text_cell(row, problem), text_cell(row, answer)
+        text = cell(row, response)
         if options is not None:
             letters = [chr(65 + n) for n in range(len(row[options]))]
             choices = (f"{x}. {choice}" for x, choice in zip(letters, row[options], strict=True))
@@ -232,20 +248,20 @@ def jsonl(
             text = box_letter(text, letters)
         if reasoning is not None:
             text = _thought(row[reasoning], text)
-        parts = [row.get(column) for column in ([id] if isinstance(id, str) else id)]
-        named = not any(part is None for part in parts)
+        parts = [label(row.get(column)) for column in ([id] if isinstance(id, str) else id)]
+        names = [part for part in parts if part is not None]
         return rollout_row(
-            id="-".join(map(str, parts)) if named else f"{source}-{i}",
+            id="-".join(names) if len(names) == len(parts) else f"{source}-{i}",
             source=source,
             problem=question,
-            answer=str(gold),
+            answer=gold,
             response=text,
             finish_reason=row.get("finish_reason") or "stop",
             model=str(row.get("model") or ""),
-            domain=_label(row.get(domain)),
-            difficulty=_label(row.get(difficulty)),
+            domain=label(row.get(domain)),
+            difficulty=label(row.get(difficulty)),
             num_tokens=row.get("num_tokens"),
-            given_verdict=None if correct is None else LABELS.get(row[correct]),
+            given_verdict=None if correct is None else _verdict(row, correct),
         )
 
     yield from _adapt(resolve(path, path), convert, split, reasoning_open=reasoning_open)
@@ -273,8 +289,20 @@ def box_letter(text: str, letters: list[str]) -> str:
     return f"{text[: final.end(1)]}\\boxed{{{final[2]}}}."
 
 
-def _label(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _verdict(row: dict[str, Any], column: str) -> str | None:
+    """Return the verdict that a column gives; None for null.
+
+    Raises:
+        KeyError: if there is no such column.
+        ValueError: if its value does not say correct or incorrect.
+    """
+    given = label(cell(row, column))
+    if given is None or not given.strip():
+        return None
+    verdict = LABELS.get(given.strip().lower())
+    if verdict is None:
+        raise ValueError(f"column {column!r} is {given[:40]!r}, not true or false")
+    return verdict
 
 
 def _thought(reasoning: str, answer: str) -> str:
@@ -319,13 +347,13 @@ def openr1_math(path: str = "open-r1/OpenR1-Math-220k", split: str = "train") ->
                 id=f"{row.get('uuid') or f'openr1-{i}'}-{n}",
                 source="openr1_math",
                 problem=row["problem"].strip(),
-                answer=str(row["answer"] or "").strip(),
+                answer="" if row["answer"] is None else text_cell(row, "answer"),
                 response=_as_thought(text) if text else "",
                 domain=row.get("problem_type"),
                 finish_reason="stop"
                 if complete and column("finish_reasons")[n] != "length"
                 else "length",
-                given_verdict=LABELS[True in labels] if labels - {None} else None,
+                given_verdict=LABELS[str(True in labels).lower()] if labels - {None} else None,
                 model="deepseek-r1",
             )
 

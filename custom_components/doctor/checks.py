@@ -85,10 +85,11 @@ def check_decontamination(stage: Stage, evaluation: EvaluationProblems) -> Itera
         if Path(evaluation.own_file).resolve() not in files:
             missing.append(evaluation.own_file)
     if missing:
+        names = [f'"{name}"' if "[" in name else name for name in [*sets, *missing]]
         yield Finding(
             "decontamination",
             "warning",
             f"decontamination.sets lacks {', '.join(missing)}, which the evaluation uses",
             "copies of their problems stay in the training data",
-            f"decontamination.sets=[{','.join([*sets, *missing])}]",
+            f"decontamination.sets=[{','.join(names)}]",
         )

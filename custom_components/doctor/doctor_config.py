@@ -22,7 +22,7 @@ class DoctorConfig:
     )
     memory_gib: float | None = option(None, "memory of the device; that of the machine by default")
     mfu: float = option(
-        0.4, "share of the GPU's peak that training reaches, to plan its time", least=0.01
+        0.35, "share of the GPU's peak that training reaches, to plan its time", least=0.01
     )
     mean_document: float = option(
         0.5, "mean length of a document, as a share of max_seq_len, to plan the time"
@@ -54,6 +54,7 @@ class StageDoctorConfig(DoctorConfig):
         "YAML of recipes/evaluate.py whose problems may not be trained on; by default "
         "evaluate.yaml beside the stage's",
     )
+    evaluation_overrides: list[str] = option(list, "key=value for that YAML")
     trained_on: str | None = option(None, "split that the start model of RL learned from")
 
 

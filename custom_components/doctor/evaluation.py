@@ -1,6 +1,6 @@
 """Collect the problems of the evaluation, which may not be trained on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,8 @@ class EvaluationProblems:
     Attributes:
         read: Function that yields the problems, and a `UserError` in place of those of a task that
             cannot be loaded.
-        own_file: File of the user's own problems among them, if curate can read it; else empty.
+        own_file: File of the user's own problems among them as `decontamination.sets` names it, if
+            curate can read it; else empty.
         failures: Why problems could not be loaded; empty until `problems` is read.
     """
 
@@ -26,15 +27,17 @@ class EvaluationProblems:
     failures: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: str) -> "EvaluationProblems":
-        """Return the problems of an evaluation's YAML."""
+    def of(cls, config: str, overrides: Sequence[str] = ()) -> "EvaluationProblems":
+        """Return the problems of an evaluation's YAML with these `key=value` overrides."""
         try:
-            node = load(EvaluateConfig, config, ["models={}"]).problems or {}
+            node = load(EvaluateConfig, config, [*overrides, "models={}"]).problems or {}
         except UserError:  # reading the problems reports it
             node = {}
         path, column = str(node.get("path") or ""), node.get("problem", "problem")
         readable = Path(path).is_file() and column in ("problem", "question")
-        return cls(partial(problems_of_evaluation, config), path if readable else "")
+        rows = f"[:{node['limit']}]" if node.get("limit") else ""
+        own_file = path + rows if readable and not node.get("offset") else ""
+        return cls(partial(problems_of_evaluation, config, overrides), own_file)
 
     @cached_property
     def problems(self) -> list[EvaluationProblem]:

@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.problems import read_problems
@@ -38,12 +39,12 @@ def forecast(cfg: RLConfig, ranks: int, prompts: int) -> Iterator[Finding]:
     rng = random.Random(f"{cfg.seed} forecast")
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
     engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-    groups = [Group.of(p, tokenizer) for p in rng.sample(problems, min(prompts, len(problems)))]
-    sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
-    began = time.perf_counter()
-    sample_round(groups, cfg.group_size, sampling, engine, tokenizer)
-    seconds = time.perf_counter() - began
-    engine.close()
+    with closing(engine):
+        groups = [Group.of(p, tokenizer) for p in rng.sample(problems, min(prompts, len(problems)))]
+        sampling = Sampling(cfg.temperature.start, 1.0, cfg.max_new_tokens, rng.getrandbits(48))
+        began = time.perf_counter()
+        sample_round(groups, cfg.group_size, sampling, engine, tokenizer)
+        seconds = time.perf_counter() - began
     with cfg.verifier.open() as pool:
         verify_groups(groups, pool)
     reward_groups(groups, rewards, cfg.max_new_tokens)

@@ -26,16 +26,21 @@ def generalised_advantages(
     """
     parts = values.detach().split(lengths)
     padded = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
-    last = torch.tensor(lengths, device=values.device) - 1
-    advantages = torch.zeros_like(padded)
-    running = torch.zeros(len(lengths), dtype=values.dtype, device=values.device)
-    for t in reversed(range(padded.shape[1])):
-        inside, ends = last > t, last == t
-        following = padded[:, t + 1] if t + 1 < padded.shape[1] else torch.zeros_like(running)
-        delta = torch.where(ends, rewards.to(values.dtype), gamma * following) - padded[:, t]
-        running = torch.where(inside | ends, delta + gamma * lam * running * inside, running * 0)
-        advantages[:, t] = running
+    last = torch.tensor([n - 1 for n in lengths], device=values.device)[:, None]
+    # Zeros follow every response, so that nothing below crosses its end.
+    deltas = gamma * _later(padded, 1) - padded
+    advantages = deltas.scatter_add(1, last, rewards.to(values.dtype)[:, None])
+    # Each pass doubles the number of deltas that a token's sum holds: log2(length) passes.
+    span = 1
+    while span < padded.shape[1]:
+        advantages = advantages + (gamma * lam) ** span * _later(advantages, span)
+        span *= 2
     return torch.cat([row[:n] for row, n in zip(advantages, lengths, strict=True)])
+
+
+def _later(rows: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return what stands `steps` columns later in each row, and 0 beyond its end."""
+    return torch.nn.functional.pad(rows[:, steps:], (0, steps))
 
 
 def value_loss(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from custom_components.config import option
+from custom_components.config import UserError, option
 
 Baseline = Literal["group_mean", "leave_one_out"]
 Scale = Literal["group_std", "batch_std", "none"]
@@ -130,6 +130,15 @@ class LossConfig:
         "k3", "estimator of the KL's value; the gradient is that of the KL with each of them"
     )
 
+    def __post_init__(self) -> None:
+        """Refuse a bound of negative advantages within the other bounds, which it would undo."""
+        setting = self.resolve()
+        if setting.dual_clip <= 1 + setting.clip_high:
+            raise UserError(
+                f"loss.dual_clip={setting.dual_clip:g} must be above "
+                f"1 + loss.clip_high={setting.clip_high:g}"
+            )
+
     def resolve(self) -> PolicyGradient:
         """Return the named setting with this config's changes."""
         values = {f.name: getattr(self, f.name) for f in fields(PolicyGradient)}
@@ -151,6 +160,13 @@ class ImportanceConfig:
     )
     low: float = option(0.0, "smallest ratio", least=0.0)
     high: float = option(2.0, "largest ratio", least=0.0)
+
+    def __post_init__(self) -> None:
+        """Refuse bounds between which there is no ratio."""
+        if self.low > self.high:
+            raise UserError(
+                f"importance.low={self.low:g} must not be above importance.high={self.high:g}"
+            )
 
 
 def policy_gradient_loss(

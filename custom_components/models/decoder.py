@@ -19,105 +19,7 @@ from torchtune.modules import (
 )
 
 from custom_components.losses.logprobs import token_logprobs
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Describe documents laid end to end in one row: the attention "mask" of packed training.
-
-    Attributes:
-        lengths: tokens of each document; they sum to the row's length.
-    """
-
-    lengths: tuple[int, ...]
-
-    def positions(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Return positions that restart with each document, [1, sum(lengths)] int64."""
-        return torch.cat([torch.arange(n, device=device) for n in self.lengths])[None]
-
-
-Mask = Documents | torch.Tensor | None
-"""`Documents`, a boolean tensor [batch, seq, keys] (True = attend), or None for plain causal."""
-
-
-# Documents change with every batch, and compiled code would be recompiled for each.
-@torch.compiler.disable
-def document_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: Mask,
-    window: int | None = None,
-    scale: float | None = None,
-) -> torch.Tensor:
-    """Attend causally inside each document.
-
-    Memory is linear in the row's length: varlen kernels on CUDA (half precision), and causal SDPA
-    document by document elsewhere. The result equals that of each document on its own.
-
-    Args:
-        q, k, v: [batch, heads, seq, head_dim]; batch is 1 when `mask` is `Documents`. With a tensor
-            as mask, keys may be more than queries; the queries are those of the last positions.
-        mask: see `Mask`.
-        window: number of positions, up to its own, that a query attends to; None for all.
-        scale: factor of the products of queries and keys; None for head_dim ** -0.5.
-
-    Returns:
-        [batch, heads, seq, head_dim].
-    """
-    if mask is None:
-        return _causal_attention(q, k, v, window, scale)
-    if not isinstance(mask, Documents):
-        if window is not None and k.shape[2] > window:
-            mask = mask & _band(k.shape[2] - q.shape[2], k.shape[2], 0, window, q.device)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], scale=scale)
-    if q.shape[0] != 1 or sum(mask.lengths) != q.shape[2]:
-        raise ValueError(f"documents of {sum(mask.lengths)} tokens do not fit q {tuple(q.shape)}")
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
-        from torch.nn.attention.varlen import varlen_attn
-
-        ends = torch.tensor((0, *mask.lengths), dtype=torch.int32, device=q.device).cumsum(
-            0, dtype=torch.int32
-        )
-        longest = max(mask.lengths)
-        # The kernel counts the positions before the query's own; -1 stands for all.
-        before = -1 if window is None or longest <= window else window - 1
-        flat_q, flat_k, flat_v = (t[0].transpose(0, 1) for t in (q, k, v))
-        out = varlen_attn(
-            flat_q, flat_k, flat_v, ends, ends, longest, longest, scale=scale,
-            window_size=(before, 0),
-        )  # fmt: skip
-        return cast(torch.Tensor, out).transpose(0, 1)[None]
-    queries, keys, values = (t.split(mask.lengths, dim=2) for t in (q, k, v))
-    documents = zip(queries, keys, values, strict=True)
-    return torch.cat([_causal_attention(*d, window=window, scale=scale) for d in documents], dim=2)
-
-
-def _causal_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None, scale: float | None
-) -> torch.Tensor:
-    """Attend causally, block by block with a window, whose whole mask would be quadratic."""
-    length = q.shape[2]
-    if window is None or length <= window:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    parts = []
-    for start in range(0, length, window):
-        stop, first = min(start + window, length), max(0, start - window + 1)
-        band = _band(start, stop, first, window, q.device)
-        keys, values = k[:, :, first:stop], v[:, :, first:stop]
-        parts.append(
-            F.scaled_dot_product_attention(
-                q[:, :, start:stop], keys, values, attn_mask=band, scale=scale
-            )
-        )
-    return torch.cat(parts, dim=2)
-
-
-def _band(start: int, stop: int, first_key: int, window: int, device: torch.device) -> torch.Tensor:
-    """Return which keys first_key..stop-1 the queries start..stop-1 attend to, boolean."""
-    queries = torch.arange(start, stop, device=device)[:, None]
-    keys = torch.arange(first_key, stop, device=device)
-    return (keys <= queries) & (keys > queries - window)
+from custom_components.models.attention import Documents, Mask, document_attention
 
 
 class DocumentAttention(MultiHeadAttention):
@@ -158,9 +60,6 @@ class DocumentAttention(MultiHeadAttention):
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if self.kv_cache is not None:
             k, v = self.kv_cache.update(k, v)
-        if self.num_heads != self.num_kv_heads:
-            groups = (self.num_kv_heads, self.num_heads // self.num_kv_heads)
-            k, v = (t.unsqueeze(2).expand(-1, *groups, -1, -1).flatten(1, 2) for t in (k, v))
         out = document_attention(q, k, v, mask, self.window, self.scale)
         return self.output_proj(out.transpose(1, 2).flatten(2))
 
@@ -174,6 +73,17 @@ class DocumentAttention(MultiHeadAttention):
         if self.pos_embeddings is not None:
             heads = self.pos_embeddings(heads, input_pos=input_pos)
         return heads.transpose(1, 2)
+
+
+class Norm(RMSNorm):
+    """Divide by the root mean square and scale, in the input's dtype.
+
+    One kernel does both, and sums in float32. torchtune's norm makes a float32 copy of its input.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Norm the last dimension of `x`."""
+        return F.rms_norm(x, self.normalized_shape, self.scale.to(x.dtype), self.eps)
 
 
 @dataclass(frozen=True)
@@ -335,7 +245,7 @@ def build_decoder(
     """
 
     def norm(dim: int) -> nn.Module:
-        return (GemmaRMSNorm if variant.gemma else RMSNorm)(dim, eps=size.norm_eps)
+        return (GemmaRMSNorm if variant.gemma else Norm)(dim, eps=size.norm_eps)
 
     def attention(rope: nn.Module | None, window: int | None) -> DocumentAttention:
         query_dim, key_dim = size.num_heads * size.head_dim, size.num_kv_heads * size.head_dim

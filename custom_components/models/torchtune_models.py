@@ -13,6 +13,7 @@ from torchtune.models.qwen2 import Qwen2RotaryPositionalEmbeddings
 from torchtune.models.qwen2._convert_weights import qwen2_tune_to_hf
 from torchtune.modules import (
     MultiHeadAttention,
+    RMSNorm,
     RotaryPositionalEmbeddings,
     TransformerDecoder,
     TransformerSelfAttentionLayer,
@@ -21,7 +22,7 @@ from torchtune.modules.peft import DoRALinear, LoRALinear, get_adapter_params, s
 from torchtune.training import FullModelHFCheckpointer, ModelType
 
 from custom_components.config import UserError
-from custom_components.models.decoder import Decoder, DecoderSize, DocumentAttention
+from custom_components.models.decoder import Decoder, DecoderSize, DocumentAttention, Norm
 from custom_components.models.hf import HFCheckpointer
 from custom_components.models.rotary import RotaryEmbedding, plain_frequencies
 
@@ -45,6 +46,9 @@ def adopt(model: TransformerDecoder) -> Decoder:
     decoder = cast(Decoder, model)
     decoder.__class__ = Decoder
     _check(decoder)
+    for module in decoder.modules():
+        if type(module) is RMSNorm:
+            module.__class__ = Norm
     ropes: dict[nn.Module, RotaryEmbedding] = {}
     for attention in decoder.attentions:
         attention.__class__ = DocumentAttention

@@ -21,10 +21,8 @@ class ValueHead(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map hidden states [batch, seq, dim] to values [batch, seq] float32."""
         hidden = input if self.shapes_trunk else input.detach()
-        with torch.autocast(hidden.device.type, enabled=False):
-            return nn.functional.linear(
-                hidden.float(), self.weight.float(), self.bias.float()
-            ).squeeze(-1)
+        values = nn.functional.linear(hidden.float(), self.weight.float(), self.bias.float())
+        return values.squeeze(-1)
 
 
 def initial_value_head(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from custom_components.rl.groups import Sample
 from custom_components.rl.rl_config import CriticConfig, RLConfig
 from custom_components.runs.metrics import Sums
 from custom_components.training.distributed import World
+from custom_components.training.flops import document_costs
 from custom_components.training.trainer import Trainer
 
 
@@ -182,7 +183,8 @@ class Learner:
         cfg, world = self.trainer.cfg, self.trainer.world
         lengths = [s.length for s in samples]
         sequence_lengths = [len(s.prompt_ids) + s.length for s in samples]
-        parts = split_batch(sequence_lengths, cfg.max_tokens_per_micro_batch, world.size)
+        costs = document_costs(self.trainer.model, ([n] for n in sequence_lengths))
+        parts = split_batch(sequence_lengths, cfg.max_tokens_per_micro_batch, world.size, costs)
         weights = self.response_weights(samples, lengths)
         advantages = [s.advantage for s in samples]
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from custom_components.config import UserError, instantiate
 from custom_components.data.curation import PROMPTS_SCHEMA
-from custom_components.data.problems import read_problems
+from custom_components.data.problems import read_problems, rejects_line
 from custom_components.data.rows import Reject, read_rows, write_rows
 from custom_components.engines.engine import Sampling
 from custom_components.io import atomic_path, write_jsonl
@@ -110,11 +110,7 @@ def report_rejects(rejects: list[Reject], usable: int, path: Path) -> None:
         path: File to write.
     """
     write_jsonl(path, [vars(reject) for reject in rejects])
-    print(
-        f"{len(rejects)} of {usable + len(rejects)} problems rejected; first: "
-        f"{rejects[0].where}: {rejects[0].reason}",
-        flush=True,
-    )
+    print(rejects_line(rejects, usable), flush=True)
 
 
 def sample_candidates(

@@ -1,7 +1,7 @@
 """Open the run of an RL recipe, and follow each step's update with sync, evaluation and logs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,9 +54,8 @@ def open_run(
     tokenizer = instantiate(cfg.tokenizer, "tokenizer")
     open_model(cfg, tokenizer)  # refuse a model that does not fit before anything is sampled
     engine = WatchedEngine(cfg.engine, tokenizer, cfg.engine_timeout)
-    with cfg.verifier.open() as pool:
+    with closing(engine), cfg.verifier.open() as pool:
         yield folder, Sampler(cfg, world, tokenizer, engine, pool, rewards)
-        engine.close()
 
 
 def run_length(cfg: RLConfig, prompts: int, selection_tokens: int) -> tuple[int | None, int | None]:

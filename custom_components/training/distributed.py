@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     set_model_state_dict,
 )
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from custom_components.config import UserError
 from custom_components.models.decoder import Decoder
@@ -125,13 +126,14 @@ def rank_device(device: str) -> torch.device:
 
 
 @contextmanager
-def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
+def setup_world(device: str, uneven: bool = False, alone: bool = False) -> Iterator[World]:
     """Join the process group that torchrun announces, if any, and leave it at the end.
 
     Args:
         device: cpu, cuda, or auto (cuda if torch sees one).
         uneven: let ranks work on their own for any time before they wait for each other on the CPU;
             otherwise, and between GPUs, a rank that is minutes late counts as lost.
+        alone: form a group also of a single process, which FSDP needs (see `shard`).
 
     Raises:
         UserError: see `rank_device`; also if some ranks have a GPU and others do not.
@@ -139,12 +141,14 @@ def setup_world(device: str, uneven: bool = False) -> Iterator[World]:
     target = rank_device(device)
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
-        samples = target.type == "cuda" and uneven  # an engine would make a group of its own
-        with lone_process_group() if samples else nullcontext():
+        # FSDP needs a group, and an engine would make one of its own.
+        needed = alone or (uneven and target.type == "cuda")
+        backend = "gloo" if target.type == "cpu" else "cpu:gloo,cuda:nccl"
+        with lone_process_group(backend) if needed else nullcontext():
             yield World(0, 1, target)
         return
-    die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
     # gloo serves the CPU tensors (counts, barriers, checkpoints) beside nccl.
+    die_with_parent()  # a killed launcher must not leave ranks behind that keep writing
     dist.init_process_group(
         "gloo" if target.type == "cpu" else "cpu:gloo,cuda:nccl",
         timeout=PATIENCE if uneven else LOST_AFTER,
@@ -182,23 +186,38 @@ def lone_process_group(backend: str = "cpu:gloo,cuda:nccl") -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def shard(model: Decoder, world: World, reshard_after_forward: bool = True) -> None:
-    """Shard a model over all ranks with FSDP2.
+def shard(model: Decoder, world: World, half: bool) -> None:
+    """Shard a model over all ranks with FSDP2, which also does mixed precision.
 
-    Each layer is a group; embedding and final norm belong to the root.
+    Each layer is a group; embedding, final norm and output layer belong to the root. With `half`
+    a layer's weights are gathered, and its activations computed, in bf16, while gradients are
+    summed over the ranks in float32; the root keeps the dtype of the weights, since the head casts
+    them itself (see `losses.logprobs`). A single process needs this only with `half`.
+
+    Args:
+        model: decoder, on the meta device or any other.
+        world: this process among all.
+        half: compute the layers in bf16.
     """
-    if world.size == 1:
+    if world.size == 1 and not half:
         return
+    dtype = torch.bfloat16 if half else None
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32 if half else None)
     for layer in model.layers:
-        fully_shard(layer, reshard_after_forward=reshard_after_forward)
-    fully_shard(model, reshard_after_forward=reshard_after_forward)
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(model, reshard_after_forward=True)
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Return whether `shard` has made a model's weights parts of a whole."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 def load_full_state_dict(
     model: torch.nn.Module, state_dict: dict[str, torch.Tensor], world: World
 ) -> None:
     """Load a full (unsharded) state dict, which only rank 0 needs, into a sharded model."""
-    if world.size == 1:
+    if not is_sharded(model):
         model.load_state_dict(state_dict, strict=True)
         return
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
@@ -206,14 +225,13 @@ def load_full_state_dict(
     set_model_state_dict(model, weights, options=options)
 
 
-def full_state_dict(model: torch.nn.Module, world: World) -> dict[str, torch.Tensor]:
+def full_state_dict(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the whole model's weights: on CPU on rank 0, empty on the other ranks.
 
     Args:
         model: model, sharded or not.
-        world: this process among all.
     """
-    if world.size == 1:
+    if not is_sharded(model):
         return {k: v.detach().cpu() for k, v in model.state_dict().items()}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, torch.Tensor], get_model_state_dict(model, options=options))

@@ -9,7 +9,6 @@ import functools
 import json
 import weakref
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from custom_components.config import UserError
+from custom_components.models.attention import Documents
 from custom_components.models.builders import build_on_meta
-from custom_components.models.decoder import Decoder, Documents
+from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.flops import model_size
@@ -119,8 +119,8 @@ class MicroBatchPass:
 
     Attributes:
         model: `model` node of the config, as JSON.
-        dtype, weights_dtype, activation_checkpointing, head_chunk_size, max_seq_len: Keys of the
-            config.
+        dtype, weights_dtype, head_chunk_size, max_seq_len: Keys of the config.
+        checkpointed_layers: See `prepare_layers`.
         tokens: Tokens of the micro-batch.
         entropy: Whether the head also computes entropies, as in RL.
     """
@@ -128,7 +128,7 @@ class MicroBatchPass:
     model: str
     dtype: str
     weights_dtype: str
-    activation_checkpointing: bool
+    checkpointed_layers: int | None
     head_chunk_size: int
     max_seq_len: int
     tokens: int
@@ -142,7 +142,7 @@ class MicroBatchPass:
             model=json.dumps(cfg.model),
             dtype=cfg.dtype,
             weights_dtype=cfg.weights_dtype,
-            activation_checkpointing=cfg.activation_checkpointing,
+            checkpointed_layers=cfg.checkpointed_layers,
             head_chunk_size=cfg.head_chunk_size,
             max_seq_len=cfg.max_seq_len,
             tokens=max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len),
@@ -166,7 +166,11 @@ def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float
     with FakeTensorMode():
         model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))
         cast_weights(model, DTYPES[batch.dtype], DTYPES[batch.weights_dtype])
-        prepare_layers(model, False, batch.activation_checkpointing)
+        if batch.dtype == "bf16":  # FSDP casts a layer's gathered weights and its inputs
+            for parameter in model.layers.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
+            model.tok_embeddings.register_forward_hook(lambda _, __, h: h.to(torch.bfloat16))
+        prepare_layers(model, False, batch.checkpointed_layers)
         if not keep_gradients:
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -182,9 +186,7 @@ def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float
         }
         with PeakBytes() as count:
             count.ignore([*model.parameters(), *model.buffers()])
-            half = batch.dtype == "bf16"
-            with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
-                output = model(tokens, **inputs)
+            output = model(tokens, **inputs)
             (output[0] if batch.entropy else output).sum().backward()
     return count.peak
 
@@ -230,17 +232,20 @@ def stage_memory(
     has_adapters = trained != model_size(model)
     weights, layer_weights = size_of(parameters), size_of(layer_parameters)
     gathered = 0.0
-    if ranks > 1:
+    half = cfg.dtype == "bf16"
+    if ranks > 1 or half:
         # the root's weights stay; one layer is at work while the next is gathered; the same again
         # in gradients before they are reduced
         root = weights - layers * layer_weights
-        gathered = (root + 2 * layer_weights) * (1 if has_adapters else 2)
+        of_layer = 2 * sum(p.numel() for p in layer_parameters) if half else layer_weights
+        gathered = (root + 2 * of_layer) * (1 if has_adapters else 2)
     gradients = size_of(p for p in parameters if p.requires_grad)
     layer_gradients = size_of(p for p in layer_parameters if p.requires_grad)
     # activations are highest where backward begins; gradients where it ends, one layer still at work
     batch = MicroBatchPass.of(cfg, entropy)
-    two, four = (pass_peak(batch, n, keep_gradients=False) for n in (2, 4))
-    all_activations = two + (layers - 2) / 2 * (four - two)
+    few = 2 * (cfg.checkpointed_layers or 1)
+    fewer, more = (pass_peak(batch, n, keep_gradients=False) for n in (few, 2 * few))
+    all_activations = fewer + (layers - few) / few * (more - fewer)
     last_layer = pass_peak(batch, 1, keep_gradients=True)
     points = [
         (0.0, all_activations),

@@ -1,5 +1,6 @@
 """Count the FLOPs of training, and name what known GPUs can do: for MFU and the estimate."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -57,8 +58,27 @@ def training_flops(model: Decoder, tokens: float, document_length: float) -> flo
     multiplied = [p for p in model.parameters() if p is not embedding or p is model.head_weight]
     size = sum(p.numel() for p in multiplied)
     trained = sum(p.numel() for p in multiplied if p.requires_grad)
+    return (4 * size + 2 * trained + attention_flops(model, document_length)) * tokens
+
+
+def attention_flops(model: Decoder, document_length: float) -> float:
+    """Return the FLOPs of training per token in causal attention, over all layers."""
     width = model.size.num_heads * model.size.head_dim
     # A query sees half of its document in the mean, or its window.
     windows = (attention.window for attention in model.attentions)
     lengths = sum(min(document_length, 2 * w) if w else document_length for w in windows)
-    return (4 * size + 2 * trained + 3 * 2 * lengths * width) * tokens
+    return 3 * 2 * lengths * width
+
+
+def document_costs(model: Decoder, rows: Iterable[list[int]]) -> list[float]:
+    """Return the work of training on each row, in units of a token without attention.
+
+    A document of n tokens costs n + c n^2: the layers multiply each token by their weights, and
+    causal attention each pair of tokens.
+
+    Args:
+        model: decoder.
+        rows: lengths of each row's documents.
+    """
+    token = training_flops(model, 1, 0)
+    return [sum(n + n * attention_flops(model, n) / token for n in row) for row in rows]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from custom_components.data.batching import MicroBatch, collate, split_batch
+from custom_components.training.flops import document_costs
 from custom_components.training.trainer import Trainer
 
 
@@ -41,7 +42,9 @@ def global_batch(
     """
     batch = rows[indices]
     lengths = [len(ids) for ids in batch["input_ids"]]
-    parts = split_batch(lengths, trainer.cfg.max_tokens_per_micro_batch, trainer.world.size)
+    costs = document_costs(trainer.model, batch["lengths"])
+    limit = trainer.cfg.max_tokens_per_micro_batch
+    parts = split_batch(lengths, limit, trainer.world.size, costs)
     columns = ("input_ids", "labels", "lengths")
     return GlobalBatch(
         parts=[

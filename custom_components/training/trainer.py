@@ -6,15 +6,15 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import datasets
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+)
 from torch.distributed.tensor import DTensor
-from torchtune.modules import TransformerSelfAttentionLayer
-from torchtune.training import set_activation_checkpointing
 from tqdm import tqdm
 
 from custom_components.cards import model_card
@@ -117,7 +117,7 @@ class Trainer(Generic[Cfg]):
         if value_head is not None:
             with torch.device("meta"):
                 self.model.value_head = value_head(self.model.size.embed_dim)
-        prepare_layers(self.model, cfg.compile, cfg.activation_checkpointing)
+        prepare_layers(self.model, cfg.compile, cfg.checkpointed_layers)
         self._place(self.model.train())
         groups = parameter_groups(self.model, value_lr)
         self.optimizer = instantiate(cfg.optimizer, "optimizer", groups)
@@ -143,13 +143,7 @@ class Trainer(Generic[Cfg]):
         self._interruption = Interruption()
 
     def _place(self, model: Decoder) -> None:
-        cast_weights(model, DTYPES[self.cfg.dtype], DTYPES[self.cfg.weights_dtype])
-        shard(model, self.world)
-        model.to_empty(device=self.world.device)
-        with self.world.device:  # torchtune's rotary cache goes to the default device
-            for module in model.modules():
-                if callable(initialise := getattr(module, "rope_init", None)):
-                    initialise()
+        materialise(model, self.world, self.cfg.dtype, self.cfg.weights_dtype)
         weights = {}
         if self.world.rank == 0 or self.world.size == 1:
             weights = self.checkpointer.load_checkpoint()["model"]
@@ -186,19 +180,16 @@ class Trainer(Generic[Cfg]):
             log-probs [1, T] float32; with `entropy` or `values` the tuple that `Decoder.forward`
             returns.
         """
-        device = self.world.device
-        batch = batch.to(device)
-        half = self.cfg.dtype == "bf16"
-        with torch.autocast(device.type, torch.bfloat16) if half else nullcontext():
-            return (model or self.model)(
-                batch.tokens,
-                mask=batch.documents,
-                input_pos=batch.positions,
-                targets=batch.targets,
-                scored=batch.scored,
-                chunk_size=self.cfg.head_chunk_size,
-                **kwargs,
-            )
+        batch = batch.to(self.world.device)
+        return (model or self.model)(
+            batch.tokens,
+            mask=batch.documents,
+            input_pos=batch.positions,
+            targets=batch.targets,
+            scored=batch.scored,
+            chunk_size=self.cfg.head_chunk_size,
+            **kwargs,
+        )
 
     def backward(self, losses: Iterable[torch.Tensor]) -> float:
         """Accumulate gradients of this rank's micro-batch losses.
@@ -210,13 +201,12 @@ class Trainer(Generic[Cfg]):
         Returns:
             loss of the batch, summed over all ranks.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        local = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for loss in losses:
             # FSDP averages gradients over ranks, but the losses are shares of a sum.
             (loss * self.world.size).backward()
-            local += float(loss.detach())
-        return self.world.sum(local)
+            total += loss.detach()  # stays on the device: reading it would wait for each
+        return self.world.sum(float(total))
 
     def batches(self, rows: Rows) -> Iterator[tuple[int, list[int]]]:
         """Yield (epoch, row indices) of each remaining global batch, with a progress bar.
@@ -274,8 +264,12 @@ class Trainer(Generic[Cfg]):
         policy, critic = split_parameters(self.model)
         norm = clip_gradient(policy, self.cfg.clip_grad_norm)
         self._value_norm = clip_gradient(critic, self.cfg.clip_grad_norm) if critic else None
-        if math.isfinite(norm + (self._value_norm or 0.0)):
+        finite = math.isfinite(norm + (self._value_norm or 0.0))
+        if finite:
             self.optimizer.step()
+        # What samples or validates next has the gradients' memory.
+        self.optimizer.zero_grad(set_to_none=True)
+        if finite:
             self._nonfinite = 0
             return norm
         self._nonfinite += 1
@@ -380,7 +374,7 @@ class Trainer(Generic[Cfg]):
         self.checkpoints.publish()
         self.metrics.close()
         model, adapter = self.run.path / "model", self.run.path / "adapter"
-        weights = without_value_head(full_state_dict(self.model, self.world))
+        weights = without_value_head(full_state_dict(self.model))
         if self.world.rank == 0:
             config = dataclasses.asdict(self.cfg)
             if self.adapter_scale is not None:
@@ -416,13 +410,38 @@ def open_model(cfg: TrainingConfig, tokenizer: ChatTokenizer) -> tuple[HFCheckpo
     return checkpointer, model
 
 
-def prepare_layers(model: Decoder, compiled: bool, activation_checkpointing: bool) -> None:
-    """Compile and checkpoint layer by layer. Call it before sharding, which wraps the layers."""
+def prepare_layers(model: Decoder, compiled: bool, checkpointed_every: int | None) -> None:
+    """Compile and checkpoint layer by layer. Call it before sharding, which wraps the layers.
+
+    Args:
+        model: decoder.
+        compiled: compile each layer.
+        checkpointed_every: n recomputes every n-th layer in the backward pass, the first one
+            included, and keeps the activations of the others; None keeps all.
+    """
     if compiled:
         for layer in model.layers:
             layer.compile(dynamic=True)
-    if activation_checkpointing:
-        set_activation_checkpointing(model, auto_wrap_policy={TransformerSelfAttentionLayer})
+    if checkpointed_every:
+        chosen = {id(layer) for layer in model.layers[::checkpointed_every]}
+        apply_activation_checkpointing(model, check_fn=lambda module: id(module) in chosen)
+
+
+def materialise(model: Decoder, world: World, dtype: str, weights_dtype: str) -> None:
+    """Give a model on the meta device its dtypes, shards and memory; the values are undefined.
+
+    Args:
+        model: decoder, after `prepare_layers`.
+        world: this process among all.
+        dtype, weights_dtype: keys of the config.
+    """
+    cast_weights(model, DTYPES[dtype], DTYPES[weights_dtype])
+    shard(model, world, half=dtype == "bf16")
+    model.to_empty(device=world.device)
+    with world.device:  # torchtune's rotary cache goes to the default device
+        for module in model.modules():
+            if callable(initialise := getattr(module, "rope_init", None)):
+                initialise()
 
 
 def split_parameters(

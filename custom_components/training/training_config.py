@@ -23,6 +23,12 @@ class TrainingConfig(RunConfig):
     )
     save_dtype: Literal["bf16", "fp32"] = option("bf16", "dtype of the weights in model/")
     activation_checkpointing: bool = option(False, "recompute layers in backward to save memory")
+    recompute_every: int = option(
+        1,
+        "with activation_checkpointing: 1 recomputes every layer, 2 every second, and so on; the "
+        "others keep their activations",
+        least=1,
+    )
     compile: bool = option(False, "compile each layer; the first steps take minutes")
     max_seq_len: int = required("longest sequence, tokens", least=1)
     batch_size: int = required("rows of a global batch, over all ranks", least=1)
@@ -52,6 +58,11 @@ class TrainingConfig(RunConfig):
         for key in ("model", "checkpointer", "tokenizer", "optimizer"):
             if "_component_" not in getattr(self, key):
                 raise UserError(f"{key}: name what to build with {key}._component_=package.builder")
+
+    @property
+    def checkpointed_layers(self) -> int | None:
+        """Return n where every n-th layer is recomputed, and None where none is."""
+        return self.recompute_every if self.activation_checkpointing else None
 
     def inputs(self) -> dict[str, str]:
         """Return the start weights and the tokenizer."""

@@ -1,15 +1,17 @@
 """Verify a file of pairs: `python -m custom_components.verifier --input a --output b`.
 
 Reads JSON lines with `gold` and either `response` or a bare `prediction` (the answer itself), and
-optionally `reasoning_open`, `truncated`, `allow_fallback`, `choices`, `problem`. Writes the same
+optionally `reasoning_open`, `truncated`, `allow_fallback`, `choices`, `problem`, `rounding`. Writes the same
 rows in order with `verdict`, `reason` and `prediction`, atomically, and prints a summary. The exit
 code is 0 whatever the verdicts are, and 2 when a file cannot be read or written or a row is bad;
 nothing is written then.
 """
 
 import argparse
+import codecs
 import itertools
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ KEYS: dict[str, tuple[str, tuple[type, ...]]] = {
     "allow_fallback": ("true or false", (bool, NoneType)),
     "choices": ("a string", (str, NoneType)),
     "problem": ("a string", (str, NoneType)),
+    "rounding": ("true or false", (bool, NoneType)),
 }
 
 
@@ -49,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     for_all.add_argument(
         "--allow-fallback", action="store_true", help="accept 'the answer is', ####"
     )
+    for_all.add_argument("--rounding", action="store_true", help="accept 12.52 for the gold 12.5")
     for_all.add_argument("--choices", help="letters of multiple-choice questions, ABCD")
     args = parser.parse_args(argv)
 
@@ -77,10 +81,15 @@ def fail(path: Path, *messages: str) -> int:
 def bad_rows(path: Path) -> Iterator[str]:
     """Yield the number of each bad row and what is wrong with it."""
     with path.open("rb") as file:
+        if file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            yield "row 1: a JSON array; write one object a line instead"
+            return
+        file.seek(0)
         for number, line in enumerate(file, 1):
             try:
-                if line.strip():
-                    item_of(json.loads(line.decode("utf-8")), {})
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    item_of(json.loads(text), {})
             except UnicodeDecodeError as error:
                 yield f"row {number}: not UTF-8 at byte {error.start}"
             except (json.JSONDecodeError, RecursionError) as error:
@@ -108,6 +117,8 @@ def item_of(row: object, defaults: dict[str, Any]) -> Item:
         kind, types = KEYS[key]
         if type(value) not in types:
             raise ValueError(f"key {key!r} must be {kind}, not {json.dumps(value)[:80]}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"key {key!r} is {value}, not a number")
         if type(value) in (int, float):
             fields[key] = json.dumps(value)
     if "prediction" in fields:
@@ -122,7 +133,8 @@ def verified_rows(
 
     Only the rows that the pool works on are held in memory.
     """
-    defaults = {key: getattr(args, key) for key in ("reasoning_open", "allow_fallback", "choices")}
+    keys = ("reasoning_open", "allow_fallback", "choices", "rounding")
+    defaults = {key: getattr(args, key) for key in keys}
     rows, ahead = itertools.tee(row for _, row in read_jsonl(args.input))
     with VerifierPool(args.workers, args.time_limit, args.memory_limit) as pool:
         verdicts = pool.imap(item_of(row, defaults) for row in ahead)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 from custom_components.verifier.compare.equal import equal_nodes, exercise
-from custom_components.verifier.compare.scalars import Unevaluated
+from custom_components.verifier.compare.scalars import ROUNDING, Unevaluated
 from custom_components.verifier.limits import MAX_ANSWER, MAX_RESPONSE, TooComplex, Unreadable
 from custom_components.verifier.read import extract as extraction
 from custom_components.verifier.read.latex import clean, compact
 from custom_components.verifier.read.nodes import Node, Num, Word
 from custom_components.verifier.read.parse import parse
-from custom_components.verifier.read.words import choice_letter, option_letter
+from custom_components.verifier.read.words import choice_letter
 from custom_components.verifier.types import Item, Verdict
 
 _LETTERS = "ABCDEFGHIJ"
@@ -27,6 +27,7 @@ def verify(
     choices: str | None = None,
     extract: bool = True,
     problem: str | None = None,
+    rounding: bool = False,
 ) -> Verdict:
     """Return the verdict on whether a response gives the gold's answer. Never raises.
 
@@ -41,12 +42,11 @@ def verify(
         choices: Letters of a multiple-choice question, such as "ABCD".
         extract: Whether to look for the answer in `response`; False when it is the answer itself.
         problem: Text of the question; an expression copied from it does not count as an answer.
+        rounding: Whether a gold that is a decimal accepts every decimal that rounds to it.
     """
     try:
-        item = Item(
-            gold, response, reasoning_open, truncated, allow_fallback, choices, extract, problem
-        )
-        return decide(item)
+        options = (reasoning_open, truncated, allow_fallback, choices, extract, problem, rounding)
+        return decide(Item(gold, response, *options))
     except Exception:
         return Verdict("undecided", "internal_error")
 
@@ -61,14 +61,15 @@ def decide(item: Item) -> Verdict:
     gold = read_gold(item.gold, item.choices)
     if isinstance(gold, str):
         return Verdict("undecided", gold)
-    answers = _answers(item)
-    if isinstance(answers, Verdict):
-        return answers
-    prediction = ", ".join(answers)
+    extracted = _extracted(item)
+    if isinstance(extracted, Verdict):
+        return extracted
+    prediction = ", ".join(extracted.answers)
     if item.choices:
-        return _decide_choice(gold, answers, item.choices)
+        return _decide_choice(gold, extracted.answers, item.choices)
+    token = ROUNDING.set(item.rounding)
     try:
-        return _decide_answers(gold, answers, prediction, item.problem)
+        return _decide_answers(gold, extracted, prediction, item.problem)
     except Unevaluated:
         return Verdict("incorrect", "unevaluated", prediction)
     except (Unreadable, TooComplex) as error:
@@ -78,6 +79,8 @@ def decide(item: Item) -> Verdict:
         return Verdict("incorrect", f"answer_{kind}", prediction)
     except RecursionError:
         return Verdict("incorrect", "answer_too_complex", prediction)
+    finally:
+        ROUNDING.reset(token)
 
 
 def check_gold(gold: str, choices: str | None = None) -> str:
@@ -104,8 +107,7 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
         return "gold_empty"
     try:
         if not choices:
-            letter = option_letter(clean(text))
-            return Word(letter, letter) if letter and letter in _LETTERS else parse(text)
+            return parse(text)
         letter = choice_letter(clean(text), choices)
         return Word(letter, letter) if letter else "gold_unreadable"
     except Unreadable:
@@ -114,8 +116,8 @@ def read_gold(gold: str, choices: str | None = None) -> Node | str:
         return "gold_too_complex"
 
 
-def _answers(item: Item) -> tuple[str, ...] | Verdict:
-    """Return the texts of the final answer, or the verdict on a response that has none."""
+def _extracted(item: Item) -> extraction.Extracted | Verdict:
+    """Return the final answer, or the verdict on a response that has none."""
     if len(item.response) > MAX_RESPONSE:
         return Verdict("incorrect", "response_too_long")
     if item.extract:
@@ -133,22 +135,22 @@ def _answers(item: Item) -> tuple[str, ...] | Verdict:
         return Verdict("incorrect", extracted.problem, shown)
     if any(len(answer) > MAX_ANSWER for answer in answers):
         return Verdict("incorrect", "answer_too_long", shown)
-    return answers
+    return extracted
 
 
 def _decide_answers(
-    gold: Node, answers: tuple[str, ...], prediction: str, problem: str | None
+    gold: Node, extracted: extraction.Extracted, prediction: str, problem: str | None
 ) -> Verdict:
-    nodes = [parse(answer) for answer in answers]
+    nodes = [parse(answer) for answer in extracted.answers]
     if len(nodes) > 1:  # every box must be the gold, or all of them together
         every_box = all(equal_nodes(gold, node) for node in nodes)
-        if every_box or equal_nodes(gold, parse(prediction)):
+        if every_box or equal_nodes(gold, parse(extracted.together)):
             return Verdict("correct", "equal", prediction)
         return Verdict("incorrect", "several_answers", prediction)
     node = nodes[0]
     if gold.key == node.key:
         return Verdict("correct", "same_text", prediction)
-    if isinstance(gold, Word) and len(gold.words) == 1:
+    if isinstance(gold, Word) and len(gold.words) == 1 and gold.words.isupper():
         letter = choice_letter(clean(prediction), _LETTERS)
         if letter and letter == choice_letter(gold.key, _LETTERS):
             return Verdict("correct", "same_choice", prediction)

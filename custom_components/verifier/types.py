@@ -44,6 +44,7 @@ class Item:
     choices: str | None = None
     extract: bool = True
     problem: str | None = None
+    rounding: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gold", "response"):

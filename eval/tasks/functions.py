@@ -20,10 +20,17 @@ from eval.scoring import count_samples, score
 __all__ = [
     "aime24",
     "aime25",
+    "aime26",
+    "amc23",
     "count_samples",
     "gpqa_diamond",
     "gsm8k_test",
+    "hmmt_feb25",
+    "hmmt_feb26",
+    "hmmt_nov25",
     "math500",
+    "minerva",
+    "olympiadbench",
     "own",
     "score",
     "tiny_addition",
@@ -54,11 +61,12 @@ def _dataset(
 
 
 def tiny_addition(**metadata: Any) -> dict[str, datasets.Dataset]:
-    """Load 600 held-out additions of two to five digits, the same for every seed of a chain.
+    """Load 600 held-out additions of two to six digits, the same for every seed of a chain.
 
-    The distillation data end at four digits.
+    No stage of the tiny track trains on six digits.
     """
-    return _dataset(addition.column_addition("eval", dict.fromkeys((2, 3, 4, 5), 150)), metadata)
+    counts: dict[int | str, int] = dict.fromkeys((2, 3, 4, 5, 6), 120)
+    return _dataset(addition.column_addition("eval", counts), metadata)
 
 
 def gsm8k_test(**metadata: Any) -> dict[str, datasets.Dataset]:
@@ -121,32 +129,107 @@ def _table(
         UserError: if a row cannot be used, since an incomplete benchmark is worthless.
     """
     for where, row in load_table(resolve(hub, local), split, name):
-        if row is None:
-            raise UserError(f"{where} is not a JSON object")
+        if isinstance(row, Reject):
+            raise UserError(f"{where}: {row.reason}")
         yield where, row
 
 
-def _aime(year: str, hub: str, split: str, metadata: dict[str, Any]) -> dict[str, datasets.Dataset]:
-    rows = _table(hub, f"eval/aime{year}.jsonl", split)
-    problems = (
+def _cell(where: str, row: dict[str, Any], *columns: str) -> Any:
+    """Return the value of the first of these columns that a row has.
+
+    Raises:
+        UserError: if it has none of them.
+    """
+    for column in columns:
+        if row.get(column) is not None:
+            return row[column]
+    raise UserError(f"{where}: no column {' or '.join(columns)}")
+
+
+def _contest(
+    name: str, hub: str, split: str, metadata: dict[str, Any]
+) -> dict[str, datasets.Dataset]:
+    """Load a set with a problem and its answer in each row.
+
+    Args:
+        name: short name of the set, and of its local copy.
+        hub: id of the set on the hub.
+        split: split there.
+        metadata: arguments of lm_eval's own command.
+    """
+    problems = [
         {
-            "id": f"aime{year}-{i}",
-            "problem": row["problem"],
-            "answer": str(row.get("answer") or row["expected_answer"]),
+            "id": f"{name}-{i}",
+            "problem": _cell(where, row, "problem", "question"),
+            "answer": str(_cell(where, row, "answer", "expected_answer")),
         }
-        for i, (_, row) in enumerate(rows)
-    )
+        for i, (where, row) in enumerate(_table(hub, f"eval/{name}.jsonl", split))
+    ]
     return _dataset(problems, metadata)
 
 
 def aime24(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load AIME 2024 I and II, 30 problems."""
-    return _aime("24", "HuggingFaceH4/aime_2024", "train", metadata)
+    return _contest("aime24", "HuggingFaceH4/aime_2024", "train", metadata)
 
 
 def aime25(**metadata: Any) -> dict[str, datasets.Dataset]:
     """Load AIME 2025 I and II, 30 problems."""
-    return _aime("25", "math-ai/aime25", "test", metadata)
+    return _contest("aime25", "math-ai/aime25", "test", metadata)
+
+
+def aime26(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load AIME 2026 I and II, 30 problems."""
+    return _contest("aime26", "MathArena/aime_2026", "train", metadata)
+
+
+def hmmt_feb25(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load the Harvard-MIT Mathematics Tournament of February 2025, 30 problems."""
+    return _contest("hmmt_feb25", "MathArena/hmmt_feb_2025", "train", metadata)
+
+
+def hmmt_nov25(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load the Harvard-MIT Mathematics Tournament of November 2025, 30 problems."""
+    return _contest("hmmt_nov25", "MathArena/hmmt_nov_2025", "train", metadata)
+
+
+def hmmt_feb26(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load the Harvard-MIT Mathematics Tournament of February 2026, 33 problems."""
+    return _contest("hmmt_feb26", "MathArena/hmmt_feb_2026", "train", metadata)
+
+
+def amc23(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load AMC 12 of 2023 without its choices, 40 problems."""
+    return _contest("amc23", "math-ai/amc23", "test", metadata)
+
+
+def minerva(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load Minerva's problems of MIT courses (arXiv 2206.14858), 272 of several sciences."""
+    return _contest("minerva", "math-ai/minervamath", "test", metadata)
+
+
+def olympiadbench(**metadata: Any) -> dict[str, datasets.Dataset]:
+    """Load OlympiadBench (arXiv 2402.14008): 674 problems of mathematics, in English, without images.
+
+    Several answers are one list; the difficulty is the subfield.
+    """
+    table = _table(
+        "Hothan/OlympiadBench", "eval/olympiadbench.jsonl", "train", "OE_TO_maths_en_COMP"
+    )
+    problems = []
+    for i, (where, row) in enumerate(table):
+        answers = _cell(where, row, "final_answer")
+        context = (row.get("context") or "").strip()
+        question = _cell(where, row, "question").strip()
+        problems.append(
+            {
+                "id": f"olympiadbench-{row.get('id', i)}",
+                "problem": f"{context}\n\n{question}" if context else question,
+                "answer": answers if isinstance(answers, str) else ", ".join(map(str, answers)),
+                "difficulty": row.get("subfield"),
+            }
+        )
+    return _dataset(problems, metadata)
 
 
 def math500(**metadata: Any) -> dict[str, datasets.Dataset]:

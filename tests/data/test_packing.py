@@ -8,7 +8,8 @@ from custom_components.data.batching import batch_order, collate, split_batch
 from custom_components.data.curation import MESSAGES_SCHEMA
 from custom_components.data.packing import best_fit, open_table, prepare_packs, validation_tables
 from custom_components.data.rows import write_rows
-from custom_components.models.phi4_mini import phi4_mini_tiny
+from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
+from custom_components.training.flops import document_costs
 
 
 def test_best_fit_worked_example():
@@ -181,6 +182,22 @@ def test_split_batch_is_complete_and_even(ranks, limit):
     assert sorted(i for p in parts for micro in p for i in micro) == list(range(50))
     assert all(micro for p in parts for micro in p)
     assert all(sum(lengths[i] for i in m) <= max(limit, 60) for p in parts for m in p)
+
+
+def test_ranks_get_equal_work_not_equal_tokens():
+    """A document of 24K tokens of Phi-4-mini costs as much as 1.6 times its tokens in short ones."""
+    with torch.device("meta"):
+        model = phi4_mini_3_8b()
+    lengths = [24_000] + [1000] * 60
+    costs = document_costs(model, ([n] for n in lengths))
+    assert 1.5 < costs[0] / 24_000 < 1.75
+    assert costs[1] == pytest.approx(1000, rel=0.05)
+    parts = split_batch(lengths, 60_000, 2, costs)
+    work = [sum(costs[i] for micro in rank for i in micro) for rank in parts]
+    assert max(work) < 1.1 * min(work)
+    by_tokens = split_batch(lengths, 60_000, 2)
+    work = [sum(costs[i] for micro in rank for i in micro) for rank in by_tokens]
+    assert max(work) > 1.25 * min(work)
 
 
 def test_fewer_rows_than_ranks_is_refused():

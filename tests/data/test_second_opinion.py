@@ -11,7 +11,7 @@ from fake_endpoint import FakeEndpoint, completion
 from custom_components.data.second_opinion import RefusedError, SecondOpinion
 from custom_components.verifier import Verdict, verify
 
-WRONG = verify("infinitely many", r"\boxed{\text{an infinite number}}")
+WRONG = verify("infinitely many", r"\boxed{\text{there is no end of them}}")
 ROW = ("How many?", "infinitely many", WRONG)
 
 
@@ -44,7 +44,7 @@ def test_an_opinion_and_what_was_sent(tmp_path, monkeypatch):
     (body,) = server.requests
     prompt = body["messages"][0]["content"]
     assert (body["model"], body["temperature"]) == ("m", 0)
-    for text in ("How many?", "infinitely many", r"\text{an infinite number}"):
+    for text in ("How many?", "infinitely many", r"\text{there is no end of them}"):
         assert text in prompt
     assert server.headers[0]["Authorization"] == "Bearer secret"
     assert "secret" not in "".join(p.read_text() for p in (tmp_path / "cache").rglob("*.json"))

@@ -170,7 +170,7 @@ def test_choices_stand_below_the_problem_and_a_stated_letter_is_boxed(tmp_path):
         tmp_path / "c.jsonl",
         row | {"said": "Four.\n\nThe answer is (B)."},
         row | {"said": "The answer is (A)", "right": False},
-        row | {"said": "I think A or B.", "right": "?"},
+        row | {"said": "I think A or B.", "right": None},
     )
     found = list(
         sources.jsonl(path, "q", "a", "said", reasoning="why", options="options", correct="right")
@@ -311,7 +311,7 @@ def test_a_file_damaged_in_its_middle_keeps_the_rows_before(tmp_path):
 
 
 def test_last_box():
-    assert sources.last_box("\\boxed{1} then \\boxed{\\frac{1}{2}}.") == "\\frac{1}{2}"
+    assert sources.last_box("\\boxed{1}, so \\boxed{\\frac{1}{2}}.") == "\\frac{1}{2}"
     assert sources.last_box("\\boxed{1") is None and sources.last_box("none") is None
 
 

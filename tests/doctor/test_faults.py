@@ -246,6 +246,32 @@ def test_a_wrong_answer_column(run_dir, tmp_path):
     assert errors(look(run_dir, "grpo", of_file(path, answer="final"))) == []
 
 
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"ground_truth": "2"}, "is an object; name the text in it: answer.ground_truth"),
+        (float("nan"), "is NaN or infinite"),
+        (True, "is true or false"),
+    ],
+)
+def test_answers_that_are_not_text(run_dir, tmp_path, answer, words):
+    path = problems_file(tmp_path, [{"problem": f"{i}+1=?", "answer": answer} for i in range(30)])
+    findings = look(run_dir, "grpo", of_file(path))
+    assert errors(findings) in (["data_unreadable"], ["data_columns"]) and words in str(findings)
+
+
+def test_answers_of_zero_and_other_forms_of_json(run_dir, tmp_path):
+    rows = [{"problem": f"{i}-{i}=?", "answer": 0, "id": None} for i in range(30)]
+    path = problems_file(tmp_path, rows)
+    assert "data_columns" not in look(run_dir, "grpo", of_file(path))
+    Path(path).write_text("\ufeff" + json.dumps(rows), encoding="utf-8")
+    assert "data_columns" not in look(run_dir, "grpo", of_file(path))
+    Path(path).write_bytes(
+        json.dumps({"problem": "é", "answer": 1}, ensure_ascii=False).encode("latin-1")
+    )
+    assert "not UTF-8" in str(look(run_dir, "grpo", of_file(path)))
+
+
 def test_golds_that_the_verifier_cannot_read(run_dir, tmp_path):
     rows = [{"problem": f"p{i}", "answer": str(i)} for i in range(20)]
     one = problems_file(tmp_path, [*rows, {"problem": "q", "answer": "\\frac{"}])

@@ -23,6 +23,10 @@ class Crashes(TorchEngine):
             raise RuntimeError("the engine's process\nwent away")
         return super().generate(prompt_ids, n, sampling)
 
+    def close(self):
+        print("the engine is closed")
+        super().close()
+
 
 class NeverStarts:
     def __init__(self, model, tokenizer, batch_size=1, progress=False):

@@ -15,7 +15,7 @@ CHECK = """
 import sys
 import torch
 from custom_components.config import UserError
-from custom_components.models.decoder import Documents
+from custom_components.models.attention import Documents
 from custom_components.models.hf import build_from_folder
 from custom_components.engines.engine import Sampling, check_rope
 from custom_components.engines.torch_engine import TorchEngine

@@ -1,5 +1,6 @@
 """vLLM computes what is trained, for every family: a process for each, with one start of vLLM."""
 
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -47,6 +48,7 @@ print("vllm agrees")
 
 
 def run(code, *arguments):
+    """Run code in a process of its own, and return the largest gap of log-probs that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
@@ -55,13 +57,14 @@ def run(code, *arguments):
         timeout=1800,
     )
     assert "vllm agrees" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+    return max(float(gap) for gap in re.findall(r"^gap (\S+)$", done.stdout, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logprobs_after_new_weights_are_the_trainers(tmp_path, name):
+def test_logprobs_after_new_weights_are_the_trainers(tmp_path, name, record_property):
     for seed in (0, 1):
         FAMILIES[name].save_with_tokenizer(tmp_path / str(seed), seed=seed)
-    run(HAND_OVER, tmp_path / "0", tmp_path / "1")
+    record_property("vllm", run(HAND_OVER, tmp_path / "0", tmp_path / "1"))
 
 
 ADAPTER = """
@@ -104,6 +107,7 @@ print("vllm agrees")
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "phi4_mini"])
-def test_vllm_serves_the_adapters_of_a_run(tmp_path, name):
+def test_vllm_serves_the_adapters_of_a_run(tmp_path, name, record_property):
     FAMILIES[name].save_with_tokenizer(tmp_path / "model")
-    run(ADAPTER, tmp_path / "model", tmp_path / "adapter")
+    gap = run(ADAPTER, tmp_path / "model", tmp_path / "adapter")
+    record_property("vllm_adapter", gap)

@@ -5,8 +5,18 @@ from collections import Counter
 
 import pytest
 
+from custom_components.verifier.pool.options import VerifierConfig
 from eval.results import summary
-from eval.scoring import REASONING_OPEN, Response, equivalence_classes, score, verified_responses
+from eval.scoring import (
+    REASONING_OPEN,
+    ROUNDING,
+    Response,
+    equivalence_classes,
+    pool,
+    score,
+    use_verifier,
+    verified_responses,
+)
 from eval.tasks import functions
 
 DOC = {"id": "1", "problem": "?", "answer": "\\frac{1}{2}", "difficulty": None, "choices": None}
@@ -50,6 +60,22 @@ def test_a_prompt_that_opened_the_reasoning(monkeypatch):
     monkeypatch.setenv(REASONING_OPEN, "1")
     assert score(DOC, [text])["accuracy"] == 0
     assert score(DOC, ["wait</think>\\boxed{1/2}"])["accuracy"] == 1
+
+
+def test_decimals_that_round_to_the_gold_count_where_that_is_set(monkeypatch):
+    doc = DOC | {"answer": "8.25"}
+    assert score(doc, [boxed("8.246")])["accuracy"] == 0
+    monkeypatch.setenv(ROUNDING, "1")
+    assert score(doc, [boxed("8.246")])["accuracy"] == 1
+    assert score(doc, [boxed("8.26")])["accuracy"] == 0
+    try:
+        use_verifier(VerifierConfig(workers=1, time_limit=4.0))  # the recipe's config decides
+        assert score(doc, [boxed("8.246")])["accuracy"] == 0
+        assert (pool().workers, pool().time_limit, pool().rounding) == (1, 4.0, False)
+        use_verifier(VerifierConfig(rounding=True))
+        assert score(doc, [boxed("8.246")])["accuracy"] == 1
+    finally:
+        use_verifier(None)
 
 
 def test_summary_by_hand():

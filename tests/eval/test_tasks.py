@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jinja2
@@ -11,6 +12,7 @@ from custom_components.tokenizer.prompt_form import PromptForm
 from eval.evaluate_config import EvaluateConfig
 from eval.evaluation_tasks import load_tasks, warn_of_other_instructions
 from eval.scoring import score
+from eval.sets import SETS, evaluation_problems
 from eval.tasks import functions
 
 GPQA = {
@@ -50,6 +52,62 @@ def test_gpqa_from_a_local_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONTUNE_DATA", str(tmp_path))
     [doc] = functions.gpqa_diamond()["test"]
     assert doc["choices"] == "ABCD" and doc["difficulty"] == "Physics"
+
+
+CONTESTS = {
+    "aime26": {"problem_idx": 1, "problem": "1+1-2=?", "answer": 0},
+    "hmmt_feb25": {"problem_idx": 1, "problem": "What is $1/2$?", "answer": "\\frac{1}{2}"},
+    "hmmt_nov25": {"problem_idx": 1, "problem": "What is $1/3$?", "answer": "\\frac{1}{3}"},
+    "hmmt_feb26": {"problem_idx": 1, "problem": "What is $1/4$?", "answer": "\\frac{1}{4}"},
+    "amc23": {"id": 0, "question": "1+1=?", "answer": "2.0"},
+    "minerva": {"question": "How far?", "answer": "1.5e3"},
+}
+
+
+@pytest.mark.parametrize("name", CONTESTS)
+def test_contests_from_a_local_copy(tmp_path, monkeypatch, name):
+    (tmp_path / "eval").mkdir()
+    copy = tmp_path / "eval" / f"{name}.jsonl"
+    copy.write_text(json.dumps(CONTESTS[name]) + "\n")
+    monkeypatch.setenv("REASONTUNE_DATA", str(tmp_path))
+    [row] = getattr(functions, name)()["test"]
+    assert row["answer"] == str(CONTESTS[name]["answer"]) and row["id"] == f"{name}-0"
+    assert score(row, [f"\\boxed{{{row['answer']}}}"])["accuracy"] == 1
+    [(_, text)] = evaluation_problems([name])  # decontamination reads the same problems
+    assert text == row["problem"]
+    copy.write_text('{"prompt": "1+1=?"}\n')
+    with pytest.raises(UserError, match=f"{name}.jsonl, line 1: no column problem or question"):
+        getattr(functions, name)()
+
+
+def test_olympiadbench_has_a_context_and_several_answers(tmp_path, monkeypatch):
+    (tmp_path / "eval").mkdir()
+    row = {
+        "id": 7,
+        "question": "Solve $x^2=4$.",
+        "context": "Let $x$ be real.",
+        "final_answer": ["2", "-2"],
+        "subfield": "Algebra",
+        "unit": None,
+    }
+    (tmp_path / "eval" / "olympiadbench.jsonl").write_text(json.dumps(row) + "\n")
+    monkeypatch.setenv("REASONTUNE_DATA", str(tmp_path))
+    [doc] = functions.olympiadbench()["test"]
+    assert doc["problem"] == "Let $x$ be real.\n\nSolve $x^2=4$."
+    assert (doc["id"], doc["difficulty"]) == ("olympiadbench-7", "Algebra")
+    assert score(doc, ["\\boxed{-2, 2}"])["accuracy"] == 1
+    assert score(doc, ["\\boxed{2}"])["accuracy"] == 0
+
+
+def test_the_tasks_of_2026_follow_the_papers_protocol():
+    cfg = EvaluateConfig(output_dir="out", models={}, engine={}, tasks=["reasoning_2026"])
+    _, tasks = load_tasks(cfg)
+    _, [aime25] = load_tasks(dataclasses.replace(cfg, tasks=["reasoning_aime25"]))
+    assert len(tasks) == 7
+    for task in tasks:
+        assert task["task"].removeprefix("reasoning_") in SETS
+        for key in ("generation_kwargs", "repeats", "filter_list", "doc_to_text"):
+            assert task[key] == aime25[key]
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,19 @@ def test_settings_and_their_changes():
             load(LossConfig, None, [override])
 
 
+@pytest.mark.parametrize(
+    ("schema", "overrides", "words"),
+    [
+        (LossConfig, ["dual_clip=1.1"], "dual_clip=1.1 must be above 1 . loss.clip_high=0.2"),
+        (LossConfig, ["name=reinforce", "dual_clip=3"], "dual_clip=3 must be above"),
+        (ImportanceConfig, ["low=3"], "low=3 must not be above importance.high=2"),
+    ],
+)
+def test_bounds_that_contradict_each_other_are_refused_at_once(schema, overrides, words):
+    with pytest.raises(UserError, match=words):
+        load(schema, None, overrides)
+
+
 def test_values_of_the_kl_by_hand_and_their_mean():
     """log r = log 2: the three estimators by hand; k1 and k3 are unbiased, k3 never negative."""
     logprobs, reference = double(math.log(0.25)), double(math.log(0.5))

@@ -5,7 +5,7 @@ import torch
 from torchtune.modules.peft import get_merged_lora_ckpt
 
 from custom_components.config import UserError, check_component
-from custom_components.models.decoder import Documents
+from custom_components.models.attention import Documents
 from custom_components.models.lora import (
     LoRA,
     adapter_scale,

@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from custom_components.config import UserError
 from custom_components.models import hf
+from custom_components.models.attention import Documents
 from custom_components.models.config_json import read_model_config, served_rope_factors
-from custom_components.models.decoder import Documents
 from custom_components.models.hf import HFCheckpointer, build_from_folder
 from custom_components.models.longrope import rope_factor_of
 from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny

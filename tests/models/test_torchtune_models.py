@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from tiny_models import SIZES, TIED, TinyModel
 
 from custom_components.config import UserError
+from custom_components.models.attention import Documents
 from custom_components.models.builders import build_on_meta, open_checkpointer
-from custom_components.models.decoder import Documents
 from custom_components.models.lora import adapter_scale, is_adapter, merge_adapters
 
 SHAPE = {

@@ -8,6 +8,8 @@ import pytest
 from conftest import TUNE, kill_in_chunk, recipe
 
 from custom_components.data.rows import read_rows
+from custom_components.verifier import VerifierPool
+from recipes.curate import verify_chunk
 
 SPLITS = ("midtrain", "sft", "pairs", "prompts")
 
@@ -129,6 +131,23 @@ def test_evaluation_problems_and_near_duplicates_are_taken_out_and_named(tmp_pat
     assert removed[0]["of"] == "a" and removed[1]["evaluation_set"].endswith("eval.jsonl")
     left = [r["id"] for r in splits(tmp_path / "out")["prompts"]]
     assert left == ["a", "d"]
+
+
+def test_an_expression_copied_from_the_problem_is_not_an_answer():
+    texts = [r"\boxed{x^2-1}", r"\boxed{(x+1)(x-1)}"]
+    rows = [
+        {
+            "problem": "Factor $x^2-1$.",
+            "answer": "(x-1)(x+1)",
+            "response": text,
+            "finish_reason": "stop",
+            "num_tokens": 9,
+        }
+        for text in texts
+    ]
+    with VerifierPool(1) as pool:
+        verify_chunk(rows, False, pool)
+    assert [row["reason"] for row in rows] == ["copied_from_problem", "equal"]
 
 
 def test_unreadable_shards_are_named_and_good_rows_kept(tmp_path, small_run):

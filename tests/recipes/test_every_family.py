@@ -85,18 +85,50 @@ def run(data, tmp_path, monkeypatch):
 
 
 def check_model(folder, start):
-    """Check that a run's model loads in transformers, computes the same, and has been trained."""
+    """Check that a run's model loads in transformers, computes the same, and has been trained.
+
+    Returns:
+        Largest difference of its logits from transformers'.
+    """
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     ids = torch.arange(5, 60)[None]
     with torch.no_grad():
         expected = theirs(ids).logits
-        assert (build_from_folder(folder / "model")(ids) - expected).abs().max() < 1e-5
+        gap = (build_from_folder(folder / "model")(ids) - expected).abs().max().item()
+        assert gap < 1e-5
         assert (build_from_folder(start)(ids) - expected).abs().max() > 1e-4
+    return gap
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["qwen2_5", "mistral_window", "gemma3", "phi4_mini"])
+def test_each_recipe_in_bf16_on_a_gpu(run, tmp_path, name):
+    start = tmp_path / "start"
+    FAMILIES[name].save_with_tokenizer(start)
+    gpu = ["device=cuda", "dtype=bf16"]
+    taught = run("sft", start, "taught", "max_steps=150", "optimizer.lr=2e-3", *gpu)
+    losses = [row["loss"] for row in metrics(taught)]
+    assert losses[-1] < 0.35 < losses[0]
+    model = taught / "model"
+    check_model(taught, start)
+    for recipe, label, overrides in [
+        ("midtrain", "midtrain", ["compile=true"]),
+        ("sft", "sft", ["activation_checkpointing=true", "recompute_every=2"]),
+        ("sft", "saved", ["checkpoint_every=1", "async_checkpoints=true"]),
+        ("sft", "lora", ["model.lora_rank=4", "optimizer.lr=1e-2"]),
+        ("dpo", "dpo", ["optimizer.lr=1e-3"]),
+        ("grpo", "grpo", ["engine.device=cuda"]),
+        ("ppo", "ppo", ["engine.device=cuda"]),
+    ]:
+        folder = run(recipe, model, label, *gpu, *overrides)
+        check_model(folder, model)
+        if recipe in ("grpo", "ppo"):
+            assert all(row["logprob_gap"] < 0.05 for row in metrics(folder))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_two_steps_of_each_recipe(run, tmp_path, name):
+def test_two_steps_of_each_recipe(run, tmp_path, name, record_property):
     start = tmp_path / "start"
     FAMILIES[name].save_with_tokenizer(start)
     # Enough steps for answers that are right about as often as wrong.
@@ -114,10 +146,11 @@ def test_two_steps_of_each_recipe(run, tmp_path, name):
         ("ppo", "ppo", []),
     ]:
         folder = run(recipe, model, label, *overrides)
-        check_model(folder, model)
+        record_property(label, check_model(folder, model))
         assert (folder / "adapter" / "adapter_config.json").is_file() == (label == "lora")
         if recipe in ("grpo", "ppo"):
             rows = metrics(folder)
+            record_property(f"{label}_accuracy", min(row["accuracy"] for row in rows))
             assert all(0.1 < row["accuracy"] < 0.9 for row in rows), rows
             # The engine samples with the weights that are trained.
             assert all(row["logprob_gap"] < 1e-4 for row in rows), rows
@@ -153,7 +186,9 @@ LLAMA3_2 = TinyModel(
     [(QWEN2, "qwen2.qwen2", "QWEN2"), (LLAMA3_2, "llama3_2.llama3_2", "LLAMA3_2")],
     ids=["qwen2", "llama3_2"],
 )
-def test_torchtunes_builder_and_checkpointer_in_each_recipe(run, tmp_path, family, builder, kind):
+def test_torchtunes_builder_and_checkpointer_in_each_recipe(
+    run, tmp_path, family, builder, kind, record_property
+):
     start = tmp_path / "start"
     family.save_with_tokenizer(start)
     taught = run("sft", start, "taught", "max_steps=150", "optimizer.lr=2e-3")
@@ -178,7 +213,7 @@ def test_torchtunes_builder_and_checkpointer_in_each_recipe(run, tmp_path, famil
         if recipe == "dpo":
             overrides = [*overrides, "optimizer.lr=1e-3"]
         folder = run(recipe, model, label, *overrides)
-        check_model(folder, model)
+        record_property(label, check_model(folder, model))
         assert (folder / "adapter" / "adapter_config.json").is_file() == (label == "lora")
         if recipe in ("grpo", "ppo"):
             assert all(row["logprob_gap"] < 1e-4 for row in metrics(folder))

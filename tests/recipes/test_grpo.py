@@ -11,6 +11,8 @@ import torch
 from conftest import ROOT, TUNE, kill_in_step, manifest, metrics, recipe
 from safetensors.torch import load_file
 
+from custom_components.losses.policy_gradient import SETTINGS
+
 # With this path recipes find the faulty engines and the code of this checkout.
 FAULTY = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'engines'}"}
 
@@ -149,6 +151,28 @@ def test_killed_and_continued_equals_uninterrupted(coin, whole, tmp_path):
     same_as_uninterrupted(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(f"loss.name={name}" for name in SETTINGS),
+        "loss.aggregation=prompt_token_mean",
+        "importance={level: token, beyond: mask, low: 0.5}",
+        "importance={level: sequence, beyond: truncate, low: 0.5}",
+        "importance={level: geometric, beyond: mask, low: 0.99, high: 1.01}",
+        "rebalance={enabled: true, equal: false, max_accuracy: 0.8, max_samples: 16}",
+    ],
+)
+def test_every_setting_resumes(coin, tmp_path, changes):
+    overrides = [*coin, changes, "loss.kl_coefficient=0.01", "minibatches=2", "max_steps=5"]
+    recipe("grpo", *overrides, f"output_dir={tmp_path}/whole")
+    overrides.append(f"output_dir={tmp_path}/run")
+    command = [TUNE, "run", "recipes/grpo.py", "--config", "configs/tiny/grpo.yaml", *overrides]
+    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(2, 3))
+    assert "continuing from step" in recipe("grpo", *overrides).stdout
+    same_as_uninterrupted(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["rollout", "reward"])
 def test_killed_while_it_samples_or_verifies(coin, whole, tmp_path, after):
     engine = (
@@ -245,6 +269,7 @@ def test_an_engine_that_fails_ends_the_run_with_a_message(coin, tmp_path, engine
     assert done.returncode == status, done.stderr[-2000:]
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert ("the engine is closed" in done.stdout) == (engine == "Crashes")
     assert manifest(tmp_path / "x")["status"] == "running"
 
 

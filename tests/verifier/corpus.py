@@ -5,6 +5,9 @@ r"""List golden cases by form: (gold, answer in the box, right?). Written for th
 
 from __future__ import annotations
 
+from .answers import ANSWERS
+from .forms import FORMS
+
 CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     "integers": [
         ("42", "42", True),
@@ -444,7 +447,8 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     "tuples": [
         ("(1,2)", "(1, 2)", True),
         ("(1,2)", r"\left(1,2\right)", True),
-        ("(1,2)", "1, 2", True),
+        ("(1,2)", "1, 2", False),  # (1,2) may be an interval
+        ("(2,1)", "2, 1", True),
         ("(1,2)", "x=1, y=2", True),
         ("(1,2)", "(x,y) = (1,2)", True),
         ("(1,2)", "(2,1)", False),
@@ -650,7 +654,7 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
     ],
     "other names and words": [
         (r"\text{June 20}", "June 20", True),
-        (r"\text{June 20}", "20 June", False),
+        (r"\text{June 20}", "20 June", True),
         (r"\text{infinitely many}", r"\infty", False),
         (r"\text{none}", "0", False),
         (r"\text{Tuesday}", "Thursday", False),
@@ -662,6 +666,8 @@ CORPUS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\overline{AB}", "CD", False),
     ],
 }
+
+CORPUS |= FORMS | ANSWERS
 
 
 def main() -> None:

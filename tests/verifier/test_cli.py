@@ -86,6 +86,7 @@ def test_options_for_all_rows(tmp_path):
             b'{"gold": "1", "response": "x", "truncated": 1}',
             "row 2: key 'truncated' must be true or false, not 1",
         ),
+        (b'{"gold": NaN, "response": "x"}', "row 2: key 'gold' is nan, not a number"),
         (b"[1, 2]", "row 2: not a JSON object"),
         (b'{"gold": ', "row 2: not JSON"),
         (b'{"gold": "\xff", "response": "x"}', "row 2: not UTF-8"),
@@ -99,6 +100,16 @@ def test_a_bad_row_is_named_and_nothing_is_written(tmp_path, capsys, line, named
     assert f"{source}: {named}" in err
     assert "1 bad rows" in err
     assert not target.exists()
+
+
+def test_a_byte_order_mark_is_read_and_an_array_named(tmp_path, capsys):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"gold": "1", "prediction": "1"}\r\n')
+    assert main(["--input", str(source), "--output", str(target)]) == 0
+    assert [row["verdict"] for row in read(target)] == ["correct"]
+    source.write_bytes(b'[\n  {"gold": "1", "prediction": "1"}\n]')
+    assert main(["--input", str(source), "--output", str(target)]) == 2
+    assert f"{source}: row 1: a JSON array" in capsys.readouterr().err
 
 
 def test_bad_rows_are_counted(tmp_path, capsys):

@@ -9,13 +9,28 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from custom_components.verifier.compare import expressions, relations
+from custom_components.verifier.compare import expressions, relations, sets
 from custom_components.verifier.compare.scalars import equal_scalars, is_sentence
 from custom_components.verifier.limits import TooComplex, Unreadable
 from custom_components.verifier.read import numbers
 from custom_components.verifier.read.intervals import as_set
-from custom_components.verifier.read.nodes import Expr, Matrix, Node, Num, Relation, Seq, Union
-from custom_components.verifier.read.parse import parse_list
+from custom_components.verifier.read.nodes import (
+    Difference,
+    Domain,
+    Expr,
+    Intersection,
+    Matrix,
+    Node,
+    Num,
+    Option,
+    Relation,
+    Seq,
+    Union,
+    Word,
+)
+from custom_components.verifier.read.parse import parse_cleaned, parse_list
+
+_SETS = (Union, Intersection, Difference, Domain)
 
 
 def equal_nodes(gold: Node, answer: Node) -> bool:
@@ -28,19 +43,33 @@ def equal_nodes(gold: Node, answer: Node) -> bool:
     gold, answer = _unwrap(gold), _unwrap(answer)
     if gold.key == answer.key:
         return True
+    if isinstance(gold, Option) or isinstance(answer, Option):
+        return _equal_options(gold, answer)
     if isinstance(gold, Relation):
         return _equal_relations(gold, answer)
     if isinstance(answer, Relation):
         return any(equal_nodes(gold, value) for value in relations.stated_values(answer, gold))
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return _equal_matrices(gold, answer)
-    if isinstance(gold, Seq) or isinstance(answer, Seq):
-        return _equal_sequences(gold, answer)
-    if isinstance(gold, Union) and isinstance(answer, Union):
-        return _equal_in_some_order(gold.items, answer.items)
-    if isinstance(gold, Union) or isinstance(answer, Union):
-        return False
+    if isinstance(gold, (Seq, *_SETS)) or isinstance(answer, (Seq, *_SETS)):
+        return _equal_collections(gold, answer)
     return equal_scalars(gold, answer)
+
+
+def _equal_options(gold: Node, answer: Node) -> bool:
+    """Compare options by their letters and contents, or with a bare letter or content."""
+    if isinstance(gold, Option):
+        if isinstance(answer, Option):
+            return gold.letter == answer.letter and equal_nodes(gold.content, answer.content)
+        if _is_letter(answer, gold.letter):
+            return gold.sign != ":"
+        return equal_nodes(gold.content, answer)
+    assert isinstance(answer, Option)
+    return _is_letter(gold, answer.letter) or equal_nodes(gold, answer.content)
+
+
+def _is_letter(node: Node, letter: str) -> bool:
+    return isinstance(node, Word) and node.words.isalpha() and node.words.upper() == letter
 
 
 def exercise(node: Node) -> None:
@@ -52,9 +81,14 @@ def exercise(node: Node) -> None:
     if isinstance(node, Expr):
         if not is_sentence(node.tex):
             expressions.exercise(node.tex)
-    elif isinstance(node, (Seq, Union)):
+    elif isinstance(node, (Seq, Union, Intersection)):
         for item in node.items:
             exercise(item)
+    elif isinstance(node, Difference):
+        exercise(node.whole)
+        exercise(node.removed)
+    elif isinstance(node, Option):
+        exercise(node.content)
     elif isinstance(node, Matrix):
         for cell in _cells(node):
             exercise(cell)
@@ -73,27 +107,115 @@ def _unwrap(node: Node) -> Node:
 # --- several values ----------------------------------------------------------------------------
 
 
-def _equal_sequences(gold: Node, answer: Node) -> bool:
-    gold_list, answer_list = _as_sequence(gold, answer), _as_sequence(answer, gold)
-    if gold_list is None or answer_list is None:
-        return _equal_decimals(gold, answer) or _equal_unions(gold, answer)
-    gold, answer = _as_interval(gold_list, answer_list), _as_interval(answer_list, gold_list)
+def _equal_collections(gold: Node, answer: Node) -> bool:
+    """Compare lists, tuples and sets with each other and with single values."""
+    if isinstance(gold, Seq) and isinstance(answer, Seq):
+        if _equal_sequences(gold, answer):
+            return True
+    elif isinstance(gold, Union) and isinstance(answer, Union):
+        if _equal_in_some_order(gold.items, answer.items):
+            return True
+    elif isinstance(gold, Difference) and isinstance(answer, Difference):
+        if equal_nodes(gold.whole, answer.whole):
+            return equal_nodes(gold.removed, answer.removed)
+    elif isinstance(gold, Domain) and isinstance(answer, Domain):
+        return gold.letter == answer.letter
+    elif not isinstance(gold, (Seq, *_SETS)) or not isinstance(answer, (Seq, *_SETS)):
+        return _equal_one_and_many(gold, answer)
+    return _equal_as_sets(gold, answer)
+
+
+def _equal_as_sets(gold: Node, answer: Node) -> bool:
+    """Compare as sets of real numbers, where at least one side can be nothing else."""
+    if not _is_set(gold) and not _is_set(answer):
+        return False
+    return sets.equal_sets(gold, answer) is True
+
+
+def _is_set(node: Node) -> bool:
+    """Return whether a node is an interval, a union or a condition, not values or a point."""
+    if not isinstance(node, Seq):
+        return True
+    if node.brackets in ("", "{}"):
+        return any(isinstance(item, (Relation, *_SETS)) for item in node.items) or (
+            node.brackets == "" and all(_is_interval(item) for item in node.items)
+        )
+    return node.brackets in ("[)", "(]", "[]") or _is_interval(node)
+
+
+def _is_interval(node: Node) -> bool:
+    return isinstance(node, Seq) and node.is_tuple and sets.is_interval(node)
+
+
+def _equal_one_and_many(gold: Node, answer: Node) -> bool:
+    """Compare a single value with several: `1,234`, `2,74`, `\\frac12 or 0.5`, `C(5,2)`."""
+    single, several = (answer, gold) if isinstance(gold, (Seq, *_SETS)) else (gold, answer)
+    if not isinstance(several, Seq):
+        return False
+    if isinstance(single, Num) and "," in single.key and several.brackets in ("", "{}"):
+        as_list = parse_list(single.key)
+        pair = (as_list, several) if single is gold else (several, as_list)
+        if _equal_sequences(*pair):
+            return True
+    if several.name in ("C", "P") and len(several.items) == 2:
+        counted = parse_cleaned(_counted(several))
+        return equal_nodes(gold, counted) if single is gold else equal_nodes(counted, answer)
+    if several is answer and several.brackets == "" and several.joint == "or":
+        return all(equal_nodes(gold, item) for item in several.items)
+    if _equal_decimals(gold, answer):
+        return True
+    vector = _as_vector(several)
+    return bool(vector) and isinstance(single, Expr) and _equal_unit_vectors(single, vector, gold)
+
+
+def _counted(seq: Seq) -> str:
+    """Return C(5,2), or the number of permutations P(5,2), as an expression."""
+    n, k = (item.key for item in seq.items)
+    if seq.name == "C":
+        return rf"\binom{{{n}}}{{{k}}}"
+    return rf"\frac{{({n})!}}{{({n}-{k})!}}"
+
+
+def _equal_unit_vectors(single: Expr, vector: list[Node], gold: Node) -> bool:
+    r"""Compare 2\mathbf{i}-\mathbf{j} with (2,-1)."""
+    if "\\vec{" not in single.tex or len(vector) not in (2, 3):
+        return False
+    texts = [item.key for item in vector if isinstance(item, (Num, Expr))]
+    if len(texts) != len(vector):
+        return False
+    named = zip(texts, "ijk", strict=False)
+    total = "+".join(rf"({text})\vec{{{name}}}" for text, name in named)
+    pair = (single.tex, total) if single is gold else (total, single.tex)
+    return expressions.equal_expressions(*pair)
+
+
+def _equal_sequences(gold: Seq, answer: Seq) -> bool:
     if gold.is_tuple or answer.is_tuple:
         return _equal_tuples(gold, answer)
     if "{}" in (gold.brackets, answer.brackets):
         return _equal_in_some_order(
             _distinct(gold.items, "gold"), _distinct(answer.items, "answer")
         )
+    if {gold.joint, answer.joint} == {"and", "or"} and any(map(_is_inequality, gold.items)):
+        return False
+    gold_names, answer_names = _names(gold), _names(answer)
+    if bool(gold_names) != bool(answer_names):  # x=1, y=2 against 1, 2
+        return _equal_in_order(gold.items, answer.items)
     return _equal_in_some_order(gold.items, answer.items)
 
 
-def _as_sequence(node: Node, other: Node) -> Seq | None:
-    """Return the node as a sequence; `1,234` is two values where the other side is a list."""
-    if isinstance(node, Seq):
-        return node
-    if isinstance(node, Num) and "," in node.key and isinstance(other, Seq):
-        return parse_list(node.key)
-    return None
+def _is_inequality(node: Node) -> bool:
+    return isinstance(node, Relation) and not node.is_equation and not node.is_membership
+
+
+def _names(seq: Seq) -> list[str]:
+    """Return the names in x=1, y=2, which must all be there and differ; empty otherwise."""
+    names = []
+    for item in seq.items:
+        if not isinstance(item, Relation) or not item.is_equation or not item.sides[0].is_name:
+            return []
+        names.append(item.sides[0].key)
+    return names if len(set(names)) == len(names) > 1 else []
 
 
 def _equal_decimals(gold: Node, answer: Node) -> bool:
@@ -109,37 +231,38 @@ def _decimal_value(node: Node) -> Fraction | None:
     return None if number is None else number.value
 
 
-def _equal_unions(gold: Node, answer: Node) -> bool:
-    """Compare a union of intervals with a list of inequalities or intervals."""
-    gold_union, answer_union = _as_union(gold), _as_union(answer)
-    if gold_union is None or answer_union is None:
-        return False
-    return equal_nodes(gold_union, answer_union)
-
-
-def _as_union(node: Node) -> Seq | Union | None:
-    if isinstance(node, Seq):
-        return relations.list_as_set(node)
-    return node if isinstance(node, Union) else None
-
-
-def _as_interval(node: Seq, other: Seq) -> Seq:
-    """Return `x > 1 and x < 3` as the interval that it states, where the other side is one."""
-    if other.is_tuple and all(isinstance(item, Relation) for item in node.items):
-        interval = relations.list_as_set(node)
-        if isinstance(interval, Seq):
-            return interval
-    return node
-
-
 def _equal_tuples(gold: Seq, answer: Seq) -> bool:
-    """Compare in order. The brackets of two values must agree, because they may be an interval."""
-    if len(gold.items) != len(answer.items):
+    """Compare in order; a tuple is no set, and a pair that may be an interval is no list.
+
+    The brackets of two values must agree, because they may be an interval.
+    """
+    if len(gold.items) != len(answer.items) or "{}" in (gold.brackets, answer.brackets):
         return False
-    brackets = {seq.brackets if seq.is_tuple else "()" for seq in (gold, answer)}
+    if not (gold.is_tuple and answer.is_tuple):
+        one, other = (gold, answer) if gold.is_tuple else (answer, gold)
+        if len(one.items) == 2 and one.brackets != "()":
+            return False
+        if other.joint in ("or", "\\pm") or _is_interval(one) and not _names(other):
+            return False
+        if names := _names(other):  # y = 2, x = 1 is (1, 2)
+            in_order = sorted(zip(names, other.items, strict=True), key=lambda pair: pair[0])
+            by_name = tuple(item for _, item in in_order)
+            pair = (one.items, by_name) if one is gold else (by_name, one.items)
+            if _equal_in_order(*pair):
+                return True
+        return _equal_in_order(gold.items, answer.items)
+    brackets = {gold.brackets, answer.brackets}
     if len(brackets) > 1 and (len(gold.items) == 2 or brackets != {"()", "[]"}):
         return False
-    return all(equal_nodes(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+    if gold.name and answer.name and gold.name != answer.name:
+        return False
+    return _equal_in_order(gold.items, answer.items)
+
+
+def _equal_in_order(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
+    if len(gold) != len(answer):
+        return False
+    return all(equal_nodes(g, a) for g, a in zip(gold, answer, strict=True))
 
 
 def _equal_in_some_order(gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
@@ -170,20 +293,35 @@ def _distinct(items: tuple[Node, ...], side: str) -> tuple[Node, ...]:
 
 
 def _equal_matrices(gold: Node, answer: Node) -> bool:
+    gold, answer = _nested_as_matrix(gold), _nested_as_matrix(answer)
     if isinstance(gold, Matrix) and isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return False
         pairs = zip(_cells(gold), _cells(answer), strict=True)
         return all(equal_nodes(g, a) for g, a in pairs)
+    gold_vector, answer_vector = _as_vector(gold), _as_vector(answer)
     if isinstance(gold, Seq) or isinstance(answer, Seq):
-        gold_vector, answer_vector = _as_vector(gold), _as_vector(answer)
         if gold_vector is None or answer_vector is None or len(gold_vector) != len(answer_vector):
             return False
         return all(equal_nodes(g, a) for g, a in zip(gold_vector, answer_vector, strict=True))
+    if isinstance(gold, Expr) and answer_vector and "\\vec{" in gold.tex:
+        return _equal_unit_vectors(gold, answer_vector, gold)
+    if isinstance(answer, Expr) and gold_vector and "\\vec{" in answer.tex:
+        return _equal_unit_vectors(answer, gold_vector, gold)
     gold_tex, answer_tex = _tex(gold), _tex(answer)
     if gold_tex is None or answer_tex is None:
         return False
     return expressions.equal_expressions(gold_tex, answer_tex)
+
+
+def _nested_as_matrix(node: Node) -> Node:
+    """Return [[1,2],[3,4]] as a matrix."""
+    if not isinstance(node, Seq) or not node.is_tuple:
+        return node
+    rows = tuple(item.items for item in node.items if isinstance(item, Seq))
+    if len(rows) < len(node.items) or len({len(row) for row in rows}) != 1:
+        return node
+    return Matrix(node.key, rows)
 
 
 def _cells(matrix: Matrix) -> list[Node]:

@@ -81,7 +81,8 @@ def _apply(node: Any, arguments: list[Any], context: Any, tiny: Any) -> Any:
     if node.is_Mul:
         return context.fprod(arguments)
     if node.is_Pow:
-        return context.power(*arguments)
+        base, exponent = arguments
+        return _power(node.exp, base, exponent, context)
     name = type(node).__name__
     if not arguments:
         return _constant(name, context)
@@ -100,6 +101,14 @@ def _apply(node: Any, arguments: list[Any], context: Any, tiny: Any) -> Any:
     result = getattr(context, _FUNCTIONS[name])(*arguments)
     trigonometric = name in ("sin", "cos", "tan", "cot")
     return context.mpf(0) if trigonometric and abs(result) <= tiny else result
+
+
+def _power(exponent: Any, base: Any, value: Any, context: Any) -> Any:
+    """Return a power; an odd root of a negative number is real, as \\sqrt[3]{-8} = -2."""
+    if exponent.is_Rational and exponent.q % 2 and exponent.q > 1 and not base.imag and base < 0:
+        root = context.power(-base, value)
+        return -root if exponent.p % 2 else root
+    return context.power(base, value)
 
 
 def _constant(name: str, context: Any) -> Any:

@@ -11,6 +11,7 @@ The first call imports sympy, so importing this module costs nothing.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import re
 from fractions import Fraction
@@ -20,6 +21,7 @@ from typing import Any
 from custom_components.verifier.compare import evaluate
 from custom_components.verifier.compare.cost import check_cost, hidden_digits
 from custom_components.verifier.limits import MAX_DEPTH, MAX_TEX, TooComplex, Unreadable
+from custom_components.verifier.read.latex import TEXT_SPACE, closing
 
 _DIGITS = 40  # digits of every evaluation
 _COMMANDS = frozenset(
@@ -70,15 +72,50 @@ def _to_sympy(tex: str) -> Any:
 def _from_latex(tex: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 
-    for sign, spelling in (("°", r"^{\circ}"), ("'", "_{prime}"), ("%", r"\%"), ("¤", "")):
-        tex = tex.replace(sign, spelling)
     return latex2sympy(
-        tex,
+        _for_parser(tex),
         is_real=True,
         convert_degrees=True,
         normalization_config=None,
         conversion_config=ConversionConfig(lowercase_symbols=False),
     )
+
+
+_SPELLINGS = (
+    ("°", r"^{\circ}"), ("'", "_{prime}"), ("%", r"\%"), ("¤", ""), (TEXT_SPACE, " "),
+)  # fmt: skip
+_COEFFICIENT = re.compile(
+    r"(?<![\w.}\])^/])(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)(?![\d.^])(?=\s*(?:[a-zA-Z(\[|]"
+    r"|\\(?!cdot|times|div|le|ge|ne|in|cup|cap|pm|mp|lor|land|to|rangle|rfloor|rceil|end)[a-zA-Z]))"
+)
+_FACTOR = re.compile(r"\s*(?:[a-zA-Z(]|\\(?:pi|sqrt|frac|triangle|sin|cos|tan|ln|log)(?![a-zA-Z]))")
+_BEFORE_BRACKET = re.compile(r"/\s*((?![fg]\()[a-zA-Z]+|\d+(?:\.\d+)?)\s*(?=\()")
+_DERIVATIVE = re.compile(r"\\(?:i*int|oint|begin|partial)(?![a-zA-Z])|\\frac\{d")
+_LETTER_D = re.compile(r"(\\[a-zA-Z]+)|d(?=\s*[a-zA-Z])")  # `db` is a product, not a differential
+_DOUBLE_FACTORIAL = re.compile(r"(?<!\d)(\d{1,2})!!(?!!)")
+
+
+def _for_parser(tex: str) -> str:
+    """Return a cleaned text as the parser must see it to read it as a person does.
+
+    A fraction of numbers with a slash is a coefficient (2/3x is two thirds of x), and a slash ends
+    at the bracket behind its divisor: 1/h(h-x) is (1/h)(h-x), and 1/(2)x is (1/2)x.
+    """
+    for sign, spelling in _SPELLINGS:
+        tex = tex.replace(sign, spelling)
+    if "!!" in tex:
+        tex = _DOUBLE_FACTORIAL.sub(lambda m: str(math.prod(range(int(m[1]), 0, -2))), tex)
+    if "d" in tex and not _DERIVATIVE.search(tex):
+        tex = _LETTER_D.sub(lambda m: m[1] or "{d}", tex)
+    if "/" not in tex:
+        return tex
+    tex = _COEFFICIENT.sub(r"\\frac{\1}{\2}", tex)
+    tex = _BEFORE_BRACKET.sub(r"/\1\\cdot ", tex)
+    for match in reversed(list(re.finditer(r"/\s*\(", tex))):
+        end = closing(tex, match.end() - 1, "(", ")")
+        if end > 0 and _FACTOR.match(tex, end + 1):
+            tex = f"{tex[: end + 1]}\\cdot {tex[end + 1 :]}"
+    return tex
 
 
 def _check(tex: str) -> None:

@@ -7,22 +7,13 @@ what two relations state.
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from dataclasses import replace
 
 from custom_components.verifier.compare import expressions
 from custom_components.verifier.limits import TooComplex, Unreadable
 from custom_components.verifier.read.intervals import as_set
 from custom_components.verifier.read.names import is_name
-from custom_components.verifier.read.nodes import (
-    FLIPPED,
-    Expr,
-    Node,
-    Num,
-    Relation,
-    Seq,
-    Side,
-    Union,
-)
+from custom_components.verifier.read.nodes import FLIPPED, Expr, Node, Num, Relation, Seq, Side
 
 # --- what a relation states --------------------------------------------------------------------
 
@@ -63,6 +54,8 @@ def _equation_values(relation: Relation, other: Node, strict: bool) -> list[Node
     wants_decimal = isinstance(other, Num) and other.number.places
     if rounded and wants_decimal and _close(exact[-1], rounded):
         values.append(rounded.node)
+    if sides[0].key.startswith("("):  # (x, y) = (1, 2) is a point, no interval
+        values = [replace(v, name=sides[0].key) if isinstance(v, Seq) else v for v in values]
     return values
 
 
@@ -130,48 +123,3 @@ def variable(relation: Relation) -> str | None:
     """Return the compact name that an inequality is about; None where there is none."""
     sides = relation.sides[1:2] if len(relation.sides) == 3 else relation.sides
     return next((side.key.strip("|") for side in sides if is_name(side.text.strip("| "))), None)
-
-
-def list_as_set(sequence: Seq) -> Seq | Union | None:
-    """Return the set that a list states: `x < 1 or x > 3` a union, `x > 1 and x < 3` an interval.
-
-    Two rays that overlap state what they have in common; two that do not overlap state either.
-    None when an item is neither an inequality nor an interval.
-    """
-    items: list[Node] = []
-    for item in sequence.items:
-        stated = as_set(item) if isinstance(item, Relation) else item
-        if isinstance(stated, Union):
-            items.extend(stated.items)
-        elif isinstance(stated, Seq) and stated.is_tuple and len(stated.items) == 2:
-            items.append(stated)
-        else:
-            return None
-    if len(items) == 2:
-        one, other = items
-        common = _common_part(one, other, sequence.key) or _common_part(other, one, sequence.key)
-        if common is not None:
-            return common
-    return Union(sequence.key, tuple(items))
-
-
-def _common_part(upward: Node, downward: Node, key: str) -> Seq | None:
-    """Return the overlap of (a, infinity) and (-infinity, b); None where there is none."""
-    if not isinstance(upward, Seq) or not isinstance(downward, Seq):
-        return None
-    if upward.items[1].key != "\\infty" or downward.items[0].key != "-\\infty":
-        return None
-    low, high = _bound(upward.items[0]), _bound(downward.items[1])
-    if low is None or high is None or low >= high:
-        return None
-    brackets = upward.brackets[0] + downward.brackets[1]
-    return Seq(key, brackets, (upward.items[0], downward.items[1]))
-
-
-def _bound(node: Node) -> Fraction | None:
-    if isinstance(node, Num):
-        return node.number.value
-    try:
-        return expressions.approximate(node.tex, "answer") if isinstance(node, Expr) else None
-    except (Unreadable, TooComplex):
-        return None

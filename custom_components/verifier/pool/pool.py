@@ -276,6 +276,7 @@ class VerifierPool:
         time_limit: Seconds for one item (see `WorkerProcess.receive`).
         memory_limit: Bytes of address space of a worker; 0 for no limit.
         start_limit: Seconds for a worker to start.
+        rounding: Value of the option `rounding` of `verify` for all items.
 
     Raises:
         ValueError: when a limit is out of range.
@@ -287,6 +288,7 @@ class VerifierPool:
         time_limit: float = 5.0,
         memory_limit: int = 1 << 30,
         start_limit: float = 120.0,
+        rounding: bool = False,
     ) -> None:
         if workers < 1 or time_limit <= 0 or memory_limit < 0:
             raise ValueError("workers >= 1, time_limit > 0 and memory_limit >= 0 are required")
@@ -294,6 +296,7 @@ class VerifierPool:
         self.time_limit = time_limit
         self.memory_limit = memory_limit
         self.start_limit = start_limit
+        self.rounding = rounding
         self._engine: _Engine | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -332,6 +335,8 @@ class VerifierPool:
             RuntimeError: when the pool is closed.
         """
         item = Item.of(item)
+        if self.rounding and not item.rounding:
+            item = replace(item, rounding=True)
         if len(item.response) > MAX_RESPONSE or len(item.gold) > MAX_RESPONSE:
             item = replace(
                 item, response=item.response[: MAX_RESPONSE + 1], gold=item.gold[: MAX_RESPONSE + 1]
@@ -359,7 +364,8 @@ class VerifierPool:
             engine.close(join=False)  # __del__ may run in any thread, so it must not wait for one
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (VerifierPool, (self.workers, self.time_limit, self.memory_limit, self.start_limit))
+        limits = (self.workers, self.time_limit, self.memory_limit, self.start_limit)
+        return (VerifierPool, (*limits, self.rounding))
 
     def _running(self) -> _Engine:
         """Return the engine, started if need be; raise RuntimeError when the pool is closed."""

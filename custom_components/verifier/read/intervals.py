@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 
+from custom_components.verifier.read import numbers
 from custom_components.verifier.read.nodes import FLIPPED, Node, Relation, Seq, Side, Union
 from custom_components.verifier.read.parse import parse_cleaned
 
-_ABSOLUTE = re.compile(r"\|\s*[a-z]\s*\|")
+_ABSOLUTE = re.compile(
+    r"\|\s*[a-z]\s*(?:(?P<sign>[-+])\s*(?P<centre>\d[\d./]*|\\frac\{\d+\}\{\d+\})\s*)?\|"
+)
 
 
 def _side(text: str) -> Side:
@@ -33,8 +36,9 @@ def as_set(relation: Relation) -> Node | None:
     if not FLIPPED.keys() >= set(signs):
         return None
     if len(signs) == 1:
-        if _ABSOLUTE.fullmatch(sides[0].text):
-            return _band(signs[0], sides[1])
+        absolute = _ABSOLUTE.fullmatch(sides[0].text)
+        if absolute:
+            return _band(signs[0], sides[1], absolute)
         if sides[0].is_name:
             return _ray(signs[0], sides[1])
         if sides[1].is_name:
@@ -47,15 +51,22 @@ def as_set(relation: Relation) -> Node | None:
     return None
 
 
-def _band(sign: str, bound: Side) -> Seq | Union:
-    """Return (-2, 2) for |x| < 2, and what lies outside for |x| > 2."""
+def _band(sign: str, bound: Side, absolute: re.Match[str]) -> Seq | Union:
+    """Return (-2, 2) for |x| < 2, what lies outside for |x| > 2, (1, 5) for |x - 3| < 2."""
     closed = sign in ("\\le", "\\ge")
-    negative = _side(f"-({bound.text})")
+    centre = absolute["centre"] or ""
+    if absolute["sign"] == "+":
+        centre = f"-{centre}"
+    low = _side(f"{centre}-({bound.text})")
+    high = _side(f"{centre}+({bound.text})") if centre else bound
+    middle, radius = numbers.read(centre), numbers.read(bound.text)
+    if middle and radius:
+        low, high = (_side(str(middle.value + r)) for r in (-radius.value, radius.value))
     if sign in ("<", "\\le"):
-        return _interval(negative, closed, bound, closed)
-    below = _interval(_MINUS_INFINITY, False, negative, closed)
-    above = _interval(bound, closed, _INFINITY, False)
-    return Union(f"outside{bound.key}", (below, above))
+        return _interval(low, closed, high, closed)
+    below = _interval(_MINUS_INFINITY, False, low, closed)
+    above = _interval(high, closed, _INFINITY, False)
+    return Union(f"outside{low.key},{high.key}", (below, above))
 
 
 def _ray(sign: str, bound: Side) -> Seq:
