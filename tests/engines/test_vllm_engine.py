@@ -100,7 +100,8 @@ def test_vllm_agrees_with_the_torch_engine(tmp_path):
         text=True,
         timeout=1800,
     )
-    assert "vllm agrees" in done.stdout, done.stdout[-2000:] + done.stderr[-3000:]
+    said = f"status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
+    assert "vllm agrees" in done.stdout, said
 
 
 def test_an_engine_that_is_not_installed_is_one_clear_line(monkeypatch, tmp_path):
@@ -132,8 +133,8 @@ class LLM:
         most = 0
         for _, tensor in kwargs["weights_iterator"]:
             self.alive.add(tensor)
-            del tensor, _
             most = max(most, len(self.alive))
+            del tensor, _
         self.calls.append(f"reload, {most} tensors alive at a time")
 
     def reset_prefix_cache(self):
