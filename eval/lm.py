@@ -13,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from custom_components.config import UserError
-from custom_components.engines.engine import Completion, Reply, Sampling
+from custom_components.engines.engine import Completion, Reply, Sampling, stream
 from custom_components.engines.watchdog import WatchedEngine
 from custom_components.io import Journal
 from custom_components.tokenizer.chat import ChatTokenizer
@@ -184,7 +184,7 @@ class EngineLM(LM):
                 [c] = completions
                 keep(i, Reply(decode(c.token_ids), len(c.token_ids), c.finish_reason))
 
-            self.engine.stream(ids, 1, sampling, keep_completion)
+            stream(self.engine, ids, 1, sampling, keep_completion)
             return
 
         def keep_reply(i: int, samples: list[Reply]) -> None:
