@@ -50,7 +50,7 @@ def estimated(length: int, vocab: int) -> dict[str, float]:
     from custom_components.training.training_config import MidtrainConfig
 
     cfg = load(MidtrainConfig, ROOT / "configs/tiny/midtrain.yaml", overrides(length, vocab))
-    return {"estimated": stage_memory(cfg, ranks=1).trainer}
+    return {"estimated": stage_memory(cfg, ranks=1, gpu=False).trainer}
 
 
 def main() -> None:

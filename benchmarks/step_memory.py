@@ -24,7 +24,7 @@ from custom_components.training.trainer import materialise, prepare_layers
 from custom_components.training.training_config import MidtrainConfig
 
 cfg = load(MidtrainConfig, "configs/tiny/midtrain.yaml", sys.argv[1:])
-estimate = stage_memory(cfg, ranks=1)
+estimate = stage_memory(cfg, ranks=1, gpu=False)
 
 
 def field(name: str) -> int:

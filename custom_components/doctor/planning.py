@@ -121,7 +121,7 @@ def estimate(stage: Stage, options: DoctorConfig) -> Estimate | None:
     if cfg.optimizer["_component_"] not in OPTIMIZER_BYTES or cfg.max_seq_len > model.max_seq_len:
         return None
     target = target_of(cfg.device, options)
-    memory = memory_of(cfg, stage.ranks, target.memory_gib)
+    memory = memory_of(cfg, stage.ranks, target)
     need_gib, kv_tokens = memory.trainer / GIB + OVERHEAD_GIB, None
     if target.is_gpu:
         need_gib += memory.engine / GIB
@@ -143,14 +143,13 @@ def estimate(stage: Stage, options: DoctorConfig) -> Estimate | None:
     return Estimate(stage.name, stage.ranks, target, memory, need_gib, kv_tokens, tokens, seconds)
 
 
-def memory_of(cfg: TrainingConfig, ranks: int, device_gib: float) -> Memory:
+def memory_of(cfg: TrainingConfig, ranks: int, target: Target) -> Memory:
     """Return the peak memory of a rank; a vLLM engine reserves its share of the device."""
     if not isinstance(cfg, RLConfig):
-        return stage_memory(cfg, ranks)
-    reserved = device_gib * GIB * cfg.engine.get("gpu_memory_utilization", 0.0)
-    return stage_memory(
-        cfg, ranks, entropy=True, reference=cfg.loss.kl_coefficient != 0, engine=reserved
-    )
+        return stage_memory(cfg, ranks, gpu=target.is_gpu)
+    reserved = target.memory_gib * GIB * cfg.engine.get("gpu_memory_utilization", 0.0)
+    reference = cfg.loss.kl_coefficient != 0
+    return stage_memory(cfg, ranks, True, reference, reserved, gpu=target.is_gpu)
 
 
 def tokens_of(name: str, cfg: TrainingConfig, length: float, options: DoctorConfig) -> float | None:

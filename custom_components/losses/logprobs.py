@@ -1,8 +1,23 @@
 """Compute per-token log-probs from hidden states without the full logits, for SFT, DPO and RL."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
+
+_PLANNED = ContextVar("planned_for_cuda", default=False)
+
+
+@contextmanager
+def planned_for_cuda() -> Iterator[None]:
+    """Multiply tensors without data as CUDA would, for an estimate of its memory."""
+    token = _PLANNED.set(True)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
 
 
 def head_logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -135,7 +150,7 @@ def token_logprobs(
     if scored is None:
         scored = (targets != -100).flatten().nonzero()[:, 0]
     hidden = hidden.flatten(0, 1)[scored]
-    if not hidden.is_cuda:
+    if not (hidden.is_cuda or _PLANNED.get()):
         hidden, weight = hidden.float(), weight.float()
     # Autocast would round the logits of float32 inputs; ratios and sums over long answers need them.
     with torch.autocast(hidden.device.type, enabled=False):

@@ -9,6 +9,7 @@ import functools
 import json
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from custom_components.config import UserError
+from custom_components.losses.logprobs import planned_for_cuda
 from custom_components.models.attention import Documents
 from custom_components.models.builders import build_on_meta
 from custom_components.models.decoder import Decoder
@@ -123,6 +125,7 @@ class MicroBatchPass:
         checkpointed_layers: See `prepare_layers`.
         tokens: Tokens of the micro-batch.
         entropy: Whether the head also computes entropies, as in RL.
+        gpu: Whether a GPU computes it.
     """
 
     model: str
@@ -133,9 +136,10 @@ class MicroBatchPass:
     max_seq_len: int
     tokens: int
     entropy: bool
+    gpu: bool
 
     @classmethod
-    def of(cls, cfg: TrainingConfig, entropy: bool) -> "MicroBatchPass":
+    def of(cls, cfg: TrainingConfig, entropy: bool, gpu: bool) -> "MicroBatchPass":
         """Return the largest micro-batch of a config."""
         documents_per_row = 2 if isinstance(cfg, DPOConfig) else 1
         return cls(
@@ -147,6 +151,7 @@ class MicroBatchPass:
             max_seq_len=cfg.max_seq_len,
             tokens=max(cfg.max_tokens_per_micro_batch, documents_per_row * cfg.max_seq_len),
             entropy=entropy,
+            gpu=gpu,
         )
 
 
@@ -184,7 +189,7 @@ def pass_peak(batch: MicroBatchPass, layers: int, keep_gradients: bool) -> float
             "chunk_size": batch.head_chunk_size,
             "entropy": batch.entropy,
         }
-        with PeakBytes() as count:
+        with planned_for_cuda() if batch.gpu else nullcontext(), PeakBytes() as count:
             count.ignore([*model.parameters(), *model.buffers()])
             output = model(tokens, **inputs)
             (output[0] if batch.entropy else output).sum().backward()
@@ -201,6 +206,7 @@ def stage_memory(
     entropy: bool = False,
     reference: bool = False,
     engine: float = 0.0,
+    gpu: bool = True,
 ) -> Memory:
     """Estimate the peak memory of a rank of a training stage.
 
@@ -211,6 +217,7 @@ def stage_memory(
         reference: Keep a frozen copy of the model. With LoRA there is none: the model without its
             adapters is the reference.
         engine: Bytes that the rollout engine reserves.
+        gpu: Whether a GPU computes, whose head multiplies in half precision.
 
     Raises:
         UserError: When the memory of the optimizer's state is not known.
@@ -242,7 +249,7 @@ def stage_memory(
     gradients = size_of(p for p in parameters if p.requires_grad)
     layer_gradients = size_of(p for p in layer_parameters if p.requires_grad)
     # activations are highest where backward begins; gradients where it ends, one layer still at work
-    batch = MicroBatchPass.of(cfg, entropy)
+    batch = MicroBatchPass.of(cfg, entropy, gpu)
     few = 2 * (cfg.checkpointed_layers or 1)
     fewer, more = (pass_peak(batch, n, keep_gradients=False) for n in (few, 2 * few))
     all_activations = fewer + (layers - few) / few * (more - fewer)

@@ -42,7 +42,7 @@ def test_time_follows_from_tokens(monkeypatch):
     needs = estimates("chain", *h100)
     assert needs["midtrain"].tokens == 30e9  # named in chain.yaml: the data decides
     assert needs["grpo"].tokens == 200 * 128 * 16 * 26624 / 2
-    fast = estimates("chain", *h100, "doctor.mfu=0.8", "doctor.million_tokens={sft: 1}")
+    fast = estimates("chain", *h100, "doctor.mfu=0.7", "doctor.million_tokens={sft: 1}")
     assert fast["grpo"].seconds == pytest.approx(needs["grpo"].seconds / 2)
     assert fast["sft"].tokens == 1e6
 

@@ -96,7 +96,9 @@ def test_folders_that_are_not_checkpoints(small_run, tmp_path):
     common = ("sft", f"run_dir={small_run}", out)
     (tmp_path / "empty").mkdir()
     assert "is not a Hugging Face model folder" in refused(
-        *common, f"checkpointer.checkpoint_dir={tmp_path / 'empty'}"
+        *common,
+        f"checkpointer.checkpoint_dir={tmp_path / 'empty'}",
+        f"tokenizer.path={small_run}/start/model",
     )
     assert "holds no tokenizer_config.json" in refused(
         *common, f"tokenizer.path={tmp_path / 'empty'}", "resume=never"

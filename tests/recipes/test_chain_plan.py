@@ -61,8 +61,8 @@ def in_root(monkeypatch):
         ),
         ("name: dpo", "nnodes: 0, name: dpo", {}, "stages.2.nnodes must be at least 1, not 0"),
         (
-            "name: dpo",
-            "overrides: [{loss: x}], name: dpo",
+            '["data=${run_dir}/pairs.jsonl"]',
+            "[{data: pairs.jsonl}]",
             {},
             "reads the override .* of dpo as a mapping; put it in quotes",
         ),

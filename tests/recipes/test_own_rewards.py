@@ -108,7 +108,7 @@ def test_killed_and_continued_equals_uninterrupted(whole, common, tmp_path):
         f"configs/tiny/{name}.yaml",
         *overrides,
     ]
-    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(2, 3), env=OWN)
+    kill_in_step(command, tmp_path / "run" / "metrics.jsonl", random.randint(3, 4), env=OWN)
     assert "continuing from step" in recipe(name, *overrides, env=OWN).stdout
     learned = ("loss", "reward", "reward_credit", "no_reward_credit", "dropped_prompts", "lr")
     learned += ("grad_norm", "temperature", "generated_tokens", "entropy")
