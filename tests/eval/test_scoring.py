@@ -63,19 +63,17 @@ def test_a_prompt_that_opened_the_reasoning(monkeypatch):
 
 
 def test_decimals_that_round_to_the_gold_count_where_that_is_set(monkeypatch):
+    monkeypatch.setattr("eval.scoring._options", None)  # an evaluation in this process sets them
     doc = DOC | {"answer": "8.25"}
     assert score(doc, [boxed("8.246")])["accuracy"] == 0
     monkeypatch.setenv(ROUNDING, "1")
     assert score(doc, [boxed("8.246")])["accuracy"] == 1
     assert score(doc, [boxed("8.26")])["accuracy"] == 0
-    try:
-        use_verifier(VerifierConfig(workers=1, time_limit=4.0))  # the recipe's config decides
-        assert score(doc, [boxed("8.246")])["accuracy"] == 0
-        assert (pool().workers, pool().time_limit, pool().rounding) == (1, 4.0, False)
-        use_verifier(VerifierConfig(rounding=True))
-        assert score(doc, [boxed("8.246")])["accuracy"] == 1
-    finally:
-        use_verifier(None)
+    use_verifier(VerifierConfig(workers=1, time_limit=4.0))  # the recipe's config decides
+    assert score(doc, [boxed("8.246")])["accuracy"] == 0
+    assert (pool().workers, pool().time_limit, pool().rounding) == (1, 4.0, False)
+    use_verifier(VerifierConfig(rounding=True))
+    assert score(doc, [boxed("8.246")])["accuracy"] == 1
 
 
 def test_summary_by_hand():
