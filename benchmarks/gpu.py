@@ -27,7 +27,7 @@ from custom_components.models.decoder import Decoder
 from custom_components.models.phi4_mini import phi4_mini_3_8b, phi4_mini_tiny
 from custom_components.training.distributed import World, setup_world
 from custom_components.training.flops import known_device, training_flops
-from custom_components.training.trainer import materialise, prepare_layers
+from custom_components.training.model import materialise, prepare_layers
 
 MODELS = {"3.8b": phi4_mini_3_8b, "tiny": phi4_mini_tiny}
 # Each step has these documents, as shares of 16K tokens.
@@ -65,7 +65,7 @@ def step_loss(
     return -logprobs.mean()
 
 
-def timed(step: Callable[[], None], repeats: int, device: torch.device) -> list[float]:
+def timed(step: Callable[[], object], repeats: int, device: torch.device) -> list[float]:
     """Return the seconds of each repeat, without the first call, which warms up."""
     seconds = []
     for i in range(repeats + 1):

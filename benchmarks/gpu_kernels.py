@@ -23,23 +23,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from gpu import timed
+
 from custom_components.losses.logprobs import token_logprobs
-from custom_components.models.decoder import Documents, document_attention
+from custom_components.models.attention import Documents, document_attention
 
 SHARES = ((0.1, 0.2, 0.3, 0.4), (0.11, 0.21, 0.31, 0.37), (1.25,))
-
-
-def timed(step: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
-    """Return the median seconds of a call, after one that warms up."""
-    seconds = []
-    for i in range(repeats + 1):
-        started = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if i:
-            seconds.append(time.perf_counter() - started)
-    return median(seconds)
 
 
 def peak_gib(device: torch.device, step: Callable[[], object]) -> str:
@@ -86,8 +75,8 @@ def measure_head(args: argparse.Namespace, device: torch.device) -> None:
 
             with torch.no_grad():
                 error = (forward()[0, sample].double() - exact).abs().max()
-                alone = timed(forward, device)
-            seconds = timed(both, device)
+                alone = median(timed(forward, 5, device))
+            seconds = median(timed(both, 5, device))
             flops = 8 * args.tokens * args.dim * args.vocab  # two forward passes, two gradients
             print(
                 f"| {name} | {chunk} | {alone * 1e3:.1f} | {seconds * 1e3:.1f} | "
@@ -163,9 +152,9 @@ def measure_attention(
             torch.cuda.synchronize(device)
         first_call = time.perf_counter() - started
         with torch.no_grad():
-            alone = timed(kernel, device)
+            alone = median(timed(kernel, 5, device))
             error = (kernel()[:, :, :first].float() - exact).abs().max()
-        seconds = timed(both, device)
+        seconds = median(timed(both, 5, device))
         print(
             f"| {name} | {first_call * 1e3:.1f} | {alone * 1e3:.2f} | {seconds * 1e3:.2f} | "
             f"{flops / seconds / 1e12:.0f} | {error:.1e} |",

@@ -20,7 +20,7 @@ from custom_components.models.attention import Documents
 from custom_components.models.builders import build_on_meta
 from custom_components.training.distributed import World, setup_world
 from custom_components.training.estimate import stage_memory
-from custom_components.training.trainer import materialise, prepare_layers
+from custom_components.training.model import materialise, prepare_layers
 from custom_components.training.training_config import MidtrainConfig
 
 cfg = load(MidtrainConfig, "configs/tiny/midtrain.yaml", sys.argv[1:])

@@ -25,8 +25,9 @@ from custom_components.losses.dpo import dpo_loss
 from custom_components.runs.metrics import Sums
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
+from custom_components.training.model import open_model
 from custom_components.training.supervised import GlobalBatch, global_batch
-from custom_components.training.trainer import Trainer, open_model, total_steps
+from custom_components.training.trainer import Trainer, total_steps
 from custom_components.training.training_config import DPOConfig
 
 

@@ -26,8 +26,9 @@ from custom_components.data.packing import (
 )
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
+from custom_components.training.model import open_model
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, open_model, total_steps
+from custom_components.training.trainer import Trainer, total_steps
 from custom_components.training.training_config import MidtrainConfig
 from custom_components.training.validation import BestSoFar, validation_losses
 

@@ -14,8 +14,9 @@ from custom_components.config import instantiate, recipe_main
 from custom_components.data.packing import encode_messages, open_table, prepare_examples
 from custom_components.runs.run_folder import RunFolder
 from custom_components.training.distributed import setup_world
+from custom_components.training.model import open_model
 from custom_components.training.supervised import global_batch, next_token_losses
-from custom_components.training.trainer import Trainer, open_model, total_steps
+from custom_components.training.trainer import Trainer, total_steps
 from custom_components.training.training_config import SFTConfig
 
 

@@ -19,7 +19,8 @@ from custom_components.runs.metrics import Metrics
 from custom_components.runs.run_folder import RunFolder
 from custom_components.runs.stopwatch import Stopwatch
 from custom_components.training.distributed import World
-from custom_components.training.trainer import Trainer, open_model, total_steps
+from custom_components.training.model import open_model
+from custom_components.training.trainer import Trainer, total_steps
 from custom_components.training.validation import BestSoFar
 
 

@@ -26,7 +26,7 @@ from custom_components.models.decoder import Decoder
 from custom_components.models.hf import DTYPES
 from custom_components.models.lora import cast_weights
 from custom_components.training.flops import model_size
-from custom_components.training.trainer import prepare_layers
+from custom_components.training.model import prepare_layers
 from custom_components.training.training_config import DPOConfig, TrainingConfig
 
 OPTIMIZER_BYTES = {

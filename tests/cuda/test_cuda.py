@@ -5,10 +5,10 @@ import torch
 
 from custom_components.data.batching import collate
 from custom_components.losses.logprobs import token_logprobs
-from custom_components.models.decoder import Documents, document_attention
+from custom_components.models.attention import Documents, document_attention
 from custom_components.models.phi4_mini import phi4_mini_tiny
 from custom_components.training.distributed import full_state_dict, setup_world
-from custom_components.training.trainer import materialise, prepare_layers
+from custom_components.training.model import materialise, prepare_layers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 CUDA = torch.device("cuda", 0)

@@ -76,10 +76,9 @@ def test_prompts_drop_out_as_they_become_easy(whole):
     assert dropped == sorted(dropped) and dropped[-1] > 0
 
 
+@pytest.mark.parametrize("whole", ["grpo"], indirect=True)  # ppo's run has a number of steps
 def test_the_budget_ends_the_run_and_sets_the_learning_rate(whole):
-    name, folder = whole
-    if name == "ppo":
-        pytest.skip("the run has a number of steps")
+    _, folder = whole
     rows = metrics(folder)
     selection = manifest(folder)["counts"]["selection_tokens"]
     generated = [row["generated_tokens"] for row in rows]
