@@ -119,7 +119,8 @@ def sample_candidates(
     """Sample `selection.rounds` times, and return a row of PROMPTS_SCHEMA for each problem.
 
     Each rank samples and stores one shard of candidates at a time. It ends when the candidates are
-    used up, or enough of them are kept.
+    used up, or enough of them are kept; what was sampled beyond is left out, so that the result is
+    the same for any number of ranks.
 
     Args:
         sampler: Sampler whose engine holds the start model.
@@ -137,11 +138,11 @@ def sample_candidates(
         if number < len(shards):
             own_rows = sample_shard(sampler, shards[number], number, folder)
         rows += world.gather(own_rows)
-        kept = sum(is_selected(row, cfg.selection) for row in rows)
+        kept = [i for i, row in enumerate(rows) if is_selected(row, cfg.selection)]
         if world.rank == 0:
-            print(f"prompt selection: {kept} of {len(rows)} so far", flush=True)
-        if enough is not None and kept >= enough:
-            break
+            print(f"prompt selection: {len(kept)} of {len(rows)} so far", flush=True)
+        if enough is not None and len(kept) >= enough:
+            return rows[: kept[enough - 1] + 1]
     return rows
 
 

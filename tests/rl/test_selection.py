@@ -9,7 +9,7 @@ from custom_components.data.problems import table
 from custom_components.engines.engine import Completion
 from custom_components.rl import prompts
 from custom_components.rl.groups import Group, Sample
-from custom_components.rl.prompts import choose_candidates, sample_candidates
+from custom_components.rl.prompts import choose_candidates, sample_candidates, sample_shard
 from custom_components.rl.rl_config import SelectionConfig
 from custom_components.training.distributed import World
 
@@ -78,8 +78,20 @@ def test_a_kill_loses_one_shard(tmp_path):
 
 def test_it_ends_when_there_are_enough_prompts(tmp_path):
     sampler = Sampler(max_steps=3)  # 6 prompts at most
-    assert len(sample_candidates(sampler, PROBLEMS, tmp_path)) == 8
+    assert len(sample_candidates(sampler, PROBLEMS, tmp_path)) == 6
     assert len(sampler.calls) == 4
+
+
+def test_two_ranks_end_with_the_prompts_of_one(tmp_path):
+    one = sample_candidates(Sampler(max_steps=1), PROBLEMS, tmp_path / "one")
+    sampler = Sampler(max_steps=1)
+
+    def gather(rows):
+        return rows + sample_shard(Sampler(), PROBLEMS[4:8], 1, tmp_path / "two")
+
+    sampler.world = SimpleNamespace(rank=0, size=2, gather=gather)
+    assert sample_candidates(sampler, PROBLEMS, tmp_path / "two") == one
+    assert len(one) == 2
 
 
 def test_problems_that_their_own_statistics_rule_out_are_not_sampled(tmp_path):
